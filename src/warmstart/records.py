@@ -1,0 +1,62 @@
+"""Small frozen records that cross floors. No behaviour beyond what follows from their fields."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How pixels become a model's input: the same record in training, evaluation and prediction.
+
+    `image_size` is (height, width) in pixels; `mean` and `std` are per channel, for pixels in [0, 1];
+    `crop_pct` is the share of the resized image that the centre crop keeps (timm's word).
+    """
+
+    image_size: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    crop_pct: float = 0.875
+
+    @property
+    def num_channels(self) -> int:
+        return len(self.mean)
+
+    @property
+    def resize_size(self) -> tuple[int, int]:
+        """(height, width) that an image is resized to cover before the centre crop."""
+        height, width = self.image_size
+        return math.floor(height / self.crop_pct + 0.5), math.floor(width / self.crop_pct + 0.5)
+
+
+@dataclass(frozen=True)
+class Block:
+    """One row of a model from stem to head: the unit that is frozen, given a rate, or unfrozen.
+
+    `modules` are paths of subtrees that belong to this block alone; every parameter and buffer of
+    the model is named in exactly one block.
+    """
+
+    name: str
+    parameters: tuple[str, ...]
+    buffers: tuple[str, ...]
+    modules: tuple[str, ...]
+    norms: tuple[str, ...]  # paths of modules that keep running statistics
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What was counted while reading a data set; written to resolved.json."""
+
+    classes: tuple[str, ...]
+    counts: dict[str, dict[str, int]]  # split -> class -> number of images
+    heights: tuple[int, int, int]  # smallest, median, largest, in pixels
+    widths: tuple[int, int, int]
+    num_channels: int  # 1 where every image is grey, else 3
+    quarantined: tuple[tuple[str, str], ...] = ()  # (id, reason)
+    notes: tuple[str, ...] = ()
+    fingerprint: str = ""
+
+    def num_samples(self, split: str) -> int:
+        return sum(self.counts.get(split, {}).values())
