@@ -45,24 +45,40 @@ class DataConfig(Section):
     path: str | None = Field(None, description="folder of class folders or of IDX files")
     train_ratio: float = Field(0.8, gt=0, le=1, description="share of training images where we split")
     val_ratio: float = Field(0.1, ge=0, lt=1, description="share of validation images; the rest is test")
-    limit: Limit = Field(None, description="use only a share (.1) or a number (500) of the training images, stratified")
+    limit: Limit = Field(
+        None, description="use only a share (.1) or a number (500) of the training images, stratified"
+    )
     image_size: Size = Field(None, description="HxW in pixels [default: the model's own]")
     mean: Floats = Field(None, description="channel means for pixels in [0, 1] [default: the model's own]")
     std: Floats = Field(None, description="channel deviations [default: the model's own]")
-    crop_pct: OptionalFloat = Field(None, gt=0, le=1, description="share kept by the centre crop [default: the model's own]")
+    crop_pct: OptionalFloat = Field(
+        None, gt=0, le=1, description="share kept by the centre crop [default: the model's own]"
+    )
     batch_size: int = Field(32, ge=1, description="images per forward and backward")
-    eval_batch_size: OptionalInt = Field(None, ge=1, description="images per evaluation batch [default: 2 x batch size]")
+    eval_batch_size: OptionalInt = Field(
+        None, ge=1, description="images per evaluation batch [default: 2 x batch size]"
+    )
     workers: Annotated[int | Literal["auto"], BeforeValidator(_auto_or_int)] = Field(
         "auto", description="decoding threads; 0 decodes in the loop"
     )
-    max_corrupt: float = Field(0.01, ge=0, le=1, description="share of unreadable images above which the run stops")
+    max_corrupt: float = Field(
+        0.01, ge=0, le=1, description="share of unreadable images above which the run stops"
+    )
     augment: Literal["auto", "none", "light"] = Field(
         "auto", description="auto: what the parent run recorded, else light (rotation 10, crop pad 2/28)"
     )
-    rotation: OptionalFloat = Field(None, ge=0, le=180, description="largest rotation in degrees [default: by --augment]")
-    crop_pad: OptionalFloat = Field(None, ge=0, lt=0.5, description="largest shift as a share of the size [default: by --augment]")
-    zoom: OptionalFloat = Field(None, ge=0, lt=1, description="largest change of scale as a share [default: by --augment]")
-    flip: OptionalFloat = Field(None, ge=0, le=1, description="probability of a horizontal flip [default: by --augment]")
+    rotation: OptionalFloat = Field(
+        None, ge=0, le=180, description="largest rotation in degrees [default: by --augment]"
+    )
+    crop_pad: OptionalFloat = Field(
+        None, ge=0, lt=0.5, description="largest shift as a share of the size [default: by --augment]"
+    )
+    zoom: OptionalFloat = Field(
+        None, ge=0, lt=1, description="largest change of scale as a share [default: by --augment]"
+    )
+    flip: OptionalFloat = Field(
+        None, ge=0, le=1, description="probability of a horizontal flip [default: by --augment]"
+    )
 
 
 class ModelConfig(Section):
@@ -70,9 +86,12 @@ class ModelConfig(Section):
 
     name: str | None = Field(None, description="timm:NAME or builtin:NAME [default: read from the weights]")
     weights: str | None = Field(
-        None, description="file, run directory, RUN@step, or none (random) [default: the zoo's pretrained weights]"
+        None,
+        description="file, run directory, RUN@step, or none (random) [default: the zoo's pretrained weights]",
     )
-    dropout: OptionalFloat = Field(None, ge=0, lt=1, description="dropout rate before the head [default: the model's own]")
+    dropout: OptionalFloat = Field(
+        None, ge=0, lt=1, description="dropout rate before the head [default: the model's own]"
+    )
 
 
 class TaskConfig(Section):
@@ -102,12 +121,18 @@ class OptimConfig(Section):
     scheduler: Literal["none", "cosine", "step", "exponential", "linear", "plateau"] = Field(
         "cosine", description="shape of the learning rate over the run"
     )
-    scheduler_step: OptionalDuration = Field(Duration(10, "epochs"), description="step: interval between drops")
+    scheduler_step: OptionalDuration = Field(
+        Duration(10, "epochs"), description="step: interval between drops"
+    )
     scheduler_gamma: OptionalFloat = Field(
         None, gt=0, le=1, description="factor of step (.5), exponential (.95, per epoch) and plateau (.95)"
     )
-    scheduler_patience: int = Field(4, ge=0, description="plateau: evaluations without a lower val loss before a drop")
-    warmup: OptionalDuration = Field(None, description="linear warmup: 2epochs, 500steps, or a share of the run (.1)")
+    scheduler_patience: int = Field(
+        4, ge=0, description="plateau: evaluations without a lower val loss before a drop"
+    )
+    warmup: OptionalDuration = Field(
+        None, description="linear warmup: 2epochs, 500steps, or a share of the run (.1)"
+    )
     clip: OptionalFloat = Field(1.0, gt=0, description="largest gradient norm; none: no clipping")
     accumulate: int = Field(1, ge=1, description="batches per optimizer step")
 
@@ -116,18 +141,28 @@ class TrainConfig(Section):
     """How long, how often measured, and what counts as better."""
 
     epochs: int = Field(10, ge=1, description="passes over the training images")
-    max_steps: OptionalInt = Field(None, ge=1, description="stop after so many optimizer steps (shortens the schedule)")
-    time_budget: OptionalDuration = Field(None, description="e.g. 10m: becomes steps by a probe, plus a hard stop")
+    max_steps: OptionalInt = Field(
+        None, ge=1, description="stop after so many optimizer steps (shortens the schedule)"
+    )
+    time_budget: OptionalDuration = Field(
+        None, description="e.g. 10m: becomes steps by a probe, plus a hard stop"
+    )
     eval_every: OptionalDuration = Field(Duration(1, "epochs"), description="interval between validations")
     save_every: OptionalDuration = Field(Duration(1, "epochs"), description="interval between checkpoints")
-    log_every: OptionalDuration = Field(Duration(10, "steps"), description="interval between rows of training metrics")
+    log_every: OptionalDuration = Field(
+        Duration(10, "steps"), description="interval between rows of training metrics"
+    )
     patience: OptionalInt = Field(None, ge=1, description="stop after so many validations without a new best")
     min_delta: float = Field(0.0, ge=0, description="smallest gain that counts as a new best")
     select_by: Literal["accuracy", "loss", "f1", "balanced_accuracy", "top5", "ece"] = Field(
         "accuracy", description="validation metric that chooses the best checkpoint"
     )
-    precision: Literal["float32", "bf16", "fp16", "auto"] = Field("float32", description="arithmetic of the forward pass")
-    ema: OptionalFloat = Field(None, gt=0, lt=1, description="decay of averaged weights, which are then evaluated and saved")
+    precision: Literal["float32", "bf16", "fp16", "auto"] = Field(
+        "float32", description="arithmetic of the forward pass"
+    )
+    ema: OptionalFloat = Field(
+        None, gt=0, lt=1, description="decay of averaged weights, which are then evaluated and saved"
+    )
     seed: int = Field(0, ge=0, description="seed of split, order, augmentation and new weights")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
 
@@ -176,4 +211,6 @@ def leaves() -> Iterator[Leaf]:
         assert isinstance(model, type) and issubclass(model, Section)
         for name, leaf in model.model_fields.items():
             flag = section if MAIN_LEAVES.get(section) == name else name
-            yield Leaf(section, name, flag.replace("_", "-"), leaf.description or "", leaf.default, leaf.annotation)
+            yield Leaf(
+                section, name, flag.replace("_", "-"), leaf.description or "", leaf.default, leaf.annotation
+            )

@@ -76,7 +76,9 @@ def parse_limit(value: Any) -> float | int | None:
     try:
         number = float(str(value))
     except ValueError:
-        raise ValueError(f"{value!r} is not a limit; write a share such as .1 or a number such as 500") from None
+        raise ValueError(
+            f"{value!r} is not a limit; write a share such as .1 or a number such as 500"
+        ) from None
     if number <= 0 or (number > 1 and number != int(number)):
         raise ValueError(f"{value!r} is not a limit; write a share such as .1 or a number such as 500")
     return number if number < 1 else int(number)
@@ -160,7 +162,9 @@ def _written_pairs(separator: str) -> PlainSerializer:
 OptionalDuration = Annotated[Duration | None, BeforeValidator(parse_duration), PlainSerializer(_written)]
 Size = Annotated[tuple[int, int] | None, BeforeValidator(parse_size), PlainSerializer(_written_size)]
 Limit = Annotated[float | int | None, BeforeValidator(parse_limit)]
-Floats = Annotated[tuple[float, ...] | None, BeforeValidator(parse_floats), PlainSerializer(lambda v: v and list(v))]
+Floats = Annotated[
+    tuple[float, ...] | None, BeforeValidator(parse_floats), PlainSerializer(lambda v: v and list(v))
+]
 Names = Annotated[tuple[str, ...], BeforeValidator(parse_names), PlainSerializer(list)]
 Rates = Annotated[tuple[tuple[str, float], ...], BeforeValidator(parse_rates), _written_pairs("=")]
 Unfreezing = Annotated[tuple[tuple[int, str], ...], BeforeValidator(parse_unfreeze), _written_pairs(":")]

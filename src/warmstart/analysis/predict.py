@@ -1,0 +1,114 @@
+"""Classes of unlabelled images, with scores and ids."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from warmstart.console import progress
+from warmstart.data.batches import evaluation_batches
+from warmstart.data.facts import scan
+from warmstart.data.sources import open_images
+from warmstart.errors import UserError
+from warmstart.inference.inputs import InputBuffer
+from warmstart.inference.predictor import predict_outputs
+from warmstart.inference.restore import Restored
+from warmstart.run import writer
+from warmstart.tasks.classification import Classification
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """One image: the classes with the highest scores, best first."""
+
+    id: str
+    classes: tuple[str, ...]
+    scores: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class PredictionResult:
+    model: str
+    predictions: list[Prediction]
+    unreadable: tuple[tuple[str, str], ...]
+
+    def to_json(self) -> dict[str, Any]:
+        rows = [
+            {
+                "id": p.id,
+                "class": p.classes[0],
+                "score": p.scores[0],
+                "top": [{"class": c, "score": s} for c, s in zip(p.classes, p.scores, strict=True)],
+            }
+            for p in self.predictions
+        ]
+        unreadable = [{"id": name, "reason": reason} for name, reason in self.unreadable]
+        return {"model": self.model, "num_samples": len(rows), "predictions": rows, "unreadable": unreadable}
+
+    def to_csv(self) -> str:
+        """One row per image: id, class and score for each of the top classes."""
+        depth = max((len(p.classes) for p in self.predictions), default=1)
+        text = io.StringIO()
+        rows = csv.writer(text)
+        rows.writerow(
+            ("id", *(f"{word}_{rank}" for rank in range(1, depth + 1) for word in ("class", "score")))
+        )
+        for p in self.predictions:
+            pairs = zip(p.classes, p.scores, strict=True)
+            rows.writerow((p.id, *(cell for c, s in pairs for cell in (c, f"{s:.6f}"))))
+        return text.getvalue()
+
+
+def predict(
+    restored: Restored, images: list[str], top_k: int = 5, batch_size: int | None = None, workers: int = 0
+) -> PredictionResult:
+    """Predict files and folders (searched below). Unreadable images are listed, never guessed.
+
+    Raises:
+        UserError: a path that does not exist, no image at all, or none that can be read.
+    """
+    built = restored.built
+    samples = open_images([Path(image) for image in images])
+    scanned = scan(samples, workers)
+    readable = samples.subset(scanned.good)
+    if not len(readable):
+        name, reason = scanned.corrupt[0]
+        raise UserError(f"none of the {len(samples)} images can be read; {name}: {reason}", "readable images")
+    run = restored.reference.run
+    size = batch_size or (run.resolved["eval_batch_size"] if run is not None else 64)
+    inputs = InputBuffer(built.preprocessing, next(built.module.parameters()).device, built.channels_last)
+        (scanned.heights == scanned.heights[0]).all() and (scanned.widths == scanned.widths[0]).all()
+    )
+    batches = evaluation_batches(readable, built.preprocessing, restored.native, size, workers)
+    with progress("predicting", len(readable)) as bar:
+        outputs = predict_outputs(built.module, batches, inputs, on_batch=bar.update)
+    scores = Classification(built.classes).scores(outputs)
+    best = np.argsort(-scores, axis=1, kind="stable")[:, : min(top_k, len(built.classes))]
+    predictions = [
+        Prediction(name, tuple(built.classes[c] for c in row), tuple(float(s[c]) for c in row))
+        for name, row, s in zip(readable.ids, best.tolist(), scores, strict=True)
+    ]
+    return PredictionResult(restored.label, predictions, scanned.corrupt)
+
+
+def write_predictions_file(result: PredictionResult, path: Path) -> None:
+    """CSV or JSON, by the suffix.
+
+    Raises:
+        UserError: another suffix.
+    """
+    if path.suffix not in (".csv", ".json"):
+        raise UserError(f"--output {path} has the suffix {path.suffix!r}", "NAME.csv or NAME.json")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = (
+        result.to_csv()
+        if path.suffix == ".csv"
+        else json.dumps(result.to_json(), indent=1, ensure_ascii=False)
+    )
+    writer.write_text(path, text)

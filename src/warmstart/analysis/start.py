@@ -1,0 +1,42 @@
+"""Settings to start from, as far as the data and the weights tell (for `init`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from warmstart.config import rules
+from warmstart.data.sources import open_source
+from warmstart.errors import UserError
+from warmstart.inference.reference import resolve_weights
+from warmstart.models.weights import read_weights
+from warmstart.models.zoo import recognise
+
+
+def starting_settings(data: str, weights: str | None) -> dict[str, Any]:
+    """Values by `section.leaf`.
+
+    Raises:
+        UserError: data or weights that cannot be read.
+    """
+    if not Path(data).exists():
+        raise rules.missing_path("DATA", data)
+    open_source(data)  # a layout that cannot be read is better refused now than at the first run
+    values: dict[str, Any] = {"data.path": data}
+    if weights is None:
+        # No checkpoint: a small backbone that trains on any machine is the least surprising start.
+        values["model.name"] = "timm:mobilenetv3_small_100"
+    else:
+        values["model.weights"] = weights
+        reference = resolve_weights(weights)
+        file = read_weights(reference.file or weights)
+        name = file.arch or recognise(file.state, file.shapes)
+        if name is None:
+            raise UserError(
+                f"{weights} does not say which model it belongs to",
+                "weights of a model that is known",
+                "write model: {name: timm:NAME, weights: FILE} into the YAML by hand",
+            )
+        values["model.name"] = name if ":" in name else f"timm:{name}"
+    values |= {"optim.lr": 1e-3, "train.epochs": 10, "train.seed": 0}
+    return values

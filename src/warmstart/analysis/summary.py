@@ -1,0 +1,155 @@
+"""`runs` and `show`: what run directories say, without importing torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from warmstart.console import table
+from warmstart.run import layout, reader
+from warmstart.run.reader import Run
+
+_SHOWN = ("accuracy", "f1", "loss", "top5", "ece")
+
+
+def list_runs(folder: str) -> list[dict[str, Any]]:
+    """One row per run below `folder`, oldest first."""
+    return [_row(run) for run in reader.find_runs(folder)]
+
+
+def _row(run: Run) -> dict[str, Any]:
+    status, resolved = run.status, run.resolved
+    best = best_validation(run)
+    return {
+        "run": str(run.path),
+        "state": status["state"],
+        "model": resolved["model"]["name"],
+        "data": resolved["data"]["path"],
+        "steps": f"{_last_step(run)}/{resolved['pace']['total_steps']}",
+        "lr": resolved["lr"],
+        "best_step": best.get("step"),
+        "accuracy": best.get("accuracy"),
+        "f1": best.get("f1"),
+        "loss": best.get("loss"),
+        "parent": (resolved["parent"] or {}).get("run"),
+    }
+
+
+def best_validation(run: Run) -> dict[str, Any]:
+    """The val row of the step that BEST names, or an empty dict."""
+    step = run.pointer(layout.BEST)
+    rows = [row for row in run.evals.rows if row["split"] == "val" and row["step"] == step]
+    return rows[-1] if rows else {}
+
+
+def _last_step(run: Run) -> int:
+    rows = run.metrics.rows
+    return rows[-1]["step"] if rows else 0
+
+
+def runs_text(rows: list[dict[str, Any]]) -> str:
+    if not rows:
+        return "no runs here yet"
+    columns = ("run", "state", "model", "data", "steps", "lr", "best_step", "accuracy", "f1", "loss")
+    return table("", columns, [[row[name] for name in columns] for row in rows], left=4)
+
+
+def describe_run(path: str) -> dict[str, Any]:
+    """Everything `show` tells, as one JSON object."""
+    run = reader.open_run(path)
+    evals = run.evals
+    steps = sorted({row["step"] for row in evals.rows})
+    return {
+        "run": str(run.path),
+        "status": run.status,
+        "model": run.resolved["model"],
+        "data": {k: run.resolved["data"][k] for k in ("path", "classes", "counts", "notes")},
+        "num_quarantined": len(run.resolved["data"]["quarantined"]),
+        "augment": run.resolved["augment"],
+        "parent": run.resolved["parent"],
+        "pace": run.resolved["pace"],
+        "origins": run.resolved["origins"],
+        "plan": run.plan["rows"],
+        "start": _splits_at(run, steps[0]) if steps else {},
+        "best": {"step": run.pointer(layout.BEST), **_splits_at(run, run.pointer(layout.BEST))},
+        "num_evaluations": len(steps),
+        "checkpoints": run.checkpoint_steps(),
+        "num_damaged_rows": evals.num_damaged + run.metrics.num_damaged,
+        "lr_rule": lr_rule(run),
+    }
+
+
+def _splits_at(run: Run, step: int | None) -> dict[str, dict[str, Any]]:
+    return {row["split"]: row for row in run.evals.rows if row["step"] == step}
+
+
+def lr_rule(run: Run) -> dict[str, float] | None:
+    """Document 000's rule (0.16): tune with 1/100 to 1/50 of the rate that the start model was trained with."""
+    parent = run.resolved["parent"]
+    if parent is None:
+        return None
+    original = parent["lr"]
+    return {"original_lr": original, "low": original / 100, "high": original / 50, "lr": run.resolved["lr"]}
+
+
+def show_text(info: dict[str, Any]) -> str:
+    """The same for people: state, start and best side by side, the plan, where things lie, what to do next."""
+    status, pace = info["status"], info["pace"]
+    reason = f" ({status['stop_reason']})" if status.get("stop_reason") else ""
+    head = info["model"]["head"]
+    lines = [
+        f"{info['run']}: {status['state']}{reason}",
+        f"model  {info['model']['name']} from {info['model']['source']['path'] or info['model']['source']['kind']}; "
+        f"head {head['kind']} ({head['reason']})",
+        f"data   {info['data']['path']}: "
+        + ", ".join(f"{split} {sum(counts.values())}" for split, counts in info["data"]["counts"].items())
+        + (f"; {info['num_quarantined']} unreadable" if info["num_quarantined"] else ""),
+        f"steps  {pace['total_steps']} ({pace['steps_per_epoch']} per epoch); checkpoints {info['checkpoints']}",
+        "",
+        _metrics_table(info),
+        "",
+        _plan_text(info["plan"]),
+    ]
+    rule = info["lr_rule"]
+    if rule is not None:
+        lines += [
+            "",
+            f"rate: {rule['lr']:g}; the parent was trained with {rule['original_lr']:g}, "
+            f"of which document 000 advises 1/100 to 1/50: {rule['low']:g} to {rule['high']:g}",
+        ]
+    if info["num_damaged_rows"]:
+        lines += ["", f"{info['num_damaged_rows']} damaged rows were skipped"]
+    return "\n".join(lines)
+
+
+def _metrics_table(info: dict[str, Any]) -> str:
+    best_step = info["best"]["step"]
+    rows = []
+    for split in ("train", "val", "test"):
+        start, best = info["start"].get(split, {}), info["best"].get(split, {})
+        for name in _SHOWN:
+            if name in start or name in best:
+                rows.append((split, name, start.get(name), best.get(name)))
+    return table("", ("split", "metric", "start (step 0)", f"best (step {best_step})"), rows, left=2)
+
+
+def _plan_text(rows: list[dict[str, Any]]) -> str:
+    cells = [
+        (
+            r["name"],
+            r["mode"],
+            f"{r['lr']:.2e}" if r["trainable"] else "-",
+            r["norms"],
+            r["from_step"],
+            r["num_parameters"],
+        )
+        for r in rows
+    ]
+    return table("plan", ("block", "mode", "lr", "norms", "from step", "parameters"), cells)
+
+
+def run_files(path: str) -> list[str]:
+    """The files of a run that a person would open."""
+    run = Path(path)
+    names = (layout.CURVES, layout.EVALUATIONS, layout.PLAN, layout.RESOLVED, layout.LOG, layout.QUARANTINE)
+    return [str(run / name) for name in names if (run / name).exists()]

@@ -1,0 +1,110 @@
+"""The command line: one command per verb, flags from the schema, no logic.
+
+Exit codes: 0 done; 1 a fault of warmstart itself; 2 something the user can mend; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from warmstart import __version__
+from warmstart.commands import COMMANDS, Command, build_app
+from warmstart.config import aliases
+from warmstart.errors import UserError, closest
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code."""
+    tokens = list(sys.argv[1:] if argv is None else argv)
+    try:
+        return _run(tokens)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 130 if error.happened.startswith("interrupted") else 2
+    except KeyboardInterrupt:
+        print("error: interrupted before anything could be saved", file=sys.stderr)
+        return 130
+
+
+def _run(tokens: list[str]) -> int:
+    if not tokens or tokens[0] in ("-h", "--help"):
+        build_app(None)(["--help"])
+        return 0
+    if tokens[0] in ("--version", "-V"):
+        print(f"warmstart {__version__}")
+        return 0
+    name, *rest = tokens
+    command = COMMANDS.get(name)
+    if command is None:
+        raise UserError(
+            f"there is no command {name!r}", f"one of {', '.join(COMMANDS)}", closest(name, COMMANDS)
+        )
+    if "--help-all" in rest:
+        build_app(name)([name, "--help"])
+        _print_aliases(name)
+        return 0
+    if "--help" in rest or "-h" in rest:
+        build_app(name)([name, "--help"])
+        return 0
+    rest, notes = aliases.translate(name, rest)
+    _check_flags(command, rest)
+    for note in notes:
+        print(f"alias: {note}", file=sys.stderr)
+    values = _parse(name, rest)
+    as_json = bool(values.pop("json", False))
+    result = command.call(**{key: value for key, value in values.items() if value is not None})
+    print(json.dumps(command.to_json(result), ensure_ascii=False) if as_json else command.to_text(result))
+    return 0
+
+
+def _parse(name: str, tokens: list[str]) -> dict[str, Any]:
+    """The values given on the command line; cyclopts does the parsing, its errors become ours."""
+    from cyclopts import CycloptsError
+
+    caught: dict[str, Any] = {}
+    app = build_app(name, receive=caught.update)
+    try:
+        app([name, *tokens], exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        raise UserError(
+            " ".join(str(error).split()), fix=f"`warmstart {name} --help` lists the flags"
+        ) from None
+    return caught
+
+
+def _check_flags(command: Command, tokens: Sequence[str]) -> None:
+    """Every unknown flag and every flag given twice, in one message (the parser stops at the first)."""
+    known = command.flag_names()
+    problems = []
+    seen: set[str] = set()
+    for token in tokens:
+        if not token.startswith("--") or len(token) == 2:
+            continue
+        flag = token[2:].partition("=")[0].replace("_", "-")
+        if flag not in known:
+            problems.append(
+                UserError(
+                    f"unknown flag --{flag}", fix=closest(flag, known).replace("'", "--", 1).replace("'", "")
+                )
+            )
+        elif flag in seen:
+            problems.append(UserError(f"--{flag} is given twice", "one value for one setting"))
+        seen.add(flag)
+    if problems:
+        raise UserError.of_problems(problems, "the command line")
+
+
+def _print_aliases(name: str) -> None:
+    table = aliases.ALIASES.get(name, {})
+    if table:
+        print("Names of the founding documents that are understood too:")
+    for flag, alias in sorted(table.items()):
+        becomes = " ".join(alias.becomes("VALUE")) or f"no effect: {alias.why}"
+        print(f"  --{flag:<30} {becomes}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

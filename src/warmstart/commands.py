@@ -1,0 +1,301 @@
+"""The table of commands: for each its flags, the verb it calls, and how its result is printed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+from warmstart.config.schema import Config, leaves
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One parameter of a command: `kind` is str, bool or list; positional ones have no dashes."""
+
+    name: str
+    help: str
+    kind: type = str
+    group: str = "Options"
+    positional: bool = False
+    required: bool = False
+
+
+@dataclass(frozen=True)
+class Command:
+    """`call` gets the values by name; `to_json` and `to_text` render its result."""
+
+    help: str
+    flags: Callable[[], tuple[Flag, ...]]
+    call: Callable[..., Any]
+    to_json: Callable[[Any], Any]
+    to_text: Callable[[Any], str]
+
+    def flag_names(self) -> set[str]:
+        flags = self.flags()
+        names = {flag.name.replace("_", "-") for flag in flags if not flag.positional}
+        return names | {f"no-{flag.name.replace('_', '-')}" for flag in flags if flag.kind is bool}
+
+
+def build_app(command: str | None, receive: Callable[..., Any] | None = None) -> Any:
+    """A cyclopts app that knows all commands by name, and the flags of `command` alone (None: of none).
+
+    Building every signature would cost more than half a second; one is enough to parse one line.
+    """
+    from cyclopts import App
+
+    app = App(
+        name="warmstart",
+        help="Make a better vision model from a trained one, and prove what changed.",
+        version_flags=[],
+        help_format="plaintext",
+        help_epilogue="Exit codes: 0 done, 1 a fault of warmstart, 2 something you can mend, 130 interrupted.",
+        result_action="return_value",
+    )
+    for name, entry in COMMANDS.items():
+        flags = entry.flags() if name == command or command == "*" else ()
+        app.command(_function(entry, flags, receive), name=name, help=entry.help)
+    return app
+
+
+def _function(
+    entry: Command, flags: Iterable[Flag], receive: Callable[..., Any] | None
+) -> Callable[..., Any]:
+    """A function whose signature is the command's flags; called, it hands over what was given."""
+    from cyclopts import Group, Parameter
+
+    parameters, annotations = [], {}
+    groups: dict[str, Any] = {}
+    for flag in flags:
+        group = groups.setdefault(flag.group, Group(flag.group, sort_key=len(groups)))
+        kind: Any = list[str] if flag.kind is list else flag.kind
+        options: dict[str, Any] = {"help": flag.help, "group": group, "show_default": False}
+        if flag.kind is list:
+            options["consume_multiple"] = True
+            options["negative_iterable"] = ()
+        if flag.name in ("json", "dry_run"):
+            options["negative"] = ()  # `--no-json` would say nothing
+        annotation = Annotated[kind if flag.required else kind | None, Parameter(**options)]
+        place = inspect.Parameter.POSITIONAL_OR_KEYWORD if flag.positional else inspect.Parameter.KEYWORD_ONLY
+        default = inspect.Parameter.empty if flag.required else None
+        parameters.append(inspect.Parameter(flag.name, place, default=default, annotation=annotation))
+        annotations[flag.name] = annotation
+
+    def run(*args: Any, **values: Any) -> None:
+        given = dict(zip([p.name for p in parameters], args, strict=False)) | values
+        if receive is not None:
+            receive(given)
+
+    run.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    run.__annotations__ = annotations
+    run.__doc__ = entry.help
+    return run
+
+
+def _verb(name: str) -> Callable[..., Any]:
+    """A verb of api.py, imported when it is called: help and parsing need no torch."""
+
+    def call(**values: Any) -> Any:
+        from warmstart import api
+
+        return getattr(api, name)(**values)
+
+    return call
+
+
+def _json(result: Any) -> Any:
+    from warmstart.api import as_json
+
+    return as_json(result)
+
+
+_JSON = Flag("json", "print one JSON object on stdout; progress stays on stderr", bool)
+_DEVICE = Flag("device", "auto, cpu, cuda, cuda:1, mps")
+_WORKERS = Flag("workers", "decoding threads")
+_BATCH = Flag("batch_size", "images per batch [default: the run's evaluation batch size]")
+_MODEL = Flag("model", "run directory, RUN@step, or file of weights", positional=True, required=True)
+_FOREIGN = tuple(
+    Flag(name, text, group="For files that do not say it themselves")
+    for name, text in (
+        ("model_name", "timm:NAME or builtin:NAME"),
+        ("image_size", "HxW in pixels"),
+        ("mean", "channel means for pixels in [0, 1]"),
+        ("std", "channel deviations"),
+        ("crop_pct", "share kept by the centre crop"),
+    )
+)
+
+
+def _finetune_flags() -> tuple[Flag, ...]:
+    titles = {name: (field.annotation.__doc__ or name) for name, field in Config.model_fields.items()}  # type: ignore[union-attr]
+    settings = tuple(
+        Flag(
+            leaf.flag.replace("-", "_"),
+            leaf.description + _default_text(leaf.default),
+            bool if leaf.annotation is bool else str,
+            f"{leaf.section}: {titles[leaf.section].rstrip('.')}",
+        )
+        for leaf in leaves()
+    )
+    return (
+        Flag("preset", "named settings to start from: " + ", ".join(_preset_names())),
+        Flag("config", "YAML file of settings; flags win over it"),
+        Flag("dry_run", "print the plan with memory and time, write nothing", bool),
+        _JSON,
+        *settings,
+    )
+
+
+def _default_text(default: Any) -> str:
+    if default is None or default == ():
+        return ""
+    return f" [default: {str(default).lower() if isinstance(default, bool) else default}]"
+
+
+def _preset_names() -> list[str]:
+    from warmstart.config.io import preset_names
+
+    return preset_names()
+
+
+def _runs_text(rows: Any) -> str:
+    from warmstart.analysis.summary import runs_text
+
+    return runs_text(rows)
+
+
+def _show_text(info: Any) -> str:
+    from warmstart.analysis.summary import run_files, show_text
+
+    files = "\n".join(run_files(info["run"]))
+    return f"{show_text(info)}\n\nfiles\n{files}"
+
+
+def _completion(shell: str = "bash") -> str:
+    from warmstart.errors import UserError
+
+    if shell not in ("bash", "zsh", "fish"):
+        raise UserError(f"completion for {shell!r} is not known", "bash, zsh or fish")
+    return build_app("*").generate_completion(prog_name="warmstart", shell=shell)
+
+
+def _demo(**values: Any) -> Any:
+    from warmstart.demo import demo
+
+    return demo(**values)
+
+
+def _text(result: Any) -> str:
+    return result.text()
+
+
+COMMANDS: dict[str, Command] = {
+    "finetune": Command(
+        "Train a better model from a trained one on your images.",
+        _finetune_flags,
+        _verb("finetune"),
+        _json,
+        _text,
+    ),
+    "resume": Command(
+        "Finish exactly the run that was interrupted.",
+        lambda: (Flag("run", "run directory", positional=True, required=True), _DEVICE, _WORKERS, _JSON),
+        _verb("resume"),
+        _json,
+        _text,
+    ),
+    "evaluate": Command(
+        "Measure a model on labelled images: metrics with intervals, per class, pictures.",
+        lambda: (
+            _MODEL,
+            Flag("data", "data set [default: the run's own]"),
+            Flag("split", "train, val, test, several with commas, or all [default: test, else val]"),
+            Flag("output_dir", "folder for tables and pictures [default: inside the run]"),
+            _BATCH,
+            _DEVICE,
+            _WORKERS,
+            _JSON,
+            *_FOREIGN,
+        ),
+        _verb("evaluate"),
+        _json,
+        _text,
+    ),
+    "predict": Command(
+        "Classes of image files and folders.",
+        lambda: (
+            _MODEL,
+            Flag("images", "files and folders of images", list, positional=True, required=True),
+            Flag("top_k", "classes per image [default: 5]"),
+            Flag("output", "NAME.csv or NAME.json to write"),
+            _BATCH,
+            _DEVICE,
+            _WORKERS,
+            _JSON,
+            *_FOREIGN,
+        ),
+        _verb("predict"),
+        _json,
+        _text,
+    ),
+    "check": Command(
+        "Load a checkpoint and run three batches through it, before spending anything.",
+        lambda: (
+            _MODEL,
+            Flag("data", "data set", required=True),
+            _BATCH,
+            _DEVICE,
+            _WORKERS,
+            _JSON,
+            *_FOREIGN,
+        ),
+        _verb("check"),
+        _json,
+        _text,
+    ),
+    "runs": Command(
+        "List the runs in a folder.",
+        lambda: (Flag("folder", "folder of runs [default: runs]", positional=True), _JSON),
+        _verb("runs"),
+        _json,
+        _runs_text,
+    ),
+    "show": Command(
+        "What a run did: state, start and best, plan, files.",
+        lambda: (Flag("run", "run directory", positional=True, required=True), _JSON),
+        _verb("show"),
+        _json,
+        _show_text,
+    ),
+    "init": Command(
+        "Write a commented YAML to start from.",
+        lambda: (
+            Flag("data", "data set", positional=True, required=True),
+            Flag("weights", "checkpoint to start from", positional=True),
+            Flag("output", "file to write [default: warmstart.yaml]"),
+            _JSON,
+        ),
+        _verb("init"),
+        lambda path: {"config": path},
+        lambda path: f"{path} written; next: warmstart finetune --config {path} --dry-run",
+    ),
+    "demo": Command(
+        "The whole story in a minute on small data that come with it.",
+        lambda: (
+            Flag("output_dir", "folder to write [default: warmstart-demo]"),
+            Flag("seeds", "how many [default: 3]"),
+            _JSON,
+        ),
+        _demo,
+        _json,
+        _text,
+    ),
+    "completion": Command(
+        "Print the completion script of a shell.",
+        lambda: (Flag("shell", "bash, zsh or fish", positional=True),),
+        _completion,
+        lambda script: script,
+        lambda script: script,
+    ),
+}

@@ -1,0 +1,210 @@
+"""Cross-field rules: contradictions are problems, settings without effect are named. No torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from warmstart.config.schema import Config, leaves
+from warmstart.errors import UserError, closest
+
+# A schedule's own settings: leaf -> the schedulers that read it.
+_SCHEDULER_READERS = {
+    "scheduler_step": ("step",),
+    "scheduler_gamma": ("step", "exponential", "plateau"),
+    "scheduler_patience": ("plateau",),
+    "min_lr": ("cosine", "linear", "step", "exponential", "plateau"),
+}
+_MOMENTUM_FREE = (
+    "adam",
+    "adamw",
+    "nadam",
+    "nadamw",
+    "radam",
+    "adamax",
+    "adagrad",
+    "lamb",
+    "lion",
+    "adafactor",
+)
+
+
+def problems(config: Config, command: str = "finetune") -> list[UserError]:
+    """Everything that contradicts itself or cannot be read, before any download, decode or device work."""
+    found = _contradictions(config)
+    if command == "finetune":
+        found += _inputs(config) + _outputs(config)
+    return found
+
+
+def _contradictions(config: Config) -> list[UserError]:
+    data, optim, train, adapt = config.data, config.optim, config.train, config.adapt
+    found = []
+    if data.train_ratio + data.val_ratio > 1 + 1e-9:
+        found.append(
+            UserError(
+                f"--train-ratio {data.train_ratio:g} and --val-ratio {data.val_ratio:g} add up to more than 1",
+                "their sum at most 1; what is left becomes the test split",
+            )
+        )
+    if (data.mean is None) != (data.std is None):
+        found.append(UserError("only one of --mean and --std is given", "both or neither"))
+    if data.mean and data.std and (len(data.mean) != len(data.std) or len(data.mean) not in (1, 3)):
+        found.append(
+            UserError(
+                f"--mean has {len(data.mean)} values and --std {len(data.std)}", "1 (grey) or 3 (RGB) each"
+            )
+        )
+    if data.std and min(data.std) <= 0:
+        found.append(UserError(f"--std holds {min(data.std):g}", "deviations above 0"))
+    if optim.min_lr > optim.lr:
+        found.append(
+            UserError(f"--min-lr {optim.min_lr:g} is above --lr {optim.lr:g}", "a floor below the rate")
+        )
+    if adapt.freeze and adapt.unfreeze:
+        found.append(
+            UserError(
+                "--freeze and --unfreeze both say what is frozen at the start",
+                fix="--unfreeze alone is enough: blocks that it does not name yet are frozen",
+            )
+        )
+    found += [
+        UserError(f"--lrs: the rate of {name!r} is {rate:g}", "above 0")
+        for name, rate in adapt.lrs
+        if rate <= 0
+    ]
+    found += [
+        UserError(
+            f"--unfreeze {epoch}:{block}: the run has only {train.epochs} epochs", "an epoch below --epochs"
+        )
+        for epoch, block in adapt.unfreeze
+        if epoch >= train.epochs
+    ]
+    for name in ("eval_every", "save_every", "log_every"):
+        if getattr(train, name) is None:
+            found.append(
+                UserError(f"--{name.replace('_', '-')} is none", "an interval such as 1epochs or 500steps")
+            )
+    found += _durations(config)
+    return found
+
+
+def _durations(config: Config) -> list[UserError]:
+    found = []
+    for section, name, units in (
+        ("train", "eval_every", ("steps", "epochs")),
+        ("train", "save_every", ("steps", "epochs")),
+        ("train", "log_every", ("steps", "epochs")),
+        ("optim", "scheduler_step", ("steps", "epochs")),
+        ("optim", "warmup", ("steps", "epochs", "share")),
+        ("train", "time_budget", ("seconds",)),
+    ):
+        value = getattr(getattr(config, section), name)
+        if value is not None and value.unit not in units:
+            words = {
+                "steps": "500steps",
+                "epochs": "2epochs",
+                "seconds": "10m",
+                "share": "a share such as .1",
+            }
+            expected = " or ".join(words[unit] for unit in units)
+            found.append(UserError(f"--{name.replace('_', '-')} {value} is in {value.unit}", expected))
+    return found
+
+
+def _inputs(config: Config) -> list[UserError]:
+    found = []
+    if config.data.path is None:
+        found.append(UserError("--data is missing", "a folder of class folders, or of IDX files"))
+    elif not Path(config.data.path).exists():
+        found.append(missing_path("--data", config.data.path))
+    if config.model.name is None and config.model.weights is None:
+        found.append(
+            UserError(
+                "neither --model nor --weights is given",
+                "a checkpoint to start from (--weights FILE), a zoo's model (--model timm:NAME), or both",
+            )
+        )
+    elif config.model.name is None and config.model.weights == "none":
+        found.append(
+            UserError("--weights none says nothing about the model", "--model timm:NAME or builtin:NAME")
+        )
+    weights = config.model.weights
+    if (
+        weights not in (None, "none")
+        and not Path(weights.split("@")[0]).exists()
+        and not Path(weights).exists()
+    ):
+        found.append(missing_path("--weights", weights))
+    return found
+
+
+def _outputs(config: Config) -> list[UserError]:
+    found = []
+    output = config.output
+    if output.output_dir is not None:
+        folder = Path(output.output_dir)
+        if folder.is_dir() and any(folder.iterdir()):
+            found.append(
+                UserError(
+                    f"the output directory {folder} is not empty",
+                    "a new or empty directory; nothing is ever overwritten",
+                    f"choose another --output-dir, or, if it is an interrupted run, `warmstart resume {folder}`",
+                )
+            )
+        elif folder.exists() and not folder.is_dir():
+            found.append(UserError(f"the output directory {folder} is a file", "a new or empty directory"))
+    if output.save_as is not None:
+        target = Path(output.save_as)
+        if target.exists():
+            found.append(
+                UserError(
+                    f"--save-as {target} exists already",
+                    "a new file; a round of tuning never overwrites the one before",
+                    "choose another name, or remove the file first",
+                )
+            )
+        if target.suffix not in (".pt", ".pth"):
+            found.append(
+                UserError(f"--save-as {target} has the suffix {target.suffix!r}", "NAME.pt or NAME.pth")
+            )
+    return found
+
+
+def missing_path(flag: str, path: str) -> UserError:
+    """A path that does not exist, with the nearest sibling's name."""
+    target = Path(path)
+    names = [entry.name for entry in target.parent.iterdir()] if target.parent.is_dir() else []
+    hint = closest(target.name, names)
+    if not target.parent.is_dir():
+        hint = f"its folder {target.parent} does not exist either"
+    return UserError(f"{flag}: {path} does not exist", "an existing path", hint)
+
+
+def warnings(config: Config, origins: dict[str, str]) -> list[str]:
+    """Settings that were given, and that nothing in this run reads.
+
+    Values from a file that equal the default are left alone: every run's config.yaml holds them all.
+    """
+    optim, output = config.optim, config.output
+    changed = {
+        leaf.name
+        for leaf in leaves()
+        if origins.get(leaf.path) == "flag"
+        or getattr(getattr(config, leaf.section), leaf.name) != leaf.default
+    }
+    found = []
+    for name, schedulers in _SCHEDULER_READERS.items():
+        if name in changed and optim.scheduler not in schedulers:
+            readers = " or ".join(schedulers)
+            found.append(
+                f"--{name.replace('_', '-')} has no effect with --scheduler {optim.scheduler} (read by {readers})"
+            )
+    if "momentum" in changed and optim.optimizer.lower() in _MOMENTUM_FREE:
+        found.append(
+            f"--momentum has no effect with --optimizer {optim.optimizer} (read by sgd and its relatives)"
+        )
+    if output.output_dir is not None:
+        for name in ("runs_dir", "name"):
+            if name in changed:
+                found.append(f"--{name.replace('_', '-')} has no effect beside --output-dir")
+    return found

@@ -1,0 +1,112 @@
+"""What people read while a command works: log lines, tables and one progress bar, all on stderr."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+log = logging.getLogger("warmstart")
+
+
+def stderr() -> Console:
+    """A console on the current stderr; tables keep a readable width where there is no terminal."""
+    console = Console(stderr=True, highlight=False)
+    return console if console.is_terminal else Console(stderr=True, highlight=False, width=120)
+
+
+def setup(level: int = logging.INFO) -> None:
+    """Show warmstart's log lines on stderr, once; a host program that has its own handler keeps it."""
+    log.setLevel(level)
+    for handler in [h for h in log.handlers if isinstance(h, RichHandler)]:
+        log.removeHandler(handler)  # stderr may have been replaced since (tests, notebooks)
+    if not log.handlers:
+        log.propagate = False
+    handler = RichHandler(
+        console=stderr(), show_time=False, show_path=False, show_level=False, markup=False, highlighter=None
+    )
+    handler.setFormatter(_PlainFormatter())
+    log.addHandler(handler)
+
+
+class _PlainFormatter(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        prefix = "warning: " if record.levelno == logging.WARNING else ""
+        return prefix + record.getMessage()
+
+
+@contextmanager
+def log_file(path: Path) -> Iterator[None]:
+    """Copy the log lines into a run's log.txt with date and time."""
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
+        handler.close()
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:
+    """A plain text table; the first `left` columns are left-aligned, numbers to the right."""
+    view = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    for number, column in enumerate(columns):
+        view.add_column(Text(column), justify="left" if number < left else "right", overflow="fold")
+    for row in rows:
+        view.add_row(*(Text(_cell(value)) for value in row))
+    console = Console(width=200, highlight=False, color_system=None)
+    with console.capture() as capture:
+        console.print(view)
+    return "\n".join(line.rstrip() for line in capture.get().rstrip().split("\n"))
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+class Bar(Protocol):
+    """A running progress display."""
+
+    def update(self, completed: int, text: str = "", total: int | None = None) -> None: ...
+
+
+class _RichBar:
+    def __init__(self, progress: Progress, task: Any) -> None:
+        self._progress, self._task = progress, task
+
+    def update(self, completed: int, text: str = "", total: int | None = None) -> None:
+        self._progress.update(self._task, completed=completed, text=text, total=total)
+
+
+class _NoBar:
+    def update(self, completed: int, text: str = "", total: int | None = None) -> None:
+        """Without a terminal the log lines tell the progress."""
+
+
+@contextmanager
+def progress(label: str, total: int) -> Iterator[Bar]:
+    """A bar with count, remaining time and a line of text on a terminal; nothing elsewhere."""
+    console = next((h.console for h in log.handlers if isinstance(h, RichHandler)), stderr())
+    if not console.is_terminal:
+        yield _NoBar()
+        return
+    columns = (
+        TextColumn(label),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[text]}"),
+    )
+    with Progress(*columns, console=console, transient=True) as view:
+        yield _RichBar(view, view.add_task(label, total=total, text=""))

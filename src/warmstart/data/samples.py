@@ -1,0 +1,120 @@
+"""Samples: ids, targets and a way to their pixels. The same record before and after splitting.
+
+N is the number of samples; an id is stable across machines (POSIX, relative to the data's root).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from hashlib import blake2b
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+
+from warmstart.data.decode import decode, read_shape
+
+
+class Pixels(Protocol):
+    """Where the images of some samples come from."""
+
+    def __len__(self) -> int: ...
+
+    def read(self, index: int) -> np.ndarray:
+        """uint8 (H, W, 1 or 3). Raises CorruptImage."""
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        """(H, W, C) without decoding. Raises CorruptImage."""
+
+    def subset(self, indices: np.ndarray) -> Pixels: ...
+
+
+@dataclass(frozen=True)
+class FilePixels:
+    """Images in files of any format and size."""
+
+    paths: tuple[Path, ...]
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def read(self, index: int) -> np.ndarray:
+        return decode(self.paths[index])
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        return read_shape(self.paths[index])
+
+    def subset(self, indices: np.ndarray) -> FilePixels:
+        return FilePixels(tuple(self.paths[index] for index in indices))
+
+
+@dataclass(frozen=True, eq=False)
+class ArrayPixels:
+    """Images of one size in memory (or a memory map): uint8 (M, H, W) or (M, H, W, C).
+
+    `rows` picks some of them without copying.
+    """
+
+    array: np.ndarray
+    rows: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return len(self.array) if self.rows is None else len(self.rows)
+
+    def read(self, index: int) -> np.ndarray:
+        image = self.array[index if self.rows is None else self.rows[index]]
+        return image if image.ndim == 3 else image[..., None]
+
+    def shape(self, index: int) -> tuple[int, int, int]:
+        height, width, *channels = self.array.shape[1:]
+        return height, width, channels[0] if channels else 1
+
+    def subset(self, indices: np.ndarray) -> ArrayPixels:
+        return ArrayPixels(self.array, np.asarray(indices) if self.rows is None else self.rows[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class Samples:
+    """Labelled images; a target of -1 means that there is no label."""
+
+    ids: tuple[str, ...]
+    targets: np.ndarray  # int64 (N,)
+    pixels: Pixels
+
+    def __post_init__(self) -> None:
+        assert len(self.ids) == len(self.targets) == len(self.pixels), (
+            "ids, targets and pixels differ in number"
+        )
+        assert self.targets.dtype == np.int64, self.targets.dtype
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def keys(self) -> np.ndarray:
+        """uint64 (N,): the number of each id in counter-based random draws."""
+        digests = b"".join(blake2b(_bytes(name), digest_size=8).digest() for name in self.ids)
+        return np.frombuffer(digests, dtype="<u8").astype(np.uint64)
+
+    def subset(self, indices: np.ndarray) -> Samples:
+        """The samples at `indices`, in that order."""
+        indices = np.asarray(indices)
+        return Samples(
+            tuple(self.ids[index] for index in indices), self.targets[indices], self.pixels.subset(indices)
+        )
+
+
+def _bytes(name: str) -> bytes:
+    return name.encode("utf-8", "surrogateescape")  # file names that are not UTF-8 exist
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """A data set as found, before anything is split, dropped or limited."""
+
+    kind: str  # folders or idx
+    classes: tuple[str, ...]
+    splits: dict[str, Samples]  # train, val, test; or only `all`
+    fingerprint: str  # changes when a file comes, goes, or changes its size (folders) or content (idx)
+    notes: tuple[str, ...] = ()

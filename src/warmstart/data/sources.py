@@ -1,0 +1,76 @@
+"""What lies at a path: class folders, IDX files, or loose images to predict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from warmstart.data.folders import find_images, open_folders
+from warmstart.data.idx import idx_files, open_idx
+from warmstart.data.samples import ArrayPixels, FilePixels, Pixels, Samples, Source
+from warmstart.errors import UserError, closest, listing
+
+__all__ = ["ArrayPixels", "FilePixels", "Pixels", "Samples", "Source", "open_images", "open_source"]
+
+_PACKED = frozenset((".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"))
+
+
+def open_source(path: str | Path, allow_single_class: bool = False) -> Source:
+    """Detect and list a labelled data set; no image is decoded.
+
+    Raises UserError where the path, the folders or the files are not what a data set needs.
+    """
+    root = Path(path).expanduser()
+    _check_exists(root)
+    if not root.is_dir():
+        fix = f"Give the folder that holds it: --data {root.parent}"
+        if root.suffix.lower() in _PACKED and "ubyte" not in root.name:
+            fix = "Unpack it and give the folder."
+        raise UserError(f"{root} is a file", "a folder of class folders or of IDX files", fix)
+    files = idx_files(root)
+    source = open_idx(root, files) if files else open_folders(root)
+    if len(source.classes) < 2 and not allow_single_class:
+        only = root / source.classes[0]
+        deeper = only.is_dir() and any(path.is_dir() for path in only.iterdir())
+        raise UserError(
+            f"{root} has one class only: {only.name}",
+            "at least two classes",
+            f"If the data lies one level deeper: --data {only}" if deeper else "",
+        )
+    return source
+
+
+def open_images(paths: Sequence[str | Path]) -> Samples:
+    """Unlabelled images (targets -1): files as named, folders with all images below them.
+
+    Ids are the paths as the user wrote them; a file that is named twice counts once.
+    """
+    found: dict[str, Path] = {}
+    for path in map(Path, paths):
+        place = path.expanduser()
+        _check_exists(place)
+        images = find_images(place).images if place.is_dir() else [place]
+        for image in images:
+            found.setdefault((path / image.relative_to(place)).as_posix(), image)
+    if not found:
+        raise UserError(
+            f"No images in {listing(paths) or 'an empty list of paths'}",
+            "image files, or folders that hold some",
+        )
+    targets = np.full(len(found), -1, dtype=np.int64)
+    return Samples(tuple(found), targets, FilePixels(tuple(found.values())))
+
+
+def _check_exists(path: Path) -> None:
+    """Raise UserError with the nearest name beside the first missing part of the path."""
+    if path.exists():
+        return
+    missing = path.absolute()
+    while not missing.parent.exists():
+        missing = missing.parent
+    parent = missing.parent
+    siblings = sorted(entry.name for entry in parent.iterdir()) if parent.is_dir() else []
+    hint = closest(missing.name, siblings) or f"{parent} holds: {listing(siblings, 8) or 'nothing'}"
+    raise UserError(f"{path} does not exist", "an existing file or folder", hint)

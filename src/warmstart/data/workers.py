@@ -1,0 +1,35 @@
+"""Threads that decode: the libraries release the interpreter's lock, so that threads suffice."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import cv2
+
+from warmstart.data.samples import FilePixels, Samples
+
+_MOST = 8  # more threads wait for each other's Python
+
+
+def resolve_workers(setting: int | str, samples: Samples) -> int:
+    """`--workers` as a number; `auto` leaves two cores to the model, and needs none for pixels in memory."""
+    if setting != "auto":
+        return int(setting)
+    return max(0, min(_MOST, num_cores() - 2)) if isinstance(samples.pixels, FilePixels) else 0
+
+
+def scan_workers(setting: int | str) -> int:
+    """Threads while nothing else runs: all cores by default."""
+    return min(_MOST, num_cores()) if setting == "auto" else int(setting)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def decode_pool(workers: int) -> ThreadPoolExecutor:
+    """A pool of decoding threads; from now on OpenCV adds none of its own in this process."""
+    cv2.setNumThreads(1)
+    return ThreadPoolExecutor(workers, thread_name_prefix="warmstart-decode")

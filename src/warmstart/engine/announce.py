@@ -1,0 +1,108 @@
+"""What a run is about to do, in words and in plan.json, before it does anything."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import Any
+
+from warmstart.adapt.apply import live_norms
+from warmstart.adapt.plan import Plan
+from warmstart.console import log, table
+from warmstart.engine.job import Job
+from warmstart.errors import listing
+from warmstart.run import layout, writer
+
+
+def announce(job: Job, resolved: dict[str, Any]) -> None:
+    """Log the data, the model, the head, the augmentation, the plan, and whatever deserves a warning."""
+    facts, built, pace = job.dataset.facts, job.built, job.pace
+    sizes = ", ".join(f"{split} {len(samples)}" for split, samples in job.dataset.splits.items())
+    log.info(
+        "data: %s: %d classes (%s); %s",
+        job.config.data.path,
+        len(facts.classes),
+        listing(facts.classes, 8),
+        sizes,
+    )
+    for note in facts.notes:
+        log.info("data: %s", note)
+    if facts.quarantined:
+        log.warning(
+            "%d unreadable images are left out; they are listed in %s",
+            len(facts.quarantined),
+            layout.QUARANTINE,
+        )
+    height, width = built.preprocessing.image_size
+    log.info(
+        "model: %s from %s; input %dx%d, mean %s, std %s%s",
+        built.name,
+        built.source["path"] or built.source["kind"],
+        height,
+        width,
+        listing(built.preprocessing.mean),
+        listing(built.preprocessing.std),
+        f"; licence of the weights: {built.licence}" if built.licence else "",
+    )
+    log.info("head: %s (%s)", built.head_change.kind, built.head_change.reason)
+    augment = {k: v for k, v in resolved["augment"]["settings"].items() if v and k != "seed"}
+    described = ", ".join(f"{name} {value:.4g}" for name, value in augment.items()) or "none"
+    log.info("augmentation: %s (%s)", described, resolved["augment"]["origin"])
+    log.info("\n%s", plan_table(job.plan))
+    for note in job.plan.notes:
+        log.warning(note)
+    effective = job.config.data.batch_size * job.config.optim.accumulate
+    log.info(
+        "%d steps of %d images (%d x %d), %d steps per epoch; scheduler %s with %d warmup steps; on %s in %s",
+        pace.total_steps,
+        effective,
+        job.config.data.batch_size,
+        job.config.optim.accumulate,
+        pace.steps_per_epoch,
+        job.schedule.kind,
+        job.schedule.warmup_steps,
+        job.device,
+        job.precision or "float32",
+    )
+    live = live_norms(job.plan, built.blocks, job.plan.stage_epochs[-1])
+    if live and job.config.optim.accumulate > 1:
+        log.info(
+            "BatchNorm uses the statistics of each micro-batch, not of the whole window: %s", listing(live, 4)
+        )
+    if "val" not in job.dataset.splits:
+        log.warning("there are no validation images: the last checkpoint is kept, and nothing is selected")
+
+
+def plan_table(plan: Plan) -> str:
+    rows = [
+        (
+            row.name,
+            row.mode,
+            f"{row.lr:.2e}" if row.trainable else "-",
+            f"{row.weight_decay:g}",
+            row.norms,
+            row.from_epoch if row.trainable else "-",
+            f"{row.num_parameters:,}",
+        )
+        for row in plan.rows
+    ]
+    trained = sum(row.num_parameters for row in plan.rows if row.trainable)
+    total = sum(row.num_parameters for row in plan.rows)
+    title = f"plan: {trained:,} of {total:,} parameters in blocks that train"
+    return table(title, ("block", "mode", "lr", "decay", "norms", "from epoch", "parameters"), rows)
+
+
+def plan_record(job: Job) -> dict[str, Any]:
+    """The content of plan.json: a row per block from stem to head, with every parameter named."""
+    return job.plan.to_json(job.pace.steps_per_epoch) | {"total_steps": job.pace.total_steps}
+
+
+def write_quarantine(job: Job) -> None:
+    """quarantine.csv: the files that could not be read, and why; no file if there are none."""
+    if not job.dataset.facts.quarantined:
+        return
+    text = io.StringIO()
+    rows = csv.writer(text)
+    rows.writerow(("id", "reason"))
+    rows.writerows(job.dataset.facts.quarantined)
+    writer.write_text(job.run / layout.QUARANTINE, text.getvalue())

@@ -1,0 +1,151 @@
+"""The one loop. It knows steps, windows of batches, an objective and a plan; never a method or a file format."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from itertools import islice
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import AveragedModel
+
+from warmstart.adapt.apply import apply_stage, frozen_hash, set_modes
+from warmstart.console import progress
+from warmstart.data.batches import Batch, epoch_order, epoch_windows, training_batches
+from warmstart.engine.checkpoint import save_checkpoint, weights_to_use
+from warmstart.engine.gradients import GradientWatch
+from warmstart.engine.job import Job
+from warmstart.engine.measure import describe, measure, select
+from warmstart.engine.optimizer import make_optimizer, restore_by_name, set_rates, state_by_name
+from warmstart.engine.rows import Rows
+from warmstart.engine.state import TrainState
+from warmstart.engine.step import train_window
+from warmstart.inference.inputs import InputBuffer
+
+OptimizerState = tuple[dict[str, torch.Tensor], dict[str, Any]]
+
+
+def run_loop(
+    job: Job,
+    state: TrainState,
+    ema: AveragedModel | None,
+    carried: OptimizerState | None,
+    interrupted: Callable[[], bool],
+) -> None:
+    """Train from `state` to the end of the run, or until `interrupted()`; results are in the run directory.
+
+    `carried` is the optimizer state of a checkpoint. The state is changed in place, and saved whole.
+
+    Raises:
+        UserError: the loss is not finite, or the disk is full; the last checkpoint is intact.
+    """
+    module, plan, pace, blocks = job.built.module, job.plan, job.pace, job.built.blocks
+    inputs = InputBuffer(job.built.preprocessing, job.device, job.built.channels_last)
+    started = time.perf_counter() - state.seconds
+    with Rows(job, state) as rows, progress("training", pace.total_steps) as bar:
+        done = False
+        while not done:
+            # ---- Stage: the blocks that train now, in one optimizer; what is known about them comes along by name
+            stage = plan.stage(state.epoch)
+            stage_epoch = plan.stage_epochs[stage]
+            optimizer = make_optimizer(job.config.optim, apply_stage(module, plan, stage_epoch), job.device)
+            if carried is not None:
+                restore_by_name(optimizer, *carried)
+            is_fresh = state.frozen_stage is None
+            if state.frozen_stage != stage:
+                state.frozen_stage, state.frozen_hash = stage, frozen_hash(module, plan, blocks, stage_epoch)
+            watch = GradientWatch(optimizer)
+
+            # ---- Step 0 is measured before anything is trained
+            if is_fresh:
+                _validate(job, state, ema, rows)
+                save_checkpoint(job, state, ema, optimizer)
+            set_modes(module, plan, blocks, stage_epoch)
+
+            # ---- Steps
+            for window in _windows(job, state, stage):
+                rates = set_rates(optimizer, job.schedule.shape(state.step, state.plateau.factor))
+                result = train_window(
+                    module,
+                    window,
+                    inputs,
+                    job.task.objective,
+                    optimizer,
+                    job.precision,
+                    job.config.optim.clip,
+                )
+                if ema is not None:
+                    ema.update_parameters(module)
+                rows.add(result, rates)
+                watch.look()
+                state.advance(pace.steps_per_epoch)
+                state.seconds = time.perf_counter() - started
+                done = _after_step(job, state, ema, optimizer, rows, interrupted())
+                bar.update(state.step, rows.text)
+                if done:
+                    break
+
+            # ---- End of stage: frozen means frozen, trained means trained
+            now = frozen_hash(module, plan, blocks, stage_epoch)
+            assert now == state.frozen_hash, "a frozen parameter or buffer has changed during training"
+            watch.report()
+            carried = state_by_name(optimizer)
+
+
+def _windows(job: Job, state: TrainState, stage: int) -> Iterator[Iterator[Batch]]:
+    """The windows of one stage from where `state` stands; each must be consumed before the next is asked for."""
+    samples, config = job.dataset.splits["train"], job.config
+    while job.plan.stage(state.epoch) == stage:
+        order = epoch_order(len(samples), config.train.seed, state.epoch)
+        windows = epoch_windows(order, config.data.batch_size, config.optim.accumulate)[state.window :]
+        with closing(training_batches(samples, job.train_view, windows, state.epoch, job.workers)) as batches:
+            for window in windows:
+                yield islice(batches, len(window))
+
+
+def _after_step(
+    job: Job,
+    state: TrainState,
+    ema: AveragedModel | None,
+    optimizer: torch.optim.Optimizer,
+    rows: Rows,
+    stopping: bool,
+) -> bool:
+    """Rows, validation, checkpoint, in this order: a checkpoint holds what was measured. Whether to end here."""
+    pace, step = job.pace, state.step
+    out_of_time = pace.max_seconds is not None and state.seconds >= pace.max_seconds
+    done = step >= pace.total_steps or out_of_time
+    if done or step % pace.log_every == 0:
+        rows.train_row(state)
+    if state.window == 0:
+        rows.epoch_row(state)
+    is_best = False
+    if done or step % pace.eval_every == 0:
+        rows.collect(state)  # stops here if the loss is not finite: nothing is measured or saved then
+        is_best = _validate(job, state, ema, rows)
+        set_modes(
+            job.built.module, job.plan, job.built.blocks, job.plan.stage_epochs[state.frozen_stage or 0]
+        )
+    if out_of_time and step < pace.total_steps:
+        state.stop_reason = "the time budget is used up"
+    done = done or state.stop_reason is not None
+    if done or is_best or stopping or step % pace.save_every == 0:
+        rows.collect(state)
+        save_checkpoint(job, state, ema, optimizer)
+    return done or stopping
+
+
+def _validate(job: Job, state: TrainState, ema: AveragedModel | None, rows: Rows) -> bool:
+    """Measure, choose, and decide whether to stop early; whether this step is the new best."""
+    metrics = measure(job, state, weights_to_use(job.built.module, ema))
+    is_best = select(job, state, metrics)
+    rows.validation(state, metrics)
+    describe(job, state, metrics, is_best)
+    if metrics and state.step > 0:
+        gamma, patience = job.schedule.gamma, job.config.optim.scheduler_patience
+        state.plateau = state.plateau.observe(metrics["loss"], gamma, patience)
+    if job.config.train.patience is not None and state.num_bad >= job.config.train.patience:
+        state.stop_reason = f"no new best in {job.config.train.patience} validations"
+    return is_best

@@ -1,0 +1,128 @@
+"""Measuring a model while it trains, and choosing the best: honest selection (DESIGN promise 6)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from warmstart.config.schema import SELECTION_METRICS
+from warmstart.console import log
+from warmstart.data.batches import Batch, evaluation_batches
+from warmstart.data.sources import Samples
+from warmstart.engine.job import Job
+from warmstart.engine.state import TrainState
+from warmstart.inference.inputs import InputBuffer
+from warmstart.inference.predictions import write_predictions
+from warmstart.inference.predictor import predict_outputs
+from warmstart.run import layout, writer
+
+
+def train_subset(samples: Samples, size: int, seed: int) -> Samples:
+    """A fixed part of the training images, of val's size, on which the gap to val is measured."""
+    if size >= len(samples):
+        return samples
+    chosen = np.random.Generator(np.random.Philox(key=[seed, 2**32])).permutation(len(samples))[:size]
+    return samples.subset(np.sort(chosen))
+
+
+def measure(job: Job, state: TrainState, weights: nn.Module) -> dict[str, float]:
+    """Evaluate on val and on a fixed train subset (step 0: on test too), write the rows, return val's metrics."""
+    splits = job.dataset.splits
+    parts = {"val": splits["val"]} if "val" in splits else {}
+    if state.step == 0 and "test" in splits:
+        parts["test"] = splits["test"]
+    size = len(splits["val"]) if "val" in splits else min(1000, len(splits["train"]))
+    parts["train"] = train_subset(splits["train"], size, job.config.train.seed)
+    inputs = InputBuffer(job.built.preprocessing, job.device, job.built.channels_last)
+    rows: dict[str, dict[str, float]] = {}
+    for split, samples in parts.items():
+        outputs = predict_outputs(weights, _batches(job, samples), inputs, job.precision)
+        rows[split] = job.task.evaluate(outputs, samples.targets)
+        write_eval_row(job, state, split, len(samples), rows[split])
+        if split != "train":
+            keep_predictions(job, state, split, samples, outputs)
+    return rows.get("val", {})
+
+
+def _batches(job: Job, samples: Samples) -> Iterator[Batch]:
+    return evaluation_batches(
+        samples, job.built.preprocessing, job.dataset.native, job.eval_batch_size, job.workers
+    )
+
+
+def keep_predictions(job: Job, state: TrainState, split: str, samples: Samples, outputs: np.ndarray) -> None:
+    """predictions/SPLIT@0.parquet: what the start model said; the best step's are written after the run."""
+    if state.step == 0:
+        path = job.run / layout.PREDICTIONS / layout.predictions_name(split, 0)
+        writer.write_whole(
+            path, write_predictions(samples.ids, samples.targets, job.task.scores(outputs), job.task.classes)
+        )
+
+
+def write_eval_row(
+    job: Job, state: TrainState, split: str, num_samples: int, metrics: dict[str, float]
+) -> None:
+    row: dict[str, Any] = {
+        "step": state.step,
+        "epoch": round(state.step / job.pace.steps_per_epoch, 4),
+        "split": split,
+        "num_samples": num_samples,
+        **metrics,
+    }
+    writer.append_row(job.run / layout.EVALS, row)
+
+
+def select(job: Job, state: TrainState, metrics: dict[str, float]) -> bool:
+    """Whether this step is the new best; updates the bar and the count towards early stopping.
+
+    Ties go to the earlier step. Step 0 takes part only if its head was kept: a new head is a coin toss.
+    """
+    if not metrics:
+        return False
+    name = job.config.train.select_by
+    if name not in metrics:  # top5 with five classes or fewer
+        name = "accuracy"
+    value = metrics[name]
+    if state.step == 0 and job.built.head_change.kind != "kept":
+        return False
+    sign = SELECTION_METRICS[name]
+    if math.isnan(value):  # the outputs were not finite: never a best, whatever it is compared with
+        state.num_bad += 1
+        return False
+    if state.best_value is None or sign * (value - state.best_value) > job.config.train.min_delta:
+        state.best_value, state.best_step, state.num_bad = value, state.step, 0
+        return True
+    state.num_bad += 1
+    return False
+
+
+def describe(job: Job, state: TrainState, metrics: dict[str, float], is_best: bool) -> None:
+    if not metrics:
+        return
+    name = job.config.train.select_by
+    epoch = state.step / job.pace.steps_per_epoch
+    best = (
+        "  new best"
+        if is_best
+        else (
+            f"  best {name} {state.best_value:.4f} at step {state.best_step}"
+            if state.best_value is not None
+            else ""
+        )
+    )
+    log.info(
+        "step %d/%d  epoch %.4g  val loss %.4f  accuracy %.4f [%.3f, %.3f]  f1 %.4f%s",
+        state.step,
+        job.pace.total_steps,
+        epoch,
+        metrics["loss"],
+        metrics["accuracy"],
+        metrics["accuracy_low"],
+        metrics["accuracy_high"],
+        metrics["f1"],
+        best,
+    )

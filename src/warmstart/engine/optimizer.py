@@ -1,0 +1,143 @@
+"""Optimizers by name, and their state by parameter name.
+
+State by name survives what indices do not: unfreezing, another grouping, another memory layout.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from warmstart.adapt.apply import Group
+from warmstart.config.schema import OptimConfig
+from warmstart.errors import UserError, closest
+
+_OWN_KEYS = ("params", "names", "block", "base_lr", "lr", "weight_decay")
+
+
+def check_name(name: str) -> None:
+    """
+    Raises:
+        UserError: timm's factory knows no such optimizer, or it needs a second-order graph.
+    """
+    if name.lower() in ("adamw", "sgd"):
+        return
+    from timm.optim import get_optimizer_info, list_optimizers
+
+    known = list_optimizers()
+    if name.lower() not in known:
+        raise UserError(
+            f"--optimizer {name!r} is unknown",
+            "adamw, sgd, or a name of timm's optimizer factory",
+            closest(name.lower(), ["adamw", "sgd", *known]),
+        )
+    if get_optimizer_info(name.lower()).second_order:
+        raise UserError(
+            f"--optimizer {name} needs second-order gradients, which this loop does not keep",
+            "a first-order optimizer such as adamw",
+        )
+
+
+def make_optimizer(
+    optim: OptimConfig, groups: Sequence[Group], device: torch.device
+) -> torch.optim.Optimizer:
+    """The optimizer over a stage's groups; each torch group carries `block`, `names` and `base_lr`."""
+    rows: list[dict[str, Any]] = [
+        {
+            "params": list(group.parameters),
+            "lr": group.lr,
+            "weight_decay": group.weight_decay,
+            "block": group.block,
+            "names": group.names,
+            "base_lr": group.lr,
+        }
+        for group in groups
+    ]
+    name = optim.optimizer.lower()
+    fused = device.type in ("cpu", "cuda")
+    if name == "adamw":
+        return torch.optim.AdamW(rows, lr=optim.lr, weight_decay=optim.weight_decay, fused=fused)
+    if name == "sgd":
+        return torch.optim.SGD(
+            rows, lr=optim.lr, momentum=optim.momentum, weight_decay=optim.weight_decay, fused=fused
+        )
+    from timm.optim import create_optimizer_v2
+
+    return create_optimizer_v2(
+        rows,
+        opt=name,
+        lr=optim.lr,
+        weight_decay=optim.weight_decay,
+        momentum=optim.momentum,
+        filter_bias_and_bn=False,
+    )
+
+
+def state_by_name(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+    """(tensors as `KEY.PARAMETER`, everything else as JSON values) of an optimizer's state.
+
+    Raises:
+        UserError: the optimizer keeps state that is neither a tensor nor a plain value.
+    """
+    tensors: dict[str, torch.Tensor] = {}
+    values: dict[str, Any] = {"parameters": {}, "groups": []}
+    for group in optimizer.param_groups:
+        extras = {}
+        for key, value in group.items():
+            if key not in _OWN_KEYS and isinstance(value, (int, float, str, bool, type(None), list, tuple)):
+                extras[key] = list(value) if isinstance(value, tuple) else value
+        values["groups"].append(extras)
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            for key, value in optimizer.state.get(parameter, {}).items():
+                if isinstance(value, torch.Tensor):
+                    tensors[f"{key}.{name}"] = value
+                elif isinstance(value, (int, float, bool, type(None))):
+                    values["parameters"].setdefault(name, {})[key] = value
+                else:
+                    raise UserError(
+                        f"the optimizer keeps {key!r} as {type(value).__name__}, which a checkpoint cannot hold",
+                        "an optimizer with tensor state, such as adamw or sgd",
+                    )
+    return tensors, values
+
+
+def restore_by_name(
+    optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]
+) -> None:
+    """Give every parameter back the state that its name had; parameters without any stay fresh.
+
+    State shaped like its parameter is copied into the parameter's own memory layout: fused AdamW reads
+    both with one index, so NCHW moments beside channels_last weights update the wrong elements silently.
+    """
+    by_parameter: dict[str, dict[str, torch.Tensor]] = {}
+    for path, value in tensors.items():
+        key, name = path.split(".", 1)
+        by_parameter.setdefault(name, {})[key] = value
+    for group in optimizer.param_groups:
+        for name, parameter in zip(group["names"], group["params"], strict=True):
+            state: dict[str, Any] = dict(values["parameters"].get(name, {}))
+            for key, value in by_parameter.get(name, {}).items():
+                state[key] = _laid_out_like(parameter, value)
+            if state:
+                optimizer.state[parameter] = state
+    if len(values["groups"]) == len(optimizer.param_groups):
+        for group, extras in zip(optimizer.param_groups, values["groups"], strict=True):
+            for key, extra in extras.items():
+                group[key] = tuple(extra) if isinstance(group.get(key), tuple) else extra
+
+
+def _laid_out_like(parameter: nn.Parameter, value: torch.Tensor) -> torch.Tensor:
+    if value.shape == parameter.shape and value.dim() > 0:
+        return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
+    # Step counters: where they live decides whether fused kernels accept them.
+    return value.clone().to(parameter.device if parameter.device.type != "cpu" else value.device)
+
+
+def set_rates(optimizer: torch.optim.Optimizer, shape: float) -> list[float]:
+    """Write rate = planned rate x shape into every group; the rates in force."""
+    for group in optimizer.param_groups:
+        group["lr"] = group["base_lr"] * shape
+    return [group["lr"] for group in optimizer.param_groups]

@@ -1,0 +1,40 @@
+"""Where a run is written, and the file of weights for other programs."""
+
+from __future__ import annotations
+
+import io
+from datetime import datetime
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+
+from warmstart.config.schema import Config
+from warmstart.console import log
+from warmstart.engine.job import Job
+from warmstart.run import reader, writer
+
+
+def run_folder(config: Config) -> Path:
+    output = config.output
+    if output.output_dir is not None:
+        return Path(output.output_dir)
+    model = config.model.name or Path(config.model.weights or "model").name.split("@")[0].split(".")[0]
+    data = Path(config.data.path or "data").resolve().name
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    name = output.name or f"{data}-{model.split(':')[-1]}-{stamp}"
+    folder, number = Path(output.runs_dir) / name, 1
+    while output.name is None and folder.exists():  # two runs within one second
+        number += 1
+        folder = Path(output.runs_dir) / f"{name}-{number}"
+    return folder
+
+
+def save_as(job: Job, target: Path) -> None:
+    """The best weights as a bare state_dict with the source's key names, for plain PyTorch."""
+    _, step, file = reader.model_file(str(job.run))
+    content = io.BytesIO()
+    torch.save(load_file(file), content)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    writer.write_whole(target, content.getvalue())
+    log.info("weights of step %d written to %s", step, target)

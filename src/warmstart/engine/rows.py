@@ -1,0 +1,120 @@
+"""What a run writes while it trains: metric rows, TensorBoard scalars, the text of the progress bar.
+
+Losses are summed on the device and read only when a row or a checkpoint needs them.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from types import TracebackType
+
+import torch
+
+from warmstart.engine.job import Job
+from warmstart.engine.state import TrainState
+from warmstart.engine.step import WindowResult
+from warmstart.errors import UserError
+from warmstart.run import layout, writer
+from warmstart.run.tensorboard import ScalarWriter
+
+
+class Rows:
+    """Sums since the last row and since the epoch began: [loss, weight, epoch's loss, epoch's weight]."""
+
+    def __init__(self, job: Job, state: TrainState) -> None:
+        self._job = job
+        dtype = torch.float32 if job.device.type == "mps" else torch.float64
+        sums = [state.loss_sum, state.weight_sum, state.epoch_loss_sum, state.epoch_weight_sum]
+        self._sums = torch.tensor(sums, dtype=dtype, device=job.device)
+        self._events = ScalarWriter(job.run / layout.TENSORBOARD) if job.config.output.tensorboard else None
+        self._last_step, self._last_time = state.step, time.perf_counter()
+        self._first_step_of_row = state.step
+        self._rates: list[float] = []
+        self._grad_norm = torch.zeros(())
+        self.text = ""
+
+    def __enter__(self) -> Rows:
+        return self
+
+    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        if self._events is not None:
+            self._events.close()
+
+    def add(self, result: WindowResult, rates: list[float]) -> None:
+        self._rates, self._grad_norm = rates, result.grad_norm
+        pair = torch.stack([result.loss_sum, result.weight]).to(self._sums.dtype)
+        self._sums += pair.repeat(2)
+
+    def collect(self, state: TrainState) -> None:
+        """Read the sums into the state.
+
+        Raises:
+            UserError: the loss has become NaN or infinite since the last row.
+        """
+        state.loss_sum, state.weight_sum, state.epoch_loss_sum, state.epoch_weight_sum = self._sums.tolist()
+        if not math.isfinite(state.loss_sum):
+            raise UserError(
+                f"the training loss is not finite between steps {self._first_step_of_row + 1} and {state.step}",
+                "a finite loss",
+                f"lower --lr (now {self._job.config.optim.lr:g}), add --warmup 2epochs or a smaller --clip; "
+                f"the last checkpoint in {self._job.run} is from before that",
+            )
+
+    def train_row(self, state: TrainState) -> None:
+        """One row of metrics.jsonl: the mean loss per item since the row before."""
+        self.collect(state)
+        rates, now = self._rates, time.perf_counter()
+        loss = state.loss_sum / state.weight_sum
+        num_images = self._images(state.step) - self._images(self._last_step)
+        speed = num_images / max(1e-9, now - self._last_time)
+        row = {
+            "kind": "train",
+            "step": state.step,
+            "epoch": round(state.step / self._job.pace.steps_per_epoch, 4),
+            "loss": loss,
+            "lr": max(rates),
+            "lrs": rates,
+            "grad_norm": float(self._grad_norm),
+            "images_per_s": round(speed, 1),
+            "seconds": round(state.seconds, 3),
+        }
+        writer.append_row(self._job.run / layout.METRICS, row)
+        self._scalar("loss", loss, state.step)
+        if len(set(rates)) == 1:
+            self._scalar("learning_rate", rates[0], state.step)
+        else:
+            for number, rate in enumerate(rates):
+                self._scalar(f"learning_rate/group_{number}", rate, state.step)
+        self.text = f"loss {loss:.4f}  lr {max(rates):.2e}  {speed:.0f} images/s"
+        self._sums[:2] = 0
+        state.loss_sum = state.weight_sum = 0.0
+        self._last_step, self._last_time, self._first_step_of_row = state.step, now, state.step
+
+    def epoch_row(self, state: TrainState) -> None:
+        """The mean training loss of a whole epoch, as it was while the weights moved."""
+        self.collect(state)
+        mean = state.epoch_loss_sum / state.epoch_weight_sum
+        row = {"kind": "epoch", "step": state.step, "epoch": state.epoch, "train_loss_avg": mean}
+        writer.append_row(self._job.run / layout.METRICS, row)
+        self._scalar("train_loss_avg", mean, state.step)
+        self._sums[2:] = 0
+        state.epoch_loss_sum = state.epoch_weight_sum = 0.0
+
+    def validation(self, state: TrainState, metrics: dict[str, float]) -> None:
+        for tag, name in (("val_loss", "loss"), ("accuracy", "accuracy")):
+            if name in metrics:
+                self._scalar(tag, metrics[name], state.step)
+        self._last_time = time.perf_counter()  # time spent on validation is not training time
+        self._last_step = state.step
+
+    def _images(self, step: int) -> int:
+        """Training images consumed by the end of a step, from the sizes of full windows."""
+        epochs, steps = divmod(step, self._job.pace.steps_per_epoch)
+        full = self._job.config.data.batch_size * self._job.config.optim.accumulate
+        total = len(self._job.dataset.splits["train"])
+        return epochs * total + min(total, steps * full)
+
+    def _scalar(self, tag: str, value: float, step: int) -> None:
+        if self._events is not None:
+            self._events.add(tag, value, step)

@@ -1,0 +1,149 @@
+"""Wires the flow: config -> data -> model -> plan -> loop -> run directory."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
+
+from warmstart.config.io import Loaded, from_dict, to_yaml
+from warmstart.console import log, log_file
+from warmstart.engine.announce import announce, plan_record, write_quarantine
+from warmstart.engine.checkpoint import Saved, load_checkpoint, restore_random
+from warmstart.engine.job import Job
+from warmstart.engine.loop import run_loop
+from warmstart.engine.outputs import run_folder, save_as
+from warmstart.engine.prepare import Prepared, expected_seconds, prepare
+from warmstart.engine.probe import Probe, probe
+from warmstart.engine.signals import stop_on_signal
+from warmstart.engine.state import TrainState
+from warmstart.errors import UserError
+from warmstart.run import layout, reader, writer
+
+
+def finetune(loaded: Loaded) -> Path:
+    """Train a new run from `loaded` and return its directory.
+
+    Raises:
+        UserError: bad input; nothing is written then, or what was written before stays intact.
+    """
+    prepared = prepare(loaded.config, loaded.origins, run_folder(loaded.config))
+    job = prepared.job
+    run = writer.create_run(job.run)
+    with log_file(run / layout.LOG):
+        for warning in loaded.warnings:
+            log.warning(warning)
+        announce(job, prepared.resolved)
+        record = {"created": datetime.now(UTC).isoformat(timespec="seconds"), **prepared.resolved}
+        writer.write_text(run / layout.CONFIG, to_yaml(loaded.config, loaded.origins))
+        writer.write_json(run / layout.PLAN, plan_record(job))
+        write_quarantine(job)
+        writer.write_json(run / layout.RESOLVED, record)  # last: with it the folder is a run
+        _train(job, TrainState(), None)
+    return run
+
+
+def resume(path: str, execution: dict[str, Any]) -> Path:
+    """Finish exactly the run that was started; `execution` may hold device and workers.
+
+    Raises:
+        UserError: no such run, nothing left to do, no intact checkpoint, or the data have changed.
+    """
+    run = reader.open_run(path)
+    if run.status.get("state") == "finished":
+        raise UserError(
+            f"{path} is finished: nothing is left to resume",
+            "an interrupted run",
+            f"to train on from its result: `warmstart finetune --weights {path} --data DATA`",
+        )
+    step, saved = load_checkpoint(run.path)
+    config = from_dict(run.config)
+    updates = {"train": {"device": execution.get("device")}, "data": {"workers": execution.get("workers")}}
+    for section, values in updates.items():
+        given = {name: value for name, value in values.items() if value is not None}
+        config = config.model_copy(update={section: getattr(config, section).model_copy(update=given)})
+    with log_file(run.path / layout.LOG):
+        own_weights = str(run.checkpoint(step) / layout.MODEL)  # the start file may be gone by now
+        model = config.model.model_copy(
+            update={"weights": own_weights, "name": run.resolved["model"]["name"]}
+        )
+        prepared = prepare(config.model_copy(update={"model": model}), {}, run.path, run.resolved)
+        log.info("resuming %s from step %d of %d", path, step, prepared.job.pace.total_steps)
+        if saved.num_threads != torch.get_num_threads():
+            log.warning(
+                "the run was started with %d threads and goes on with %d: results agree to rounding, not to the bit "
+                "(set OMP_NUM_THREADS=%d)",
+                saved.num_threads,
+                torch.get_num_threads(),
+                saved.num_threads,
+            )
+        for name in (layout.METRICS, layout.EVALS):
+            writer.append_row(run.path / name, {"kind": "resume", "step": step})
+        _train(prepared.job, saved.state, saved)
+    return run.path
+
+
+def dry_run(loaded: Loaded) -> tuple[Prepared, Probe]:
+    """Everything up to the first step, and a probe of a few steps; nothing is written."""
+    prepared = prepare(loaded.config, loaded.origins, run_folder(loaded.config))
+    for warning in loaded.warnings:
+        log.warning(warning)
+    announce(prepared.job, prepared.resolved)
+    measured = probe(prepared.job)
+    memory = "not measured here" if measured.peak_bytes is None else f"{measured.peak_bytes / 2**30:.2f} GiB"
+    log.info(
+        "about %.0f s in all (%.3f s per step, %d steps), peak memory %s",
+        expected_seconds(prepared.job, measured),
+        measured.seconds_per_step,
+        prepared.job.pace.total_steps,
+        memory,
+    )
+    return prepared, measured
+
+
+def _train(job: Job, state: TrainState, saved: Saved | None) -> None:
+    """Run the loop with the random numbers, the averaged weights and the signal handlers it needs."""
+    module = job.built.module
+    decay = job.config.train.ema
+    with stop_on_signal() as interrupted, torch.random.fork_rng():
+        torch.manual_seed(job.config.train.seed)
+        if saved is not None:
+            module.load_state_dict(saved.weights)
+        ema = None if decay is None else AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay))
+        if saved is not None:
+            if ema is not None:
+                ema.load_state_dict(saved.averaged)
+            restore_random(saved.random)
+        writer.write_status(job.run, "running")
+        try:
+            run_loop(job, state, ema, saved.optimizer if saved is not None else None, interrupted)
+        except BaseException as error:
+            writer.write_status(job.run, "failed", step=state.step, reason=f"{type(error).__name__}: {error}")
+            raise
+    if state.step < job.pace.total_steps and state.stop_reason is None:
+        writer.write_status(job.run, "interrupted", step=state.step)
+        raise UserError(
+            f"interrupted at step {state.step} of {job.pace.total_steps}; everything up to it is saved",
+            fix=f"warmstart resume {job.run}",
+        )
+    _finish(job, state)
+
+
+def _finish(job: Job, state: TrainState) -> None:
+    if state.stop_reason:
+        log.info("stopped at step %d: %s", state.step, state.stop_reason)
+    if job.config.output.save_as:
+        save_as(job, Path(job.config.output.save_as))
+    writer.write_status(
+        job.run,
+        "finished",
+        step=state.step,
+        best_step=state.best_step,
+        best_value=state.best_value,
+        select_by=job.config.train.select_by,
+        stop_reason=state.stop_reason,
+        seconds=round(state.seconds, 2),
+    )

@@ -1,0 +1,67 @@
+"""Per-sample predictions as parquet: id, target, scores. The ids make two evaluations comparable."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from warmstart.errors import UserError
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """`targets` are class numbers (-1: unknown), `scores` float32 probabilities (N, classes)."""
+
+    ids: tuple[str, ...]
+    targets: np.ndarray
+    scores: np.ndarray
+    classes: tuple[str, ...]
+
+
+def write_predictions(
+    ids: Sequence[str], targets: np.ndarray, scores: np.ndarray, classes: Sequence[str]
+) -> bytes:
+    """The parquet file's content."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    table = pa.table(
+        {
+            "id": pa.array(ids),
+            "target": pa.array(targets, pa.int32()),
+            "scores": pa.FixedSizeListArray.from_arrays(
+                pa.array(scores.astype(np.float32).ravel()), scores.shape[1]
+            ),
+        }
+    ).replace_schema_metadata({"classes": "\n".join(classes)})
+    sink = io.BytesIO()
+    pq.write_table(table, sink, compression="zstd")
+    return sink.getvalue()
+
+
+def read_predictions(path: Path) -> Predictions:
+    """
+    Raises:
+        UserError: the file is missing or not one of ours.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(
+            f"cannot read predictions from {path}: {error}", "a file written by warmstart"
+        ) from None
+    scores = table["scores"].combine_chunks()
+    classes = (table.schema.metadata or {}).get(b"classes", b"").decode().split("\n")
+    return Predictions(
+        tuple(table["id"].to_pylist()),
+        table["target"].to_numpy(),
+        scores.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1),
+        tuple(classes),
+    )

@@ -1,0 +1,36 @@
+"""The one path of validation, evaluate and predict: a model over batches, outputs on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import numpy as np
+import torch
+from torch import nn
+
+from warmstart.data.batches import Batch
+from warmstart.inference.inputs import InputBuffer
+
+
+def predict_outputs(
+    module: nn.Module,
+    batches: Iterable[Batch],
+    inputs: InputBuffer,
+    precision: torch.dtype | None = None,
+    on_batch: Callable[[int], None] | None = None,
+) -> np.ndarray:
+    """Outputs as float32 (N, classes), in the order of the batches. Leaves the module in eval mode.
+
+    `on_batch` gets the number of images done so far.
+    """
+    module.eval()
+    device = next(module.parameters()).device
+    outputs = []
+    done = 0
+    with torch.inference_mode(), torch.autocast(device.type, dtype=precision, enabled=precision is not None):
+        for batch in batches:
+            outputs.append(module(inputs(batch.images)).float().cpu())
+            done += len(batch.images)
+            if on_batch is not None:
+                on_batch(done)
+    return torch.cat(outputs).numpy() if outputs else np.zeros((0, 0), np.float32)

@@ -1,0 +1,200 @@
+"""Settings -> a model ready to be planned for: built, loaded, its classifier fitted to the classes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import nn
+
+from warmstart.config.schema import ModelConfig
+from warmstart.errors import UserError
+from warmstart.models.blocks import find_blocks
+from warmstart.models.heads import HeadChange, fit_head
+from warmstart.models.metadata import write_metadata
+from warmstart.models.sizes import resize
+from warmstart.models.weights import WeightsFile, load_into, read_weights
+from warmstart.models.zoo import Created, create, outline, recognise, split_name
+from warmstart.records import Block, Preprocessing
+
+PREPROCESSING_KEYS = frozenset({"mean", "std", "image_size", "crop_pct"})
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A model with everything that the rest of a run must know about it."""
+
+    module: nn.Module
+    name: str  # with its zoo, `timm:resnet18`
+    blocks: tuple[Block, ...]
+    head: str  # dotted path of the classifier
+    preprocessing: Preprocessing
+    classes: tuple[str, ...]
+    channels_last: bool
+    licence: str | None
+    head_change: HeadChange
+    source: dict[str, str | None]  # kind (random, pretrained, file), path, sha256
+    names_known: bool = True  # False: `classes` are just the numbers of the outputs
+
+
+def build(
+    settings: ModelConfig, overrides: Mapping[str, Any], classes: tuple[str, ...] | None, seed: int
+) -> BuiltModel:
+    """Build, load and fit a model for `classes`. Equal arguments give equal weights, to the bit.
+
+    `classes` None keeps the classifier of a file as it is, with the file's names, or numbers for them.
+
+    `overrides` are the mean, std, image_size and crop_pct that the user gave (None: not given); they
+    win over what a file of weights states, which wins over the model's own.
+    UserError: whatever `create`, `read_weights`, `load_into` and `fit_head` find, no or two models named.
+    """
+    unknown = set(overrides) - PREPROCESSING_KEYS
+    assert not unknown, f"not a preprocessing setting: {unknown}"
+    given = {key: value for key, value in overrides.items() if value is not None}
+    random = settings.weights == "none"
+    file = None if random or settings.weights is None else read_weights(settings.weights)
+    name = _resolve_name(settings, file)
+    names_known = classes is not None or (file is not None and file.classes is not None)
+    if classes is None:
+        classes = _own_classes(file, name)
+    stated = {**(file.preprocessing if file else {}), **given}
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that would seed CUDA too
+        created = _create(name, settings, file, len(classes) if random else None, stated.get("image_size"))
+    if file is not None:
+        change, source = _load(created, file, classes, seed)
+        old, new = (
+            created.preprocessing.image_size,
+            stated.get("image_size", created.preprocessing.image_size),
+        )
+        if new != old:
+            resize(created.module, name, old, new)
+    elif random:
+        change = HeadChange("new", (), classes, "random initialisation")
+        source = {"kind": "random", "path": None, "sha256": None}
+    else:
+        change = fit_head(created.module, created.head, created.classes, classes, seed)
+        source = {"kind": "pretrained", "path": created.origin, "sha256": None}
+    return BuiltModel(
+        created.module,
+        name,
+        find_blocks(created.module, created.head),
+        created.head,
+        _preprocessing(created.preprocessing, stated, name),
+        classes,
+        created.channels_last,
+        created.licence,
+        change,
+        source,
+        names_known,
+    )
+
+
+def _own_classes(file: WeightsFile | None, name: str) -> tuple[str, ...]:
+    """The classes of a file's classifier, by number where it does not name them."""
+    assert file is not None, "only a file's classifier can be kept as it is"
+    if file.classes is not None:
+        return file.classes
+    rows = file.state.get(f"{outline(name).head}.weight")
+    if rows is None:
+        raise UserError(
+            f"{file.path} holds no classifier",
+            "weights of a whole model",
+            "`warmstart finetune` gives it a new head",
+        )
+    return tuple(str(number) for number in range(rows.shape[0]))
+
+
+def metadata_for(built: BuiltModel) -> dict[str, str]:
+    """Metadata for the safetensors file of this model, from which `build` makes the same model again."""
+    return write_metadata(built.name, built.classes, built.preprocessing)
+
+
+def _resolve_name(settings: ModelConfig, file: WeightsFile | None) -> str:
+    """The model's name with its zoo: from the settings, else from what the file says or looks like."""
+    asked = ":".join(split_name(settings.name)) if settings.name else None
+    if file is None:
+        if asked is None:
+            raise UserError(
+                "no model named", "--model NAME, or --weights FILE that names its model", "pass one"
+            )
+        return asked
+    found = file.arch or recognise(file.state, file.shapes)
+    if asked is None and found is None:
+        raise UserError(
+            f"{file.path} does not say which model its {len(file.state)} tensors belong to",
+            "--model timm:NAME or builtin:NAME",
+            "pass the model that the weights were saved from",
+        )
+    if asked is None:
+        assert found is not None
+        return ":".join(split_name(found))
+    if found is not None and _architecture(found) != _architecture(asked):
+        raise UserError(
+            f"--model {asked}, but {file.path} holds weights of {found}",
+            "a model and weights of one architecture",
+            f"leave --model out, or pass other --weights (none: random initialisation) for {asked}",
+        )
+    return asked
+
+
+def _architecture(name: str) -> str:
+    """The name without zoo and pretrained tag: `timm:resnet18.a1_in1k` and `resnet18` are one architecture."""
+    return name.rpartition(":")[2].partition(".")[0]
+
+
+def _create(
+    name: str,
+    settings: ModelConfig,
+    file: WeightsFile | None,
+    num_classes: int | None,
+    image_size: tuple[int, int] | None,
+) -> Created:
+    """Create with the outputs and input channels that the file has, so that it loads as it is."""
+    channels = None
+    if file is not None:
+        layout = outline(name)
+        if layout.fixed_size:  # as the file has it; build resizes it once loaded
+            image_size = file.preprocessing.get("image_size")
+        head, stem = file.state.get(f"{layout.head}.weight"), file.state.get(f"{layout.first_conv}.weight")
+        num_classes = head.shape[0] if head is not None and head.ndim else None
+        # A stem of another rank is a mismatch, which load_into explains better.
+        channels = stem.shape[1] if stem is not None and stem.ndim == 4 and name.startswith("timm:") else None
+    return create(name, num_classes, settings.dropout, settings.weights is None, channels, image_size)
+
+
+def _load(
+    created: Created, file: WeightsFile, classes: tuple[str, ...], seed: int
+) -> tuple[HeadChange, dict[str, str | None]]:
+    source: dict[str, str | None] = {"kind": "file", "path": str(file.path), "sha256": file.sha256}
+    if load_into(created.module, file.state, created.head, str(file.path)):
+        num_outputs = file.state[f"{created.head}.weight"].shape[0]
+        if file.classes is not None and len(file.classes) != num_outputs:
+            raise UserError(
+                f"{file.path} names {len(file.classes)} classes, but its classifier has {num_outputs} outputs",
+                "one name per output",
+                "save the file again with all its class names, or without any",
+            )
+        return fit_head(created.module, created.head, file.classes, classes, seed), source
+    # Names that no output of the file has: every row is drawn anew.
+    drawn = fit_head(created.module, created.head, (), classes, seed)
+    return replace(drawn, reason="the file holds no classifier"), source
+
+
+def _preprocessing(default: Preprocessing, stated: Mapping[str, Any], name: str) -> Preprocessing:
+    """The model's own, with what was stated; a single mean or std stands for every channel."""
+    channels = default.num_channels
+    chosen = dict(stated)
+    for key in ("mean", "std"):
+        if key in chosen:
+            values = tuple(chosen[key])
+            if len(values) not in (1, channels):
+                raise UserError(
+                    f"{key} has {len(values)} values, but {name} takes {channels} channel(s)",
+                    f"1 or {channels} values",
+                    f"--{key} {','.join(['0.5'] * channels)}",
+                )
+            chosen[key] = values * channels if len(values) == 1 else values
+    return replace(default, **chosen)

@@ -1,0 +1,38 @@
+"""Pretrained weights from a hub: what to tell the user when they do not come."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from torch import nn
+
+from warmstart.errors import UserError
+from warmstart.models.sizes import Size, first_line
+
+
+def fetch(make: Callable[[], nn.Module], bare: str, size: Size) -> nn.Module:
+    """Build with pretrained weights; whatever fails on the way becomes a message with the ways out."""
+    try:
+        return make()
+    except Exception as error:  # each hub client has its own exceptions, few of them an OSError
+        reason = f"{type(error).__name__}: {first_line(error)}"
+        if isinstance(error, RuntimeError) and "size mismatch" in str(error):
+            raise UserError(
+                f"the pretrained weights of timm:{bare} do not fit images of {size[0]}x{size[1]} pixels",
+                "the image size they were trained at",
+                "leave --image-size out, or choose another --model",
+            ) from error
+        raise UserError(
+            f"the pretrained weights of timm:{bare} are not in the cache {_cache_folder()} and could not be "
+            f"downloaded ({reason})",
+            "a connection to the model hub, or the weights in that cache",
+            "set HF_ENDPOINT to a mirror, copy the cache folder from a machine that has it (HF_HOME says "
+            "where it lies), pass --weights FILE, or --weights none for random initialisation",
+        ) from error
+
+
+def _cache_folder() -> Path:
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
+    return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()

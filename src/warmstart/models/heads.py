@@ -1,0 +1,115 @@
+"""The classifier for new classes: rows of classes with the same name are kept, the others start fresh.
+
+Shapes: K classes, D features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import nn
+
+from warmstart.errors import UserError
+
+
+@dataclass(frozen=True)
+class HeadChange:
+    """What became of the classifier, and why. The names say whose weights were kept, and whose are new."""
+
+    kind: Literal["kept", "new", "mixed"]
+    kept: tuple[str, ...]
+    new: tuple[str, ...]
+    reason: str
+
+
+def fit_head(
+    module: nn.Module,
+    head: str,
+    source_classes: Sequence[str] | None,
+    target_classes: Sequence[str],
+    seed: int,
+) -> HeadChange:
+    """Make the layer at path `head` of a loaded model classify `target_classes`; changes `module` in place.
+
+    `source_classes` are the names of the layer's rows, None if nobody knows them, empty if its rows
+    mean nothing. UserError: the layer is neither linear nor a 1x1 convolution.
+    """
+    old = _classifier(module, head)
+    num_rows, targets = old.weight.shape[0], tuple(target_classes)
+    if source_classes is None:
+        if num_rows == len(targets):
+            reason = f"the weights name no classes; {num_rows} outputs for {len(targets)} classes"
+            return HeadChange("kept", targets, (), reason)
+        _put(module, head, _fresh(old, len(targets), seed))
+        return HeadChange(
+            "new", (), targets, f"{num_rows} outputs, without names, for {len(targets)} classes"
+        )
+    assert len(source_classes) in (0, num_rows), f"{len(source_classes)} names for {num_rows} outputs"
+    if tuple(source_classes) == targets:
+        return HeadChange("kept", targets, (), "the same classes in the same order")
+    row_of = {name: row for row, name in enumerate(source_classes)}
+    pairs = [(row, row_of[name]) for row, name in enumerate(targets) if name in row_of]
+    replacement = _fresh(old, len(targets), seed)
+    _copy_rows(old, replacement, pairs)
+    _put(module, head, replacement)
+    kept = tuple(name for name in targets if name in row_of)
+    new = tuple(name for name in targets if name not in row_of)
+    reason = f"{len(kept)} of {len(targets)} classes have the name of one of the {num_rows} source classes"
+    return HeadChange("new" if not kept else "mixed" if new else "kept", kept, new, reason)
+
+
+def _classifier(module: nn.Module, head: str) -> nn.Linear | nn.Conv2d:
+    layer = module.get_submodule(head)
+    if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)):
+        return layer
+    raise UserError(
+        f"the classifier {head!r} is a {type(layer).__name__}, which cannot be given new classes",
+        "a linear layer or a 1x1 convolution",
+        "choose another --model",
+    )
+
+
+def _fresh(old: nn.Linear | nn.Conv2d, num_rows: int, seed: int) -> nn.Linear | nn.Conv2d:
+    """A layer like `old` with `num_rows` outputs, initialised as nn.Linear does, from `seed` alone."""
+    with torch.device("meta"):  # built without touching the global generator
+        bias = old.bias is not None
+        layer: nn.Linear | nn.Conv2d
+        if isinstance(old, nn.Linear):
+            layer = nn.Linear(old.in_features, num_rows, bias=bias)
+        else:
+            layer = nn.Conv2d(old.in_channels, num_rows, 1, bias=bias)
+    layer = layer.to_empty(device="cpu").to(old.weight.dtype)
+    generator = torch.Generator().manual_seed(seed)
+    bound = 1 / math.sqrt(old.weight.shape[1])
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.uniform_(-bound, bound, generator=generator)
+    return layer.to(old.weight.device).train(old.training)
+
+
+def _copy_rows(
+    old: nn.Linear | nn.Conv2d, new: nn.Linear | nn.Conv2d, pairs: Sequence[tuple[int, int]]
+) -> None:
+    """Copy (new row, old row) pairs."""
+    with torch.no_grad():
+        for new_row, old_row in pairs:
+            new.weight[new_row] = old.weight[old_row]
+            if new.bias is not None and old.bias is not None:
+                new.bias[new_row] = old.bias[old_row]
+
+
+def _put(module: nn.Module, head: str, layer: nn.Linear | nn.Conv2d) -> None:
+    """Set the layer at its path, and the counts that timm keeps on the model and the head around it."""
+    num_rows = module.get_submodule(head).weight.shape[0]  # type: ignore[index]
+    parent_path, _, name = head.rpartition(".")
+    parents = [module]
+    for part in filter(None, parent_path.split(".")):
+        parents.append(parents[-1].get_submodule(part))
+    setattr(parents[-1], name, layer)
+    for parent in parents:
+        if getattr(parent, "num_classes", None) == num_rows:
+            parent.num_classes = layer.weight.shape[0]  # type: ignore[assignment]

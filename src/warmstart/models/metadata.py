@@ -1,0 +1,84 @@
+"""What a safetensors file says about itself: text to values and back. The one place that knows the keys."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from warmstart.errors import UserError
+from warmstart.records import Preprocessing
+
+NAME = "warmstart.name"  # with its zoo, `timm:resnet18`; `arch` in files of others
+
+
+def write_metadata(name: str, classes: tuple[str, ...], preprocessing: Preprocessing) -> dict[str, str]:
+    """The text entries that make a saved model self-describing."""
+    height, width = preprocessing.image_size
+    return {
+        NAME: name,
+        "classes": json.dumps(list(classes), ensure_ascii=False),
+        "mean": json.dumps(list(preprocessing.mean)),
+        "std": json.dumps(list(preprocessing.std)),
+        "image_size": f"{height}x{width}",
+        "crop_pct": json.dumps(preprocessing.crop_pct),
+    }
+
+
+def arch_in(metadata: Mapping[str, str]) -> str | None:
+    return metadata.get(NAME) or metadata.get("arch")
+
+
+def classes_in(metadata: Mapping[str, str], source: str) -> tuple[str, ...] | None:
+    if "classes" not in metadata:
+        return None
+    value = _json(metadata["classes"])
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+        raise _bad("classes", metadata, source, 'a JSON list of names, ["cat", "dog"]')
+    if len(set(value)) != len(value):
+        raise _bad("classes", metadata, source, "a JSON list of names that all differ")
+    return tuple(value)
+
+
+def preprocessing_in(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
+    """Those of mean, std (tuples), image_size (height, width in pixels) and crop_pct that the file states."""
+    stated: dict[str, Any] = {}
+    for key in ("mean", "std"):
+        if key in metadata:
+            value = _json(metadata[key])
+            if not isinstance(value, list) or not value or not all(_is_number(v) for v in value):
+                raise _bad(key, metadata, source, "a JSON list of numbers, one per channel")
+            stated[key] = tuple(float(v) for v in value)
+    if "image_size" in metadata:
+        value = _json(metadata["image_size"].replace("x", ",").join("[]"))
+        value = value[0] if isinstance(value, list) and value and isinstance(value[0], list) else value
+        sides = value[-2:] if isinstance(value, list) else []
+        if not sides or not all(isinstance(side, int) and side > 0 for side in sides):
+            raise _bad("image_size", metadata, source, "pixels: 64, 64x64 or [64, 64]")
+        stated["image_size"] = (sides[0], sides[-1])
+    if "crop_pct" in metadata:
+        value = _json(metadata["crop_pct"])
+        if not _is_number(value) or not 0 < value <= 1:
+            raise _bad("crop_pct", metadata, source, "a number in (0, 1]")
+        stated["crop_pct"] = float(value)
+    return stated
+
+
+def _json(text: str) -> Any:
+    """The value, or None where the text is not JSON; the callers check types and raise."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return None
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _bad(key: str, metadata: Mapping[str, str], source: str, expected: str) -> UserError:
+    return UserError(
+        f"the metadata of {source} has {key} = {metadata[key][:80]!r}",
+        expected,
+        "save the file again with this entry mended or left out",
+    )

@@ -1,0 +1,73 @@
+"""Does a model work at an image size? Asked before any download, on the meta device, which costs no arithmetic."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from warmstart.errors import UserError
+
+Size = tuple[int, int]  # (height, width) in pixels
+CANDIDATES = (8, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+
+
+def first_line(error: Exception) -> str:
+    """The first line of a library's message, or the exception's name where there is none."""
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]
+
+
+def check_image_size(make: Callable[[Size], nn.Module], name: str, size: Size, in_channels: int) -> None:
+    """Raise a UserError that names the size and the smallest workable square if a forward at `size` fails.
+
+    `make` builds the model for an image size, on the current default device.
+    """
+    if _failure(make, size, in_channels, "meta") is None:
+        return
+    # A few models compute with values, which the meta device has not: only a real forward condemns.
+    cause = _failure(make, size, in_channels, "cpu")
+    if cause is None:
+        return
+    workable = next((s for s in CANDIDATES if _failure(make, (s, s), in_channels, "meta") is None), None)
+    smallest = f" {workable}x{workable} is the smallest square that works of those tried." if workable else ""
+    height, width = size
+    raise UserError(
+        f"{name} cannot run on images of {height}x{width} pixels: {first_line(cause)}",
+        f"an image size the architecture can divide.{smallest}",
+        f"--image-size {workable}x{workable}, or another --model"
+        if workable
+        else "choose another --image-size",
+    ) from cause
+
+
+def resize(module: nn.Module, name: str, old: Size, new: Size) -> None:
+    """Move a loaded model with a fixed input from one image size to another, in place (timm interpolates)."""
+    try:
+        if not hasattr(module, "set_input_size"):
+            raise NotImplementedError("its weights hold one size only")
+        module.set_input_size(img_size=new)  # type: ignore[operator]
+    except Exception as error:
+        raise UserError(
+            f"{name} was saved for images of {old[0]}x{old[1]} pixels and cannot be moved to {new[0]}x{new[1]}: "
+            f"{first_line(error)}",
+            f"--image-size {old[0]}x{old[1]}",
+            "leave --image-size out, or choose another --model",
+        ) from error
+
+
+def _failure(
+    make: Callable[[Size], nn.Module], size: Size, in_channels: int, device: str
+) -> Exception | None:
+    """What the library raised when the model was built and run on two blank images, or None."""
+    # Libraries raise whatever they please here (asserts, shape errors, divisions by zero) and warn
+    # about tensors without elements; the caller turns the exception into the user's message.
+    with warnings.catch_warnings(), torch.random.fork_rng(devices=[]), torch.no_grad():
+        warnings.simplefilter("ignore")
+        try:
+            with torch.device(device):
+                make(size).eval()(torch.zeros(2, in_channels, *size))
+        except Exception as error:
+            return error
+    return None

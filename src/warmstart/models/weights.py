@@ -1,0 +1,214 @@
+"""Files of weights in: safetensors, and pickled state_dicts read without executing anything."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from warmstart.errors import UserError, closest, listing
+from warmstart.models.builtin import recognise
+from warmstart.models.metadata import arch_in, classes_in, preprocessing_in
+from warmstart.models.sizes import first_line
+
+SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+NUM_EXAMPLES = 5
+LFS_POINTER = b"version https://git-lfs"
+SAVE_BARE = "torch.save(model.state_dict(), 'weights.pt')"
+
+
+@dataclass(frozen=True)
+class WeightsFile:
+    """A file of weights and what it says about itself. `preprocessing` holds only what the file states."""
+
+    path: Path
+    state: dict[str, Tensor]
+    metadata: dict[str, str]
+    classes: tuple[str, ...] | None
+    arch: str | None  # a name for zoo.split_name
+    preprocessing: dict[str, Any]  # any of mean, std, image_size, crop_pct
+    sha256: str
+
+    @property
+    def shapes(self) -> dict[str, tuple[int, ...]]:
+        return {key: tuple(tensor.shape) for key, tensor in self.state.items()}
+
+
+def read_weights(path: str | Path) -> WeightsFile:
+    """Read a file (or the one file of weights in a folder) to CPU tensors; UserError says what is wrong with it."""
+    file = _find_file(Path(path).expanduser())
+    with file.open("rb") as stream:
+        start = stream.read(64)
+        stream.seek(0)
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    if not start:
+        raise UserError(f"{file} is empty (0 bytes)", "a file of weights", "copy or download it again")
+    if start.startswith(LFS_POINTER):
+        raise UserError(
+            f"{file} is a git-lfs pointer, not the weights", "the file it points to", "run git lfs pull"
+        )
+    if file.suffix == ".safetensors" or start[8:10] == b'{"':
+        state, metadata = _read_safetensors(file)
+    else:
+        state, metadata = _read_pickle(file), {}
+    return WeightsFile(
+        file,
+        state,
+        metadata,
+        classes_in(metadata, str(file)),
+        arch_in(metadata),
+        preprocessing_in(metadata, str(file)),
+        sha256,
+    )
+
+
+def load_into(module: nn.Module, state: Mapping[str, Tensor], head: str, source: str) -> bool:
+    """Copy `state` into `module`, in place; False if the classifier at path `head` was not in it.
+
+    Everything else must match by name and shape, or a UserError counts and names what does not.
+    """
+    wanted = module.state_dict()
+    head_keys = {key for key in wanted if key.startswith(f"{head}.")}
+    has_head = bool(head_keys & set(state))
+    # Files from before PyTorch 0.4.1 have no batch counters, which only matter without a momentum.
+    missing = [k for k in wanted if k not in state and not k.endswith(".num_batches_tracked")]
+    missing = [k for k in missing if has_head or k not in head_keys]
+    unexpected = [k for k in state if k not in wanted]
+    mismatched = [k for k in state if k in wanted and state[k].shape != wanted[k].shape]
+    if missing or unexpected or mismatched:
+        raise _mismatch(missing, unexpected, [(k, state[k], wanted[k]) for k in mismatched], state, source)
+    module.load_state_dict(dict(state), strict=False)
+    return has_head
+
+
+def _mismatch(
+    missing: list[str],
+    unexpected: list[str],
+    mismatched: list[tuple[str, Tensor, Tensor]],
+    state: Mapping[str, Tensor],
+    source: str,
+) -> UserError:
+    shapes = [
+        f"{k} ({_shape(found)} in the file, {_shape(want)} in the model)" for k, found, want in mismatched
+    ]
+    parts = [
+        ("missing from the file", missing),
+        ("not in the model", unexpected),
+        ("of another shape", shapes),
+    ]
+    counts = "; ".join(f"{len(keys)} {what}: {listing(keys, NUM_EXAMPLES)}" for what, keys in parts if keys)
+    known = recognise(state, {key: tuple(tensor.shape) for key, tensor in state.items()})
+    return UserError(
+        f"{source} does not fit the model: {counts}",
+        "every tensor of the backbone, by name and shape",
+        f"the file looks like {known}: --model {known}"
+        if known
+        else "pass the --model the file was saved from",
+    )
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
+
+
+def _find_file(path: Path) -> Path:
+    if path.is_file():
+        return path
+    if path.is_dir():
+        files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
+        if len(files) == 1:
+            return files[0]
+        found = (
+            f"holds {len(files)} files of weights: {listing(p.name for p in files)}"
+            if files
+            else (
+                f"holds no weights ({listing((p.name for p in sorted(path.iterdir())), NUM_EXAMPLES) or 'it is empty'})"
+            )
+        )
+        raise UserError(
+            f"the folder {path} {found}", f"a file ({', '.join(SUFFIXES)})", "--weights FOLDER/FILE"
+        )
+    parent = path.parent
+    while not parent.is_dir():
+        parent = parent.parent
+    near = closest(path.name, (p.name for p in parent.iterdir())) if parent == path.parent else ""
+    where = f"In {parent}: {listing(sorted(p.name for p in parent.iterdir()), NUM_EXAMPLES) or 'nothing'}."
+    raise UserError(f"there is no file {path}", "a file of weights", f"{near} {where}".strip())
+
+
+def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="pt", device="cpu") as opened:
+            state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a mapping)
+            return state, dict(opened.metadata() or {})
+    except SafetensorError as error:
+        raise _unreadable(file, "a safetensors file", error) from error
+
+
+def _read_pickle(file: Path) -> dict[str, Tensor]:
+    """A bare state_dict: {name: tensor}. `weights_only` refuses every class that could run code."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torch warns, then raises, about TorchScript
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        refused = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:class|type) (\S+)", str(error))
+        if refused is None:
+            raise _unreadable(file, "a PyTorch checkpoint", error) from error
+        raise UserError(
+            f"{file} holds more than tensors: reading it would run code of {refused[1] or refused[2]}. "
+            "It was refused, and nothing in it was executed",
+            "a state_dict of tensors only, or a safetensors file",
+            f"on the machine that trusts the file: {SAVE_BARE}, or safetensors.torch.save_file(...)",
+        ) from error
+    except Exception as error:  # a damaged archive raises RuntimeError, EOFError, KeyError, ...
+        if "TorchScript" in str(error):
+            raise UserError(
+                f"{file} is a TorchScript program, not weights",
+                "a state_dict or a safetensors file",
+                "torch.save(torch.jit.load(file).state_dict(), 'weights.pt') on a machine that trusts it",
+            ) from error
+        raise _unreadable(file, "a PyTorch checkpoint", error) from error
+    return _bare_state(content, file)
+
+
+def _bare_state(content: Any, file: Path) -> dict[str, Tensor]:
+    if not isinstance(content, Mapping):
+        raise UserError(f"{file} holds a {type(content).__name__}", "a state_dict {name: tensor}", SAVE_BARE)
+    if not content:
+        raise UserError(f"{file} holds an empty dict", "a state_dict {name: tensor}", SAVE_BARE)
+    others = {k: v for k, v in content.items() if not isinstance(v, Tensor)}
+    if not others and all(isinstance(key, str) for key in content):
+        return dict(content)
+    inner = next((k for k, v in others.items() if isinstance(v, Mapping) and _all_tensors(v)), None)
+    kinds = listing((f"{key} ({type(value).__name__})" for key, value in others.items()), NUM_EXAMPLES)
+    raise UserError(
+        f"{file} is not a bare state_dict: of its {len(content)} keys, {len(others)} hold no tensor: {kinds}",
+        "a state_dict {name: tensor}",
+        f"the weights seem to be under {inner!r}: torch.save(torch.load(file)[{inner!r}], 'weights.pt')"
+        if inner is not None
+        else SAVE_BARE,
+    )
+
+
+def _all_tensors(content: Mapping[Any, Any]) -> bool:
+    return bool(content) and all(isinstance(value, Tensor) for value in content.values())
+
+
+def _unreadable(file: Path, kind: str, error: Exception) -> UserError:
+    size = file.stat().st_size
+    return UserError(
+        f"{file} ({size:,} bytes) is not {kind}, or it is damaged: {type(error).__name__}: {first_line(error)}",
+        "a whole .safetensors file, or a state_dict saved by torch.save",
+        "copy or download it again and compare the size",
+    )

@@ -1,0 +1,49 @@
+"""The only place that knows the file names of a run directory."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+FORMAT_VERSION = 1
+
+CONFIG = "config.yaml"
+RESOLVED = "resolved.json"
+PLAN = "plan.json"
+METRICS = "metrics.jsonl"
+EVALS = "evals.jsonl"
+STATUS = "status.json"
+LOG = "log.txt"
+QUARANTINE = "quarantine.csv"
+TENSORBOARD = "tb"
+CHECKPOINTS = "checkpoints"
+PREDICTIONS = "predictions"
+EVALUATIONS = "evaluations"
+CURVES = "analysis.png"
+
+LAST = "LAST"
+BEST = "BEST"
+MODEL = "model.safetensors"
+STATE_TENSORS = "state.safetensors"
+STATE = "state.json"
+MANIFEST = "MANIFEST.json"
+
+_STEP = re.compile(r"^step_(\d+)$")
+
+
+def checkpoint_name(step: int) -> str:
+    return f"step_{step:08d}"
+
+
+def checkpoint_step(name: str) -> int | None:
+    """The step in a checkpoint folder's name, or None for any other name."""
+    match = _STEP.match(name)
+    return int(match[1]) if match else None
+
+
+def predictions_name(split: str, step: int) -> str:
+    return f"{split}@{step}.parquet"
+
+
+def is_run(path: Path) -> bool:
+    return (path / CONFIG).is_file() and (path / RESOLVED).is_file()

@@ -1,0 +1,189 @@
+"""Reading run directories, finished or in progress. Imports no torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from warmstart.errors import UserError, closest, listing
+from warmstart.run import layout
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a JSONL file that are in force, and how many were torn or unreadable."""
+
+    rows: list[dict[str, Any]]
+    num_damaged: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run directory. Properties read their file on first use."""
+
+    path: Path
+
+    @cached_property
+    def config(self) -> dict[str, Any]:
+        return yaml.safe_load((self.path / layout.CONFIG).read_text(encoding="utf-8"))
+
+    @cached_property
+    def resolved(self) -> dict[str, Any]:
+        return _read_json(self.path / layout.RESOLVED)
+
+    @cached_property
+    def plan(self) -> dict[str, Any]:
+        return _read_json(self.path / layout.PLAN)
+
+    @cached_property
+    def status(self) -> dict[str, Any]:
+        path = self.path / layout.STATUS
+        return _read_json(path) if path.exists() else {"state": "unknown"}
+
+    @cached_property
+    def metrics(self) -> Rows:
+        return read_rows(self.path / layout.METRICS)
+
+    @cached_property
+    def evals(self) -> Rows:
+        return read_rows(self.path / layout.EVALS)
+
+    def checkpoint_steps(self) -> list[int]:
+        root = self.path / layout.CHECKPOINTS
+        if not root.is_dir():
+            return []
+        return sorted(
+            step for entry in root.iterdir() if (step := layout.checkpoint_step(entry.name)) is not None
+        )
+
+    def pointer(self, name: str) -> int | None:
+        """The step that LAST or BEST names, or None."""
+        path = self.path / layout.CHECKPOINTS / name
+        return layout.checkpoint_step(path.read_text().strip()) if path.is_file() else None
+
+    def checkpoint(self, step: int) -> Path:
+        return self.path / layout.CHECKPOINTS / layout.checkpoint_name(step)
+
+
+def read_rows(path: Path) -> Rows:
+    """Rows in force: a row `kind: resume` takes back the rows of later steps that stand before it."""
+    rows: list[dict[str, Any]] = []
+    num_damaged = 0
+    if not path.exists():
+        return Rows(rows, 0)
+    for line in path.read_bytes().split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError:
+            num_damaged += 1
+            continue
+        if not isinstance(row, dict):
+            num_damaged += 1
+        elif row.get("kind") == "resume":
+            rows = [earlier for earlier in rows if earlier["step"] <= row["step"]]
+        else:
+            rows.append(row)
+    return Rows(rows, num_damaged)
+
+
+def open_run(path: str | Path) -> Run:
+    """
+    Raises:
+        UserError: there is no run directory at `path`.
+    """
+    folder = Path(path)
+    if layout.is_run(folder):
+        return Run(folder)
+    siblings = [entry.name for entry in folder.parent.iterdir()] if folder.parent.is_dir() else []
+    if not folder.exists():
+        raise UserError(f"{path} does not exist", "a run directory", closest(folder.name, siblings))
+    inside = (
+        [entry.name for entry in sorted(folder.iterdir()) if layout.is_run(entry)] if folder.is_dir() else []
+    )
+    fix = (
+        f"it holds the runs {listing(inside, 5)}: name one of them"
+        if inside
+        else "`warmstart runs` lists runs"
+    )
+    raise UserError(
+        f"{path} is not a run directory", f"a folder with {layout.CONFIG} and {layout.RESOLVED}", fix
+    )
+
+
+def find_runs(folder: str | Path) -> list[Run]:
+    """All runs directly below a folder, oldest first by name of their creation time."""
+    root = Path(folder)
+    if not root.is_dir():
+        raise UserError(f"{folder} is not a folder", "a folder that holds run directories", "pass --runs-dir")
+    runs = [Run(entry) for entry in root.iterdir() if entry.is_dir() and layout.is_run(entry)]
+    return sorted(runs, key=lambda run: str(run.resolved.get("created", "")))
+
+
+def split_reference(reference: str) -> tuple[Path, str | None]:
+    """`RUN@step`, `RUN@best`, `RUN@last` or `RUN` -> (path, what stands after the @)."""
+    path, at, step = reference.rpartition("@")
+    if at and (step.isdigit() or step in ("best", "last")):
+        return Path(path), step
+    return Path(reference), None
+
+
+def model_file(reference: str) -> tuple[Run, int, Path]:
+    """The run, the step and the intact model.safetensors that a reference names (default: best, else last).
+
+    Raises:
+        UserError: no such run or step, or the file is damaged.
+    """
+    path, at = split_reference(reference)
+    run = open_run(path)
+    steps = run.checkpoint_steps()
+    if at is None or at in ("best", "last"):
+        best, last = run.pointer(layout.BEST), run.pointer(layout.LAST)
+        step = last if at == "last" or (at is None and best is None) else best
+    else:
+        step = int(at)
+    if step is None or step not in steps:
+        kept = listing(steps) if steps else "none yet"
+        raise UserError(f"{path} has no checkpoint {at or 'to read'}", f"one of the steps kept: {kept}")
+    damage = find_damage(run.checkpoint(step), (layout.MODEL,))
+    if damage:
+        raise UserError(
+            f"the checkpoint of step {step} in {path} is damaged: {damage}",
+            "an intact checkpoint",
+            f"name another step: {listing(s for s in steps if s != step)}",
+        )
+    return run, step, run.checkpoint(step) / layout.MODEL
+
+
+def find_damage(checkpoint: Path, names: tuple[str, ...] | None = None) -> str | None:
+    """What is wrong with a checkpoint folder by its MANIFEST, or None if it is whole."""
+    try:
+        manifest = _read_json(checkpoint / layout.MANIFEST)["files"]
+    except (UserError, KeyError, TypeError):
+        return f"{layout.MANIFEST} is missing or unreadable"
+    for name in names or tuple(manifest):
+        path = checkpoint / name
+        if name not in manifest or not path.is_file():
+            return f"{name} is missing"
+        if path.stat().st_size != manifest[name]["bytes"]:
+            return f"{name} has {path.stat().st_size} bytes instead of {manifest[name]['bytes']}"
+        with path.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != manifest[name]["sha256"]:
+                return f"{name} does not have the contents it was written with"
+    return None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except ValueError:
+        raise UserError(f"{path} is damaged: it is not JSON") from None

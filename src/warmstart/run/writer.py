@@ -1,0 +1,150 @@
+"""Writing a run directory: whole files appear at once or not at all, rows are appended."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from warmstart.errors import UserError
+from warmstart.run import layout
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under a temporary name, flush it to disk, and move it into place.
+
+    Every whole file of a run goes through here, so a full disk shows up in one place only.
+
+    Raises:
+        UserError: the disk is full or not writable; what stood at `path` before is untouched.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        with temporary.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}",
+            f"room for {len(content) / 1e6:.1f} MB in {path.parent}",
+            "free some space or choose another --output-dir; what was saved before is intact",
+        ) from error
+
+
+def write_json(path: Path, value: Any) -> None:
+    write_whole(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+
+
+def write_text(path: Path, text: str) -> None:
+    write_whole(path, text.encode())
+
+
+def append_row(path: Path, row: Mapping[str, Any]) -> None:
+    """Append one JSON row. A crash can tear only the last row, which readers skip and count.
+
+    Numbers that JSON has no word for (NaN, infinity) are written as null.
+    """
+    line = json.dumps({key: _finite(value) for key, value in row.items()}, ensure_ascii=False)
+    try:
+        with path.open("r+b" if path.exists() else "w+b") as file:
+            # A torn last row of an earlier process must not swallow this one.
+            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) is not None and file.read(1) != b"\n":
+                file.write(b"\n")
+            file.seek(0, os.SEEK_END)
+            file.write(line.encode() + b"\n")
+    except OSError as error:
+        raise UserError(
+            f"cannot append to {path}: {error.strerror or error}", "a writable disk with room"
+        ) from error
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and value - value != 0.0:
+        return None
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return value
+
+
+def create_run(folder: Path) -> Path:
+    """Make a new run directory; refuses one that holds anything.
+
+    Raises:
+        UserError: the directory is not empty or cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        if any(folder.iterdir()):
+            raise UserError(
+                f"the run directory {folder} is not empty",
+                "a new or empty directory",
+                f"choose another --output-dir or --name, or `warmstart resume {folder}`",
+            )
+        (folder / layout.CHECKPOINTS).mkdir()
+        (folder / layout.PREDICTIONS).mkdir()
+    except OSError as error:
+        raise UserError(f"cannot make the run directory {folder}: {error.strerror or error}") from error
+    return folder
+
+
+def write_status(run: Path, state: str, **details: Any) -> None:
+    """`state` is running, interrupted, finished or failed."""
+    write_json(run / layout.STATUS, {"state": state, "pid": os.getpid(), **details})
+
+
+def write_checkpoint(run: Path, step: int, files: Mapping[str, bytes]) -> Path:
+    """Write a checkpoint folder with its MANIFEST (sizes and sha256), then move LAST to it.
+
+    The folder is complete before it gets its name, so a reader never sees half of one.
+
+    Raises:
+        UserError: the disk is full; the temporary folder is removed, older checkpoints are intact.
+    """
+    root = run / layout.CHECKPOINTS
+    final = root / layout.checkpoint_name(step)
+    temporary = root / f".{final.name}.tmp"
+    shutil.rmtree(temporary, ignore_errors=True)
+    try:
+        temporary.mkdir(parents=True)
+        manifest = {}
+        for name, content in files.items():
+            write_whole(temporary / name, content)
+            manifest[name] = {"bytes": len(content), "sha256": sha256(content).hexdigest()}
+        write_json(
+            temporary / layout.MANIFEST, {"format": layout.FORMAT_VERSION, "step": step, "files": manifest}
+        )
+        if final.exists():  # the same step again, after a resume
+            shutil.rmtree(final)
+        temporary.replace(final)
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    write_text(root / layout.LAST, final.name + "\n")
+    return final
+
+
+def mark_best(run: Path, step: int) -> None:
+    write_text(run / layout.CHECKPOINTS / layout.BEST, layout.checkpoint_name(step) + "\n")
+
+
+def prune_checkpoints(run: Path, keep_newest: int) -> None:
+    """Remove all but the newest `keep_newest`, and never the one that BEST or LAST names."""
+    root = run / layout.CHECKPOINTS
+    named = {
+        (root / pointer).read_text().strip()
+        for pointer in (layout.LAST, layout.BEST)
+        if (root / pointer).exists()
+    }
+    steps = sorted(
+        (step, entry) for entry in root.iterdir() if (step := layout.checkpoint_step(entry.name)) is not None
+    )
+    for _, entry in steps[:-keep_newest]:
+        if entry.name not in named:
+            shutil.rmtree(entry)

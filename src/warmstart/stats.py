@@ -1,0 +1,109 @@
+"""Intervals, calibration and spread: pure functions of numpy arrays.
+
+Shapes: N samples, K values per sample, R resamples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Statistic = Callable[[NDArray[np.float64]], NDArray[np.float64]]
+
+_MAX_VALUES_AT_ONCE = 4_000_000  # about 50 MB for the indices and the resampled values
+_MAX_DISTINCT_VALUES = 16  # up to here counts are resampled instead of samples
+
+
+def bootstrap_interval(
+    values: ArrayLike,
+    statistic: Statistic | None = None,
+    num_resamples: int = 2000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> tuple[float, float]:
+    """(low, high) of a percentile bootstrap over samples (Efron & Tibshirani 1993, chapter 13).
+
+    `values` is (N,), or (N, K) where a sample contributes several numbers. `statistic` reduces axis 0
+    and keeps the axis of resamples, so (N, R) or (N, R, K) must become (R,), for example
+    `lambda v: v[..., 0].sum(0) / v[..., 1].sum(0)`. Without one it is the mean of (N,) values.
+
+    An interval of samples that all agree has no width, whatever N: the bootstrap cannot see what
+    was never observed.
+    """
+    samples = np.asarray(values, dtype=np.float64)
+    assert samples.ndim in (1, 2) and len(samples), f"no interval of values of shape {samples.shape}"
+    assert 0 < level < 1 and num_resamples > 0, f"level {level}, {num_resamples} resamples"
+    rng = np.random.default_rng(seed)
+    if statistic is None:
+        assert samples.ndim == 1, "values of shape (N, K) need a statistic that gives one number"
+        results = _resampled_means(samples, num_resamples, rng)
+    else:
+        results = _resampled(samples, statistic, num_resamples, rng)
+    low, high = np.quantile(results, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
+
+
+def _resampled_means(samples: NDArray[np.float64], num_resamples: int, rng: np.random.Generator) -> NDArray:
+    """(R,) means. Few distinct values (right or wrong, better or equal or worse) need only their counts.
+
+    The counts of distinct values in N draws with replacement are multinomial (binomial for two), so
+    this is the same distribution for a cost that does not grow with N.
+    """
+    distinct, counts = np.unique(samples, return_counts=True)
+    if len(distinct) <= _MAX_DISTINCT_VALUES:
+        draws = rng.multinomial(len(samples), counts / len(samples), size=num_resamples)
+        return (draws / len(samples)) @ distinct
+    return _resampled(samples, lambda resampled: resampled.mean(axis=0), num_resamples, rng)
+
+
+def _resampled(
+    samples: NDArray[np.float64], statistic: Statistic, num_resamples: int, rng: np.random.Generator
+) -> NDArray[np.float64]:
+    """(R,) values of `statistic`, in chunks of resamples so that memory does not grow with R x N."""
+    chunk = max(1, _MAX_VALUES_AT_ONCE // samples.size)
+    results = []
+    for start in range(0, num_resamples, chunk):
+        size = min(chunk, num_resamples - start)
+        indices = rng.integers(len(samples), size=(size, len(samples)), dtype=np.int32)
+        result = np.asarray(statistic(samples[indices.T]), dtype=np.float64)
+        assert result.shape == (size,), f"the statistic gave {result.shape}, one number per resample was due"
+        results.append(result)
+    return np.concatenate(results)
+
+
+def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, num_bins: int = 15) -> float:
+    """Mean gap between confidence and accuracy, in [0, 1] (Guo et al. 2017, eq. 3).
+
+    `confidence` (N,) is the probability of the predicted class, `correct` (N,) is 1 where it was right.
+    """
+    count, confidence_sum, correct_sum = calibration_bins(confidence, correct, num_bins)
+    return float(np.abs(correct_sum - confidence_sum).sum() / count.sum())
+
+
+def calibration_bins(
+    confidence: ArrayLike, correct: ArrayLike, num_bins: int = 15
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """Per bin ((m - 1) / M, m / M], each (M,): number of samples, sum of confidence, number correct."""
+    confidences = np.asarray(confidence, dtype=np.float64)
+    hits = np.asarray(correct, dtype=np.float64)
+    assert confidences.ndim == 1 and confidences.shape == hits.shape, f"{confidences.shape}, {hits.shape}"
+    assert len(confidences), "no calibration of no samples"
+    edges = np.linspace(0, 1, num_bins + 1)
+    # Rounding may leave a probability a little outside [0, 1]; a NaN lands in the last bin and stays NaN.
+    bins = np.clip(np.searchsorted(edges, confidences, side="left") - 1, 0, num_bins - 1)
+    return (
+        np.bincount(bins, minlength=num_bins),
+        np.bincount(bins, weights=confidences, minlength=num_bins),
+        np.bincount(bins, weights=hits, minlength=num_bins),
+    )
+
+
+def spread(values: ArrayLike) -> tuple[float, float]:
+    """(mean, standard deviation with ddof 1) of one number per seed; one seed has a deviation of NaN."""
+    numbers = np.asarray(values, dtype=np.float64)
+    assert numbers.ndim == 1 and len(numbers), f"no spread of values of shape {numbers.shape}"
+    deviation = float(numbers.std(ddof=1)) if len(numbers) > 1 else float("nan")
+    return float(numbers.mean()), deviation

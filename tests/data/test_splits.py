@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from warmstart.data.splits import stratified_limit, stratified_split
+
+SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
+
+
+@pytest.mark.parametrize("sizes", [[10, 10], [3, 3, 3], [1, 2, 50], [7, 11, 13, 17], [1], [100, 3]])
+@pytest.mark.parametrize(
+    "shares", [SHARES, {"train": 0.7, "val": 0.3}, {"train": 0.5, "val": 0.0, "test": 0.5}]
+)
+def test_every_item_is_in_exactly_one_part(sizes, shares):
+    targets = np.random.default_rng(1).permutation(np.repeat(np.arange(len(sizes)), sizes))
+    parts = stratified_split(targets, shares, seed=3)
+    assert list(parts) == list(shares)
+    together = np.concatenate(list(parts.values()))
+    assert sorted(together.tolist()) == list(range(len(targets)))
+    num_positive = sum(share > 0 for share in shares.values())
+    for label, size in enumerate(sizes):
+        for name, share in shares.items():
+            count = int((targets[parts[name]] == label).sum())
+            if share == 0:
+                assert count == 0
+            elif size >= num_positive:
+                assert count >= 1
+                assert abs(count - share * size) <= 2  # rounding, and one lent to a part that had none
+
+
+def test_round_shares_are_exact():
+    targets = np.repeat([0, 1, 2], 30)
+    parts = stratified_split(targets, SHARES, seed=0)
+    counts = {name: np.bincount(targets[indices]).tolist() for name, indices in parts.items()}
+    assert counts == {"train": [24] * 3, "val": [3] * 3, "test": [3] * 3}
+    assert all((np.diff(indices) > 0).all() for indices in parts.values())
+
+
+def test_roundings_of_many_classes_do_not_favour_one_part():
+    targets = np.repeat(np.arange(30), 5)  # quotas 4, .5, .5
+    parts = stratified_split(targets, SHARES, seed=0)
+    assert abs(len(parts["val"]) - len(parts["test"])) <= 6
+
+
+def test_lone_images_go_to_the_largest_part():
+    assert stratified_split(np.array([0, 1]), SHARES, seed=0)["train"].tolist() == [0, 1]
+
+
+def test_the_seed_decides():
+    targets = np.repeat([0, 1], 50)
+    first, again, other = (stratified_split(targets, SHARES, seed)["val"] for seed in (1, 1, 2))
+    assert (first == again).all()
+    assert not np.array_equal(first, other)
+    assert first.tolist() == [2, 4, 11, 16, 33, 61, 62, 69, 97, 99]  # recorded runs depend on it
+
+
+def test_one_class_does_not_move_another():
+    few, many = np.repeat([0, 1], [20, 10]), np.repeat([0, 1], [20, 90])
+    zeros = [stratified_split(t, SHARES, 5)["val"] for t in (few, many)]
+    assert zeros[0][zeros[0] < 20].tolist() == zeros[1][zeros[1] < 20].tolist()
+
+
+@pytest.mark.parametrize("limit", [0.1, 0.33, 0.999, 1, 2, 3, 17, 99, 100, 1000])
+def test_a_limit_has_its_number_and_proportions(limit):
+    targets = np.random.default_rng(0).permutation(np.repeat([0, 1, 2], [70, 25, 5]))
+    kept = stratified_limit(targets, limit, seed=4)
+    wanted = round(limit * 100) if limit < 1 else min(limit, 100)
+    assert len(kept) == wanted == len(set(kept.tolist()))
+    assert (np.diff(kept) > 0).all()
+    if wanted >= 3:
+        counts = np.bincount(targets[kept], minlength=3)
+        assert (counts >= 1).all()
+        assert (np.abs(counts - wanted * np.array([0.7, 0.25, 0.05])) <= 1.5).all()
+
+
+def test_a_small_share_keeps_every_class():
+    targets = np.repeat(np.arange(10), 4)
+    assert np.bincount(targets[stratified_limit(targets, 0.01, 0)]).tolist() == [1] * 10
+
+
+def test_limits_are_nested():
+    targets = np.repeat([0, 1], 100)
+    small, large = (set(stratified_limit(targets, limit, 0).tolist()) for limit in (20, 80))
+    assert small < large
+
+
+def test_the_hash_seed_of_python_does_not_matter():
+    code = (
+        "import numpy as np; from warmstart.data.splits import stratified_split as s;"
+        "print(s(np.repeat([0, 1], 9), {'b': .5, 'a': .5}, 1))"
+    )
+    outputs = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed},
+            capture_output=True,
+            check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }
+    assert len(outputs) == 1

@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+
+from warmstart.errors import UserError
+from warmstart.models.builtin.fashion_cnn import FashionCNN
+from warmstart.models.weights import load_into, read_weights
+
+
+class Payload:
+    """Unpickling this would create a folder."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (os.mkdir, (str(self.path),))
+
+
+class Whole(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc = nn.Linear(2, 2)
+
+
+def test_safetensors_with_metadata(tmp_path: Path) -> None:
+    metadata = {
+        "arch": "resnet18",
+        "classes": '["a", "b"]',
+        "mean": "[0.5]",
+        "image_size": "64",
+        "crop_pct": "0.9",
+    }
+    file = tmp_path / "m.safetensors"
+    save_file({"w": torch.ones(2)}, file, metadata)
+    read = read_weights(file)
+    assert torch.equal(read.state["w"], torch.ones(2)) and read.shapes == {"w": (2,)}
+    assert (read.arch, read.classes, read.metadata) == ("resnet18", ("a", "b"), metadata)
+    assert read.preprocessing == {"mean": (0.5,), "image_size": (64, 64), "crop_pct": 0.9}
+    assert read.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(("text", "size"), [("64", (64, 64)), ("48x64", (48, 64)), ("[3, 48, 64]", (48, 64))])
+def test_forms_of_image_size(text: str, size: tuple[int, int], tmp_path: Path) -> None:
+    save_file({"w": torch.ones(2)}, tmp_path / "m.safetensors", {"image_size": text})
+    assert read_weights(tmp_path / "m.safetensors").preprocessing == {"image_size": size}
+
+
+@pytest.mark.parametrize(
+    ("key", "text"),
+    [
+        ("classes", "cat, dog"),
+        ("classes", "[1, 2]"),
+        ("classes", '["a", "a"]'),
+        ("mean", "0.5"),
+        ("std", '["x"]'),
+        ("image_size", "big"),
+        ("image_size", "-4"),
+        ("crop_pct", "2"),
+    ],
+)
+def test_broken_metadata_is_named(key: str, text: str, tmp_path: Path) -> None:
+    save_file({"w": torch.ones(2)}, tmp_path / "m.safetensors", {key: text})
+    with pytest.raises(UserError, match=f"has {key} = "):
+        read_weights(tmp_path / "m.safetensors")
+
+
+@pytest.mark.parametrize("suffix", [".pt", ".pth", ".bin"])
+def test_bare_state_dicts(suffix: str, tmp_path: Path) -> None:
+    torch.save(FashionCNN().state_dict(), tmp_path / f"m{suffix}")
+    read = read_weights(tmp_path / f"m{suffix}")
+    assert load_into(FashionCNN(), read.state, "fc2", "m")
+    assert read.classes is None and read.arch is None and read.preprocessing == {}
+
+
+def test_missing_file_names_the_closest(tmp_path: Path) -> None:
+    (tmp_path / "mnist_cnn3.pt").touch()
+    with pytest.raises(
+        UserError, match=r"there is no file .*mnist_cnn.pt[\s\S]*Did you mean 'mnist_cnn3.pt'"
+    ):
+        read_weights(tmp_path / "mnist_cnn.pt")
+    with pytest.raises(UserError, match="there is no file"):
+        read_weights(tmp_path / "no" / "where" / "m.pt")
+
+
+def test_folders(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no weights \(it is empty\)"):
+        read_weights(tmp_path)
+    torch.save({"w": torch.ones(1)}, tmp_path / "a.pt")
+    assert read_weights(tmp_path).path == tmp_path / "a.pt"
+    torch.save({"w": torch.ones(1)}, tmp_path / "b.pt")
+    with pytest.raises(UserError, match=r"holds 2 files of weights: a.pt, b.pt"):
+        read_weights(tmp_path)
+
+
+def test_damaged_files(tmp_path: Path) -> None:
+    torch.save(FashionCNN().state_dict(), tmp_path / "whole.pt")
+    save_file(FashionCNN().state_dict(), tmp_path / "whole.safetensors")
+    half, header = tmp_path / "half.pt", tmp_path / "header.safetensors"
+    half.write_bytes((tmp_path / "whole.pt").read_bytes()[:9000])
+    header.write_bytes(b"\xff" * 8 + (tmp_path / "whole.safetensors").read_bytes()[8:])
+    cut = tmp_path / "cut.safetensors"
+    cut.write_bytes((tmp_path / "whole.safetensors").read_bytes()[:9000])
+    text = tmp_path / "text.pt"
+    text.write_text("<html>404 not found</html>")
+    for file in (half, header, cut, text):
+        with pytest.raises(UserError, match=r"is not a .*, or it is damaged"):
+            read_weights(file)
+    (tmp_path / "empty.pt").touch()
+    with pytest.raises(UserError, match=r"empty.pt is empty \(0 bytes\)"):
+        read_weights(tmp_path / "empty.pt")
+    (tmp_path / "lfs.pt").write_text("version https://git-lfs.github.com/spec/v1\n")
+    with pytest.raises(UserError, match="git-lfs pointer"):
+        read_weights(tmp_path / "lfs.pt")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_in_a_pickle_is_refused_and_not_executed(legacy: bool, tmp_path: Path) -> None:
+    trap = tmp_path / "executed"
+    file = tmp_path / "m.pt"
+    content = {"w": torch.ones(1), "x": Payload(trap)}
+    torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+    with pytest.raises(UserError, match=r"would run code of (posix|nt).mkdir. It was refused"):
+        read_weights(file)
+    assert not trap.exists()
+
+
+def test_whole_models_and_arguments_are_refused_by_class(tmp_path: Path) -> None:
+    torch.save(Whole(), tmp_path / "whole.pt")
+    with pytest.raises(UserError, match=r"would run code of \S*Whole[\s\S]*state_dict\(\)"):
+        read_weights(tmp_path / "whole.pt")
+    torch.save({"args": argparse.Namespace(lr=1)}, tmp_path / "args.pt")
+    with pytest.raises(UserError, match=r"would run code of argparse.Namespace"):
+        read_weights(tmp_path / "args.pt")
+
+
+def test_contents_that_are_no_state_dict(tmp_path: Path) -> None:
+    file = tmp_path / "m.pt"
+    torch.save({"epoch": 3, "model": {"w": torch.ones(1)}}, file)
+    with pytest.raises(
+        UserError, match=r"of its 2 keys, 2 hold no tensor: epoch \(int\), model \(dict\)"
+    ) as caught:
+        read_weights(file)
+    assert "under 'model'" in caught.value.fix
+    torch.save({"w": torch.ones(1), "lr": 0.1}, file)
+    with pytest.raises(UserError, match=r"lr \(float\)"):
+        read_weights(file)
+    torch.save([torch.ones(1)], file)
+    with pytest.raises(UserError, match="holds a list"):
+        read_weights(file)
+    torch.save({}, file)
+    with pytest.raises(UserError, match="holds an empty dict"):
+        read_weights(file)
+
+
+def test_mismatches_are_counted_and_few_are_named() -> None:
+    model = nn.Sequential(*(nn.Linear(2, 2) for _ in range(20)))
+    state = {f"x.{key}": tensor for key, tensor in model.state_dict().items()}
+    with pytest.raises(UserError) as caught:
+        load_into(model, state, "19", "file.pt")
+    text = str(caught.value)
+    assert "38 missing from the file: 0.weight, 0.bias, 1.weight, 1.bias, 2.weight, ... (33 more)" in text
+    assert "40 not in the model: x.0.weight" in text and text.count("weight") < 9
+
+
+def test_shapes_are_said_and_the_architecture_recognised() -> None:
+    state = FashionCNN(7).state_dict()
+    with pytest.raises(
+        UserError, match=r"2 of another shape: fc2.weight \(7x256 in the file, 9x256 in the model\)"
+    ):
+        load_into(FashionCNN(9), state, "fc2", "file.pt")
+    with pytest.raises(
+        UserError, match=r"the file looks like builtin:fashion_cnn: --model builtin:fashion_cnn"
+    ):
+        load_into(nn.Sequential(nn.Linear(2, 2)), state, "0", "file.pt")
+
+
+def test_a_file_without_head_or_batch_counters_loads() -> None:
+    state = FashionCNN().state_dict()
+    state = {k: v for k, v in state.items() if "fc2" not in k and "num_batches" not in k}
+    model = FashionCNN()
+    assert not load_into(model, state, "fc2", "file.pt")
+    assert torch.equal(model.conv1.weight, state["conv1.weight"])
+    with pytest.raises(UserError, match=r"1 missing from the file: fc2.bias"):
+        load_into(model, state | {"fc2.weight": torch.zeros(10, 256)}, "fc2", "file.pt")
+
+
+@pytest.mark.shared
+def test_the_real_cifar_file(cifar_file: Path) -> None:
+    read = read_weights(cifar_file)
+    assert read.arch == "mobilenetv3_small_100" and len(read.state) == 244
+    assert read.classes == tuple(json.loads(read.metadata["classes"])) and len(read.classes) == 10
+    assert read.preprocessing == {
+        "mean": (0.4914, 0.4822, 0.4465),
+        "std": (0.247, 0.2435, 0.2616),
+        "image_size": (64, 64),
+    }

@@ -1,0 +1,77 @@
+"""objectives.py: a window cut in any way has the loss that torch gives the whole."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+
+from warmstart.tasks.objectives import cross_entropy
+
+WEIGHTS = torch.tensor([0.5, 0.0, 2.0, 1.25], dtype=torch.float64)
+SETTINGS = list(itertools.product((None, WEIGHTS), (0.0, 0.1, 0.9)))
+
+
+def _window(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    logits = torch.randn(37, 4, generator=generator, dtype=torch.float64) * 3
+    return logits, torch.randint(4, (37,), generator=generator)
+
+
+def _by_hand(logits: np.ndarray, targets: np.ndarray, weights: np.ndarray, smoothing: float) -> float:
+    """The formula of the docstring, item by item."""
+    loss_sum = weight = 0.0
+    for row, target in zip(logits, targets, strict=True):
+        p = row - np.log(np.exp(row).sum())
+        loss_sum += -(1 - smoothing) * weights[target] * p[target] - smoothing / len(row) * (weights @ p)
+        weight += weights[target]
+    return loss_sum / weight
+
+
+@pytest.mark.parametrize(("weights", "smoothing"), SETTINGS)
+def test_a_window_in_parts_equals_torch_and_the_formula(weights, smoothing):
+    for seed in range(5):
+        logits, targets = _window(seed)
+        logits.requires_grad_()
+        expected = F.cross_entropy(logits, targets, weights, label_smoothing=smoothing)
+        cuts = (slice(0, 8), slice(8, 9), slice(9, 37))
+        parts = [cross_entropy(logits[cut], targets[cut], weights, smoothing) for cut in cuts]
+        found = sum(loss for loss, _ in parts) / sum(weight for _, weight in parts)
+        assert found.item() == pytest.approx(expected.item(), rel=1e-13)
+        ones = torch.ones(4, dtype=torch.float64) if weights is None else weights
+        by_hand = _by_hand(logits.detach().numpy(), targets.numpy(), ones.numpy(), smoothing)
+        assert found.item() == pytest.approx(by_hand, rel=1e-12)
+        (gradient,) = torch.autograd.grad(found, logits)
+        (expected_gradient,) = torch.autograd.grad(expected, logits)
+        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-15)
+
+
+@pytest.mark.parametrize(("weights", "smoothing"), SETTINGS)
+def test_low_precision_is_summed_in_float32(weights, smoothing):
+    logits, targets = _window(0)
+    low = logits.bfloat16()
+    expected, expected_weight = cross_entropy(low.double(), targets, weights, smoothing)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss_sum, weight = cross_entropy(low, targets, weights, smoothing)
+    assert loss_sum.dtype == weight.dtype == torch.float32
+    assert loss_sum.item() == pytest.approx(expected.item(), rel=1e-6)
+    assert weight.item() == expected_weight.item()
+
+
+@pytest.mark.parametrize(("weights", "smoothing"), SETTINGS)
+def test_no_value_is_read_on_the_host(weights, smoothing):
+    """A tensor on the meta device has no values: whatever would wait for one raises."""
+    logits, targets = (tensor.to("meta") for tensor in _window(0))
+    on_meta = None if weights is None else weights.to("meta")
+    loss_sum, weight = cross_entropy(logits, targets, on_meta, smoothing)
+    assert loss_sum.device.type == weight.device.type == "meta"
+    assert loss_sum.shape == weight.shape == ()
+
+
+def test_the_weight_of_plain_items_is_their_number():
+    logits, targets = _window(0)
+    assert cross_entropy(logits, targets)[1].item() == 37
+    assert cross_entropy(logits, targets, WEIGHTS)[1].item() == WEIGHTS[targets].sum().item()
