@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,26 +16,29 @@ from rich.table import Table
 from rich.text import Text
 
 log = logging.getLogger("warmstart")
-
-
-def stderr() -> Console:
-    """A console on the current stderr; tables keep a readable width where there is no terminal."""
-    console = Console(stderr=True, highlight=False)
-    return console if console.is_terminal else Console(stderr=True, highlight=False, width=120)
+_OURS = "_warmstart"
 
 
 def setup(level: int = logging.INFO) -> None:
-    """Show warmstart's log lines on stderr, once; a host program that has its own handler keeps it."""
+    """Show warmstart's log lines on stderr; called by every verb, since stderr may have been replaced.
+
+    On a terminal rich writes them above a running progress bar; elsewhere they are plain lines.
+    """
     log.setLevel(level)
-    for handler in [h for h in log.handlers if isinstance(h, RichHandler)]:
-        log.removeHandler(handler)  # stderr may have been replaced since (tests, notebooks)
-    if not log.handlers:
-        log.propagate = False
-    handler = RichHandler(
-        console=stderr(), show_time=False, show_path=False, show_level=False, markup=False, highlighter=None
-    )
+    for handler in [h for h in log.handlers if getattr(h, _OURS, False)]:
+        log.removeHandler(handler)
+    log.propagate = bool(log.handlers)  # a host program's own handlers go on getting the lines
+    console = Console(stderr=True, highlight=False)
+    handler = _rich_handler(console) if console.is_terminal else logging.StreamHandler(sys.stderr)
+    setattr(handler, _OURS, True)
     handler.setFormatter(_PlainFormatter())
     log.addHandler(handler)
+
+
+def _rich_handler(console: Console) -> logging.Handler:
+    return RichHandler(
+        console=console, show_time=False, show_path=False, show_level=False, markup=False, highlighter=None
+    )
 
 
 class _PlainFormatter(logging.Formatter):
@@ -97,8 +101,8 @@ class _NoBar:
 @contextmanager
 def progress(label: str, total: int) -> Iterator[Bar]:
     """A bar with count, remaining time and a line of text on a terminal; nothing elsewhere."""
-    console = next((h.console for h in log.handlers if isinstance(h, RichHandler)), stderr())
-    if not console.is_terminal:
+    console = next((h.console for h in log.handlers if isinstance(h, RichHandler)), None)
+    if console is None:
         yield _NoBar()
         return
     columns = (

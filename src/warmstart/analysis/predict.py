@@ -83,8 +83,6 @@ def predict(
     run = restored.reference.run
     size = batch_size or (run.resolved["eval_batch_size"] if run is not None else 64)
     inputs = InputBuffer(built.preprocessing, next(built.module.parameters()).device, built.channels_last)
-        (scanned.heights == scanned.heights[0]).all() and (scanned.widths == scanned.widths[0]).all()
-    )
     batches = evaluation_batches(readable, built.preprocessing, restored.native, size, workers)
     with progress("predicting", len(readable)) as bar:
         outputs = predict_outputs(built.module, batches, inputs, on_batch=bar.update)
