@@ -76,7 +76,7 @@ def _function(
             options["negative_iterable"] = ()
         if flag.name in ("json", "dry_run"):
             options["negative"] = ()  # `--no-json` would say nothing
-        annotation = Annotated[kind if flag.required else kind | None, Parameter(**options)]
+        annotation: Any = Annotated[kind if flag.required else kind | None, Parameter(**options)]
         place = inspect.Parameter.POSITIONAL_OR_KEYWORD if flag.positional else inspect.Parameter.KEYWORD_ONLY
         default = inspect.Parameter.empty if flag.required else None
         parameters.append(inspect.Parameter(flag.name, place, default=default, annotation=annotation))
@@ -128,7 +128,7 @@ _FOREIGN = tuple(
 
 
 def _finetune_flags() -> tuple[Flag, ...]:
-    titles = {name: (field.annotation.__doc__ or name) for name, field in Config.model_fields.items()}  # type: ignore[union-attr]
+    titles = {name: (field.annotation.__doc__ or name) for name, field in Config.model_fields.items()}
     settings = tuple(
         Flag(
             leaf.flag.replace("-", "_"),

@@ -11,7 +11,9 @@ import numpy as np
 import torch
 
 from warmstart.analysis.samples import open_evaluation_set
+from warmstart.console import table
 from warmstart.data.batches import evaluation_batches
+from warmstart.errors import listing
 from warmstart.inference.device import peak_bytes
 from warmstart.inference.inputs import InputBuffer
 from warmstart.inference.predictor import predict_outputs
@@ -38,6 +40,27 @@ class Check:
     images_per_s: float
     peak_bytes: int | None
     notes: tuple[str, ...]
+
+    def text(self) -> str:
+        memory = "not measured here" if self.peak_bytes is None else f"{self.peak_bytes / 2**30:.2f} GiB"
+        size = "x".join(map(str, self.preprocessing["image_size"]))
+        named = listing(self.classes, 12) if self.classes is not None else "not named in the file"
+        blocks = table(
+            "", ("block", "parameters"), [(b["name"], f"{b['parameters']:,}") for b in self.blocks]
+        )
+        lines = [
+            f"{self.model}: {self.architecture}, {self.num_parameters:,} parameters "
+            f"({self.parameter_bytes / 1e6:.1f} MB), input {size}",
+            f"classes: {named}",
+            "",
+            blocks,
+            "",
+            f"{self.num_samples} images: accuracy {self.metrics['accuracy']:.4f} "
+            f"(95 % interval {self.metrics['accuracy_low']:.3f} to {self.metrics['accuracy_high']:.3f}), "
+            f"loss {self.metrics['loss']:.4f}",
+            f"{self.seconds_per_batch:.3f} s per batch, {self.images_per_s:.0f} images/s forward; peak memory {memory}",
+        ]
+        return "\n".join(lines + [f"note: {note}" for note in self.notes])
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

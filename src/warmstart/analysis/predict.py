@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from warmstart.console import progress
+from warmstart.console import progress, table
 from warmstart.data.batches import evaluation_batches
 from warmstart.data.facts import scan
 from warmstart.data.sources import open_images
@@ -21,6 +21,8 @@ from warmstart.inference.predictor import predict_outputs
 from warmstart.inference.restore import Restored
 from warmstart.run import writer
 from warmstart.tasks.classification import Classification
+
+_NUM_SHOWN = 20
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,20 @@ class PredictionResult:
         ]
         unreadable = [{"id": name, "reason": reason} for name, reason in self.unreadable]
         return {"model": self.model, "num_samples": len(rows), "predictions": rows, "unreadable": unreadable}
+
+    def text(self) -> str:
+        """A table of the first images, and what could not be read."""
+        rows = [
+            (p.id, *(f"{name} {score:.3f}" for name, score in zip(p.classes, p.scores, strict=True)))
+            for p in self.predictions[:_NUM_SHOWN]
+        ]
+        depth = max(len(p.classes) for p in self.predictions)
+        lines = [table("", ("image", "best", *("next",) * (depth - 1)), rows, left=depth + 1)]
+        more = len(self.predictions) - len(rows)
+        if more > 0:
+            lines.append(f"... and {more} more images; --output NAME.csv writes them all")
+        lines += [f"unreadable: {name}: {reason}" for name, reason in self.unreadable]
+        return "\n".join(lines)
 
     def to_csv(self) -> str:
         """One row per image: id, class and score for each of the top classes."""

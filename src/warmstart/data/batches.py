@@ -7,7 +7,7 @@ Shapes: N samples of a batch, h x w x C what the model takes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import chain, pairwise
@@ -96,14 +96,14 @@ def _cut(window: np.ndarray, batch_size: int) -> list[np.ndarray]:
 
 def training_batches(
     samples: Samples, view: View, windows: Iterable[list[np.ndarray]], epoch: int, workers: int
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """The micro-batches of all windows in a row; the caller takes len(window) of them per step."""
     return deliver(samples, chain.from_iterable(windows), view, workers, epoch)
 
 
 def evaluation_batches(
     samples: Samples, preprocessing: Preprocessing, native: bool, batch_size: int, workers: int
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """All samples in their own order, centre crop; the last batch is smaller."""
     starts = range(0, len(samples), batch_size)
     arrays = (np.arange(start, min(start + batch_size, len(samples))) for start in starts)
@@ -112,7 +112,7 @@ def evaluation_batches(
 
 def deliver(
     samples: Samples, index_arrays: Iterable[np.ndarray], view: View, workers: int = 0, epoch: int = 0
-) -> Iterator[Batch]:
+) -> Generator[Batch, None, None]:
     """One batch per array of indices; bit for bit the same for any number of workers.
 
     With workers, one batch is prepared while the caller uses another; closing the iterator ends the

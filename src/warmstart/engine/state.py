@@ -40,7 +40,6 @@ class TrainState:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainState:
-        plateau = {
-            key: float(value) if key != "num_bad" else value for key, value in values["plateau"].items()
-        }
-        return cls(**{**values, "plateau": Plateau(**plateau)})
+        saved = values["plateau"]
+        plateau = Plateau(saved["factor"], float(saved["best"]), saved["num_bad"])
+        return cls(**{**values, "plateau": plateau})
