@@ -19,12 +19,13 @@ log = logging.getLogger("warmstart")
 _OURS = "_warmstart"
 
 
-def setup(level: int = logging.INFO) -> None:
+def setup() -> None:
     """Show warmstart's log lines on stderr; called by every verb, since stderr may have been replaced.
 
     On a terminal rich writes them above a running progress bar; elsewhere they are plain lines.
     """
-    log.setLevel(level)
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.INFO)
     for handler in [h for h in log.handlers if getattr(h, _OURS, False)]:
         log.removeHandler(handler)
     log.propagate = bool(log.handlers)  # a host program's own handlers go on getting the lines
@@ -33,6 +34,17 @@ def setup(level: int = logging.INFO) -> None:
     setattr(handler, _OURS, True)
     handler.setFormatter(_PlainFormatter())
     log.addHandler(handler)
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Only warnings and errors, for verbs that call other verbs and tell their own story."""
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
 
 
 def _rich_handler(console: Console) -> logging.Handler:

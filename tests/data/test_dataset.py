@@ -15,7 +15,7 @@ def sizes(dataset) -> dict[str, int]:
 def test_given_splits_are_kept(write_folders):
     layout = {"train/a": 4, "train/b": 4, "val/a": 2, "val/b": 2, "test/a": 1, "test/b": 1}
     dataset = open_dataset(DataConfig(path=str(write_folders(layout))), seed=0)
-    assert sizes(dataset) == {"all": 8, "val": 4, "test": 2}
+    assert sizes(dataset) == {"train": 8, "val": 4, "test": 2}
     facts = dataset.facts
     assert facts.counts["train"] == {"a": 4, "b": 4}
     assert facts.num_samples("val") == 4
@@ -28,7 +28,7 @@ def test_given_splits_are_kept(write_folders):
 def test_one_folder_is_divided_by_the_ratios(write_folders):
     root = write_folders({"a": 20, "b": 10}, grey=True)
     dataset = open_dataset(DataConfig(path=str(root), train_ratio=0.6, val_ratio=0.2), seed=0)
-    assert sizes(dataset) == {"all": 18, "val": 6, "test": 6}
+    assert sizes(dataset) == {"train": 18, "val": 6, "test": 6}
     assert dataset.facts.counts["test"] == {"a": 4, "b": 2}
     assert dataset.facts.num_channels == 1
     assert "train 18, val 6, test 6" in dataset.facts.notes[-1]
@@ -41,16 +41,16 @@ def test_one_folder_is_divided_by_the_ratios(write_folders):
 def test_val_is_carved_out_of_train(write_folders):
     layout = {"train/a": 18, "train/b": 9, "test/a": 2, "test/b": 2}
     dataset = open_dataset(DataConfig(path=str(write_folders(layout))), seed=0)
-    assert sizes(dataset) == {"all": 24, "val": 3, "test": 4}
+    assert sizes(dataset) == {"train": 24, "val": 3, "test": 4}
     assert "3 of 27 training images" in dataset.facts.notes[-1]
     assert not set(dataset.splits["train"].ids) & set(dataset.splits["val"].ids)
 
 
 def test_other_combinations_of_splits(write_folders):
     root = write_folders({"train/a": 4, "train/b": 4, "val/a": 2, "val/b": 2})
-    assert sizes(open_dataset(DataConfig(path=str(root)), seed=0)) == {"all": 8, "val": 4}
+    assert sizes(open_dataset(DataConfig(path=str(root)), seed=0)) == {"train": 8, "val": 4}
     (root / "val").rename(root / "test")
-    assert sizes(open_dataset(DataConfig(path=str(root), val_ratio=0), seed=0)) == {"all": 8, "test": 4}
+    assert sizes(open_dataset(DataConfig(path=str(root), val_ratio=0), seed=0)) == {"train": 8, "test": 4}
     (root / "train").rename(root / "val")
     with pytest.raises(UserError, match="has val, test but no train split"):
         open_dataset(DataConfig(path=str(root)), seed=0)
@@ -74,7 +74,7 @@ def test_data_to_evaluate_on_need_not_be_fit_for_training(write_folders, write_i
 
 def test_too_few_images_for_a_split(write_folders):
     dataset = open_dataset(DataConfig(path=str(write_folders({"a": 1, "b": 2}))), seed=0)
-    assert sizes(dataset) == {"all": 3}
+    assert sizes(dataset) == {"train": 3}
     assert "too few images per class for a val split" in dataset.facts.notes
 
 
@@ -82,7 +82,7 @@ def test_a_limit_thins_train_only(write_folders):
     settings = DataConfig(path=str(write_folders({"a": 30, "b": 10})))
     whole = open_dataset(settings, seed=0)
     thin = open_dataset(settings.model_copy(update={"limit": 0.25}), seed=0)
-    assert sizes(thin) == {"all": 8, "val": 4, "test": 4}
+    assert sizes(thin) == {"train": 8, "val": 4, "test": 4}
     assert thin.facts.counts["train"] == {"a": 6, "b": 2}
     assert thin.splits["val"].ids == whole.splits["val"].ids
     assert set(thin.splits["train"].ids) < set(whole.splits["train"].ids)
@@ -164,7 +164,7 @@ def test_no_path_is_an_error():
 @pytest.mark.shared
 def test_fashion900(shared):
     dataset = open_dataset(DataConfig(path=str(shared / "fashion900")), seed=0)
-    assert sizes(dataset) == {"all": 530, "val": 70, "test": 300}
+    assert sizes(dataset) == {"train": 530, "val": 70, "test": 300}
     assert all(
         set(np.bincount(dataset.splits[s].targets)) == {n}
         for s, n in (("train", 53), ("val", 7), ("test", 30))
@@ -177,6 +177,6 @@ def test_fashion900(shared):
 @pytest.mark.shared
 def test_dogcat(shared):
     dataset = open_dataset(DataConfig(path=str(shared / "dogcat"), workers=2), seed=0)
-    assert sizes(dataset) == {"all": 978, "val": 211, "test": 210}
+    assert sizes(dataset) == {"train": 978, "val": 211, "test": 210}
     assert not dataset.native
     assert dataset.facts.quarantined == ()

@@ -187,24 +187,24 @@ def warnings(config: Config, origins: dict[str, str]) -> list[str]:
     """
     optim, output = config.optim, config.output
     changed = {
-        leaf.name
+        leaf.path
         for leaf in leaves()
         if origins.get(leaf.path) == "flag"
         or getattr(getattr(config, leaf.section), leaf.name) != leaf.default
     }
     found = []
     for name, schedulers in _SCHEDULER_READERS.items():
-        if name in changed and optim.scheduler not in schedulers:
+        if f"optim.{name}" in changed and optim.scheduler not in schedulers:
             readers = " or ".join(schedulers)
             found.append(
                 f"--{name.replace('_', '-')} has no effect with --scheduler {optim.scheduler} (read by {readers})"
             )
-    if "momentum" in changed and optim.optimizer.lower() in _MOMENTUM_FREE:
+    if "optim.momentum" in changed and optim.optimizer.lower() in _MOMENTUM_FREE:
         found.append(
             f"--momentum has no effect with --optimizer {optim.optimizer} (read by sgd and its relatives)"
         )
     if output.output_dir is not None:
         for name in ("runs_dir", "name"):
-            if name in changed:
+            if f"output.{name}" in changed:
                 found.append(f"--{name.replace('_', '-')} has no effect beside --output-dir")
     return found

@@ -50,7 +50,7 @@ def parse_duration(value: Any) -> Duration | None:
     unit = match[2] or ("epochs" if amount >= 1 else "share")
     if unit in _SECONDS:
         return Duration(amount * _SECONDS[unit], "seconds")
-    return Duration(amount, unit.rstrip("s") + "s")
+    return Duration(amount, unit if unit == "share" else unit.rstrip("s") + "s")
 
 
 def parse_size(value: Any) -> tuple[int, int] | None:

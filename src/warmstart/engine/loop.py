@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any
 
 import torch
+from torch.amp import GradScaler
 from torch.optim.swa_utils import AveragedModel
 
 from warmstart.adapt.apply import apply_stage, frozen_hash, set_modes
@@ -21,7 +22,7 @@ from warmstart.engine.measure import describe, measure, select
 from warmstart.engine.optimizer import make_optimizer, restore_by_name, set_rates, state_by_name
 from warmstart.engine.rows import Rows
 from warmstart.engine.state import TrainState
-from warmstart.engine.step import train_window
+from warmstart.engine.step import Arithmetic, train_window
 from warmstart.inference.inputs import InputBuffer
 
 OptimizerState = tuple[dict[str, torch.Tensor], dict[str, Any]]
@@ -31,6 +32,7 @@ def run_loop(
     job: Job,
     state: TrainState,
     ema: AveragedModel | None,
+    scaler: GradScaler | None,
     carried: OptimizerState | None,
     interrupted: Callable[[], bool],
 ) -> None:
@@ -43,9 +45,11 @@ def run_loop(
     """
     module, plan, pace, blocks = job.built.module, job.plan, job.pace, job.built.blocks
     inputs = InputBuffer(job.built.preprocessing, job.device, job.built.channels_last)
+    may_weigh_nothing = min(job.task.class_weights or (1.0,)) == 0
+    arithmetic = Arithmetic(job.precision, job.config.optim.clip, scaler, may_weigh_nothing)
     started = time.perf_counter() - state.seconds
     with Rows(job, state) as rows, progress("training", pace.total_steps) as bar:
-        done = False
+        done = state.step >= pace.total_steps or state.stop_reason is not None  # ended, but not said so yet
         while not done:
             # ---- Stage: the blocks that train now, in one optimizer; what is known about them comes along by name
             stage = plan.stage(state.epoch)
@@ -61,30 +65,25 @@ def run_loop(
             # ---- Step 0 is measured before anything is trained
             if is_fresh:
                 _validate(job, state, ema, rows)
-                save_checkpoint(job, state, ema, optimizer)
+                save_checkpoint(job, state, ema, scaler, optimizer)
             set_modes(module, plan, blocks, stage_epoch)
 
             # ---- Steps
             for window in _windows(job, state, stage):
                 rates = set_rates(optimizer, job.schedule.shape(state.step, state.plateau.factor))
-                result = train_window(
-                    module,
-                    window,
-                    inputs,
-                    job.task.objective,
-                    optimizer,
-                    job.precision,
-                    job.config.optim.clip,
-                )
+                result = train_window(module, window, inputs, job.task.objective, optimizer, arithmetic)
                 if ema is not None:
                     ema.update_parameters(module)
                 rows.add(result, rates)
                 watch.look()
                 state.advance(pace.steps_per_epoch)
                 state.seconds = time.perf_counter() - started
-                done = _after_step(job, state, ema, optimizer, rows, interrupted())
+                done, is_best = _after_step(job, state, ema, rows)
+                if done or is_best or interrupted() or state.step % pace.save_every == 0:
+                    rows.collect(state)
+                    save_checkpoint(job, state, ema, scaler, optimizer)
                 bar.update(state.step, rows.text)
-                if done:
+                if done or interrupted():
                     break
 
             # ---- End of stage: frozen means frozen, trained means trained

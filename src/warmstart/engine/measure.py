@@ -84,8 +84,6 @@ def select(job: Job, state: TrainState, metrics: dict[str, float]) -> bool:
     if not metrics:
         return False
     name = job.config.train.select_by
-    if name not in metrics:  # top5 with five classes or fewer
-        name = "accuracy"
     value = metrics[name]
     if state.step == 0 and job.built.head_change.kind != "kept":
         return False

@@ -15,14 +15,18 @@ from warmstart.adapt.apply import Group
 from warmstart.config.schema import OptimConfig
 from warmstart.errors import UserError, closest
 
-_OWN_KEYS = ("params", "names", "block", "base_lr", "lr", "weight_decay")
+# Of a group: what the plan says, and how a device computes; the rest may be state (timm's `step`) and is kept.
+_NOT_STATE = ("params", "names", "block", "base_lr", "lr", "weight_decay", "fused", "foreach", "capturable")
 
 
-def check_name(name: str) -> None:
-    """
+def check_optimizer(optim: OptimConfig, device: torch.device) -> None:
+    """Try timm's optimizers on a tiny model, so that nothing is trained that cannot be saved.
+
     Raises:
-        UserError: timm's factory knows no such optimizer, or it needs a second-order graph.
+        UserError: timm's factory knows no such optimizer, it needs a second-order graph or something that
+            is not installed here, or a checkpoint cannot hold its state.
     """
+    name = optim.optimizer
     if name.lower() in ("adamw", "sgd"):
         return
     from timm.optim import get_optimizer_info, list_optimizers
@@ -39,6 +43,19 @@ def check_name(name: str) -> None:
             f"--optimizer {name} needs second-order gradients, which this loop does not keep",
             "a first-order optimizer such as adamw",
         )
+    weight = nn.Parameter(torch.ones(2, 2, device=device))
+    weight.grad = torch.ones_like(weight)
+    try:
+        optimizer = make_optimizer(optim, (Group("trial", optim.lr, 0.0, ("weight",), (weight,)),), device)
+        optimizer.step()
+    except (AssertionError, ImportError, RuntimeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"--optimizer {name} cannot be used here: {error}", "an optimizer such as adamw or sgd"
+        ) from error
+    try:
+        state_by_name(optimizer)
+    except UserError as error:
+        raise UserError(f"--optimizer {name}: {error.happened}", error.expected) from None
 
 
 def make_optimizer(
@@ -79,17 +96,19 @@ def make_optimizer(
 def state_by_name(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """(tensors as `KEY.PARAMETER`, everything else as JSON values) of an optimizer's state.
 
+    What an optimizer keeps per group (timm's lamb: its step) goes by the name of the group's first parameter.
+
     Raises:
         UserError: the optimizer keeps state that is neither a tensor nor a plain value.
     """
     tensors: dict[str, torch.Tensor] = {}
-    values: dict[str, Any] = {"parameters": {}, "groups": []}
+    values: dict[str, Any] = {"parameters": {}, "groups": {}}
     for group in optimizer.param_groups:
         extras = {}
         for key, value in group.items():
-            if key not in _OWN_KEYS and isinstance(value, (int, float, str, bool, type(None), list, tuple)):
+            if key not in _NOT_STATE and isinstance(value, (int, float, str, bool, type(None), list, tuple)):
                 extras[key] = list(value) if isinstance(value, tuple) else value
-        values["groups"].append(extras)
+        values["groups"][group["names"][0]] = extras
         for name, parameter in zip(group["names"], group["params"], strict=True):
             for key, value in optimizer.state.get(parameter, {}).items():
                 if isinstance(value, torch.Tensor):
@@ -107,7 +126,7 @@ def state_by_name(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Ten
 def restore_by_name(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]
 ) -> None:
-    """Give every parameter back the state that its name had; parameters without any stay fresh.
+    """Give every parameter and group back the state that its name had; those without any stay fresh.
 
     State shaped like its parameter is copied into the parameter's own memory layout: fused AdamW reads
     both with one index, so NCHW moments beside channels_last weights update the wrong elements silently.
@@ -120,20 +139,19 @@ def restore_by_name(
         for name, parameter in zip(group["names"], group["params"], strict=True):
             state: dict[str, Any] = dict(values["parameters"].get(name, {}))
             for key, value in by_parameter.get(name, {}).items():
-                state[key] = _laid_out_like(parameter, value)
+                # Fused kernels want step counters beside the parameters, all others on the CPU.
+                moves = key != "step" or group.get("fused") or group.get("capturable")
+                state[key] = _laid_out_like(parameter, value, parameter.device if moves else value.device)
             if state:
                 optimizer.state[parameter] = state
-    if len(values["groups"]) == len(optimizer.param_groups):
-        for group, extras in zip(optimizer.param_groups, values["groups"], strict=True):
-            for key, extra in extras.items():
-                group[key] = tuple(extra) if isinstance(group.get(key), tuple) else extra
+        for key, extra in values["groups"].get(group["names"][0], {}).items():
+            group[key] = tuple(extra) if isinstance(group.get(key), tuple) else extra
 
 
-def _laid_out_like(parameter: nn.Parameter, value: torch.Tensor) -> torch.Tensor:
+def _laid_out_like(parameter: nn.Parameter, value: torch.Tensor, device: torch.device) -> torch.Tensor:
     if value.shape == parameter.shape and value.dim() > 0:
         return torch.empty_like(parameter, dtype=value.dtype, requires_grad=False).copy_(value)
-    # Step counters: where they live decides whether fused kernels accept them.
-    return value.clone().to(parameter.device if parameter.device.type != "cpu" else value.device)
+    return value.clone().to(device)
 
 
 def set_rates(optimizer: torch.optim.Optimizer, shape: float) -> list[float]:

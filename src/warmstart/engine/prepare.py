@@ -19,7 +19,7 @@ from warmstart.data.batches import View, epoch_order, epoch_windows
 from warmstart.data.dataset import Dataset, open_dataset
 from warmstart.data.workers import resolve_workers
 from warmstart.engine.job import Job, Pace
-from warmstart.engine.optimizer import check_name
+from warmstart.engine.optimizer import check_optimizer
 from warmstart.engine.probe import Probe, probe
 from warmstart.engine.schedule import make_schedule
 from warmstart.errors import UserError
@@ -51,8 +51,8 @@ def prepare(
     Raises:
         UserError: whatever the data, the weights or the plan refuse.
     """
-    check_name(config.optim.optimizer)
     device = resolve_device(config.train.device)
+    check_optimizer(config.optim, device)
     precision, warning = resolve_precision(config.train.precision, device)
     if warning:
         log.warning(warning)
@@ -79,7 +79,7 @@ def prepare(
         device=device,
         precision=precision,
     )
-    _check_batches(job)
+    _check_settings(job)
     measured: Probe | None = None
     if resolved is None and config.train.time_budget is not None:
         measured = probe(job)
@@ -172,7 +172,7 @@ def _within_budget(job: Job, measured: Probe) -> Job:
     return replace(job, pace=pace, schedule=schedule)
 
 
-def _check_batches(job: Job) -> None:
+def _check_settings(job: Job) -> None:
     num = len(job.dataset.splits["train"])
     has_live_norms = any(row.norms == "train" for row in job.plan.rows)
     if has_live_norms and min(num, job.config.data.batch_size) == 1:
@@ -181,9 +181,21 @@ def _check_batches(job: Job) -> None:
             "--batch-size 2 or more and at least 2 training images",
             "or hold the norms still with --freeze-bn",
         )
-    if job.config.train.patience is not None and "val" not in job.dataset.splits:
+    if "val" not in job.dataset.splits:
+        needy = {
+            "--patience": job.config.train.patience is not None,
+            "--scheduler plateau": job.config.optim.scheduler == "plateau",
+        }
+        for setting in (name for name, is_set in needy.items() if is_set):
+            raise UserError(
+                f"{setting} needs validation images, and there are none", "a val split", "raise --val-ratio"
+            )
+    num_classes = len(job.dataset.classes)
+    if job.config.train.select_by == "top5" and num_classes <= 5:
         raise UserError(
-            "--patience needs validation images, and there are none", "a val split", "raise --val-ratio"
+            f"--select-by top5 cannot choose among {num_classes} classes: every answer would be right",
+            "more than 5 classes",
+            "--select-by accuracy",
         )
 
 

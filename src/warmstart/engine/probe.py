@@ -15,7 +15,7 @@ from warmstart.adapt.apply import apply_stage, set_modes
 from warmstart.data.batches import epoch_order, epoch_windows, evaluation_batches, training_batches
 from warmstart.engine.job import Job
 from warmstart.engine.optimizer import make_optimizer
-from warmstart.engine.step import train_window
+from warmstart.engine.step import Arithmetic, make_scaler, train_window
 from warmstart.inference.device import peak_bytes
 from warmstart.inference.inputs import InputBuffer
 from warmstart.inference.predictor import predict_outputs
@@ -56,11 +56,12 @@ def _train_steps(job: Job, module: nn.Module, epoch: int) -> float:
     order = epoch_order(len(samples), config.train.seed, 0)
     windows = epoch_windows(order, config.data.batch_size, config.optim.accumulate)[:_NUM_STEPS]
     batches = training_batches(samples, job.train_view, windows, 0, job.workers)
+    arithmetic = Arithmetic(job.precision, config.optim.clip, make_scaler(job.precision, job.device))
     times = []
     for window in windows:
         start = time.perf_counter()
         micro = islice(batches, len(window))
-        train_window(module, micro, inputs, job.task.objective, optimizer, job.precision, config.optim.clip)
+        train_window(module, micro, inputs, job.task.objective, optimizer, arithmetic)
         _wait(job.device)
         times.append(time.perf_counter() - start)
     counted = times[1:] or times

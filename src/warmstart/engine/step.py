@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import torch
@@ -12,6 +13,27 @@ from warmstart.data.batches import Batch
 from warmstart.inference.inputs import InputBuffer
 
 Objective = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+
+
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a step computes: the autocast type (None: float32), the clipping norm, and fp16's gradient scaler.
+
+    `may_weigh_nothing`: a window can hold nothing but classes of weight 0, so its weight must be looked at.
+    """
+
+    precision: torch.dtype | None = None
+    clip: float | None = None
+    scaler: torch.amp.GradScaler | None = None
+    may_weigh_nothing: bool = False
+
+
+def make_scaler(precision: torch.dtype | None, device: torch.device) -> torch.amp.GradScaler | None:
+    """fp16 gradients underflow unscaled; bf16 and float32 need no scaler.
+
+    Losses here are sums over items, so the scale starts lower than torch's, which is meant for means.
+    """
+    return torch.amp.GradScaler(device.type, init_scale=2.0**10) if precision == torch.float16 else None
 
 
 class WindowResult(NamedTuple):
@@ -28,14 +50,15 @@ def train_window(
     inputs: InputBuffer,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
-    precision: torch.dtype | None = None,
-    clip: float | None = None,
+    arithmetic: Arithmetic,
 ) -> WindowResult:
     """Accumulate sum(loss) / sum(weight) over the whole window, clip, and step.
 
     The division comes after the last micro-batch, when the window's weight is known. So 4 x 8 images
     equal 1 x 32 to rounding, and a short last window is not discounted, as a mean of means would do.
+    A window of no weight changes nothing: neither momentum nor decay moves the weights then.
     """
+    precision, scaler = arithmetic.precision, arithmetic.scaler
     device = next(module.parameters()).device
     optimizer.zero_grad(set_to_none=True)
     loss_sum = torch.zeros((), device=device)
@@ -45,15 +68,22 @@ def train_window(
         with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
             outputs = module(inputs(batch.images))
         batch_loss, batch_weight = objective(outputs, targets)
-        batch_loss.backward()
+        (batch_loss if scaler is None else scaler.scale(batch_loss)).backward()
         loss_sum += batch_loss.detach()
         weight += batch_weight
+    if arithmetic.may_weigh_nothing and float(weight) == 0:
+        return WindowResult(torch.zeros_like(loss_sum), weight, torch.zeros_like(loss_sum))
+    if scaler is not None:
+        scaler.unscale_(optimizer)
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    # Targets may all have class weight 0; their gradients are 0 then, and must not become 0 / 0.
-    torch._foreach_div_(gradients, weight.clamp(min=torch.finfo(weight.dtype).tiny))
+    torch._foreach_div_(gradients, weight)
     grad_norm = nn.utils.get_total_norm(gradients, foreach=True)
-    if clip is not None:
+    if arithmetic.clip is not None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grads_with_norm_(parameters, clip, grad_norm, foreach=True)
-    optimizer.step()
+        nn.utils.clip_grads_with_norm_(parameters, arithmetic.clip, grad_norm, foreach=True)
+    if scaler is None:
+        optimizer.step()
+    else:
+        scaler.step(optimizer)  # leaves out the steps whose scaled gradients were too large for fp16
+        scaler.update()
     return WindowResult(loss_sum, weight, grad_norm)
