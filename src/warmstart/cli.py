@@ -6,6 +6,8 @@ Exit codes: 0 done; 1 a fault of warmstart itself; 2 something the user can mend
 from __future__ import annotations
 
 import json
+import math
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -13,7 +15,7 @@ from typing import Any
 from warmstart import __version__
 from warmstart.commands import COMMANDS, Command, build_app
 from warmstart.config import aliases
-from warmstart.errors import UserError, closest
+from warmstart.errors import UserError, closest, listing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -27,6 +29,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("error: interrupted before anything could be saved", file=sys.stderr)
         return 130
+    except BrokenPipeError:  # `warmstart show RUN | head`: the reader has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except OSError as error:  # a path or a disk that the system refuses
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 def _run(tokens: list[str]) -> int:
@@ -54,20 +62,43 @@ def _run(tokens: list[str]) -> int:
     for note in notes:
         print(f"alias: {note}", file=sys.stderr)
     values = _parse(name, rest)
+    _check_values(values)
     as_json = bool(values.pop("json", False))
     result = command.call(**{key: value for key, value in values.items() if value is not None})
-    print(json.dumps(command.to_json(result), ensure_ascii=False) if as_json else command.to_text(result))
+    text = _json_text(command.to_json(result)) if as_json else command.to_text(result)
+    # A terminal or a pipe that lacks a character of a class's or file's name still gets all the rest.
+    encoding = sys.stdout.encoding or "utf-8"
+    print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
     return 0
+
+
+def _json_text(value: Any) -> str:
+    """Plain JSON in ASCII: what is not a number (NaN, infinity) is null."""
+    return json.dumps(_finite(value), allow_nan=False)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _parse(name: str, tokens: list[str]) -> dict[str, Any]:
     """The values given on the command line; cyclopts does the parsing, its errors become ours."""
-    from cyclopts import CycloptsError
+    from cyclopts import CycloptsError, UnusedCliTokensError
 
     caught: dict[str, Any] = {}
     app = build_app(name, receive=caught.update)
     try:
         app([name, *tokens], exit_on_error=False, print_error=False)
+    except UnusedCliTokensError as error:
+        raise UserError(
+            f"{name} has no use for {listing(map(repr, error.unused_tokens or ()))}",
+            "every value behind its flag",
+            f"`warmstart {name} --help` lists the flags",
+        ) from None
     except CycloptsError as error:
         raise UserError(
             " ".join(str(error).split()), fix=f"`warmstart {name} --help` lists the flags"
@@ -78,6 +109,7 @@ def _parse(name: str, tokens: list[str]) -> dict[str, Any]:
 def _check_flags(command: Command, tokens: Sequence[str]) -> None:
     """Every unknown flag and every flag given twice, in one message (the parser stops at the first)."""
     known = command.flag_names()
+    repeatable = {flag.name.replace("_", "-") for flag in command.flags() if flag.kind is list}
     problems = []
     seen: set[str] = set()
     for token in tokens:
@@ -85,14 +117,22 @@ def _check_flags(command: Command, tokens: Sequence[str]) -> None:
             continue
         flag = token[2:].partition("=")[0].replace("_", "-")
         if flag not in known:
-            problems.append(
-                UserError(
-                    f"unknown flag --{flag}", fix=closest(flag, known).replace("'", "--", 1).replace("'", "")
-                )
-            )
-        elif flag in seen:
+            hint = closest(f"--{flag}", [f"--{name}" for name in known])
+            problems.append(UserError(f"unknown flag --{flag}", fix=hint))
+        elif flag in seen and flag not in repeatable:
             problems.append(UserError(f"--{flag} is given twice", "one value for one setting"))
         seen.add(flag)
+    if problems:
+        raise UserError.of_problems(problems, "the command line")
+
+
+def _check_values(values: dict[str, Any]) -> None:
+    """An empty value is a shell variable that was not set; as a path it would mean the current folder."""
+    problems = [
+        UserError(f"--{name.replace('_', '-')} is empty", "a value, or leave the flag out")
+        for name, value in values.items()
+        if value == "" or (isinstance(value, list) and "" in value)
+    ]
     if problems:
         raise UserError.of_problems(problems, "the command line")
 

@@ -12,7 +12,7 @@ from warmstart.config.schema import Config, leaves
 
 @dataclass(frozen=True)
 class Flag:
-    """One parameter of a command: `kind` is str, bool or list; positional ones have no dashes."""
+    """One parameter of a command: `kind` is str, int, bool or list; positional ones need no dashes."""
 
     name: str
     help: str
@@ -20,6 +20,17 @@ class Flag:
     group: str = "Options"
     positional: bool = False
     required: bool = False
+    least: int = 0  # of an int
+
+
+def _json(result: Any) -> Any:
+    from warmstart.api import as_json
+
+    return as_json(result)
+
+
+def _text(result: Any) -> str:
+    return result.text()
 
 
 @dataclass(frozen=True)
@@ -29,12 +40,12 @@ class Command:
     help: str
     flags: Callable[[], tuple[Flag, ...]]
     call: Callable[..., Any]
-    to_json: Callable[[Any], Any]
-    to_text: Callable[[Any], str]
+    to_json: Callable[[Any], Any] = _json
+    to_text: Callable[[Any], str] = _text
 
     def flag_names(self) -> set[str]:
         flags = self.flags()
-        names = {flag.name.replace("_", "-") for flag in flags if not flag.positional}
+        names = {flag.name.replace("_", "-") for flag in flags}
         return names | {f"no-{flag.name.replace('_', '-')}" for flag in flags if flag.kind is bool}
 
 
@@ -64,6 +75,7 @@ def _function(
 ) -> Callable[..., Any]:
     """A function whose signature is the command's flags; called, it hands over what was given."""
     from cyclopts import Group, Parameter
+    from cyclopts.validators import Number
 
     parameters, annotations = [], {}
     groups: dict[str, Any] = {}
@@ -74,6 +86,8 @@ def _function(
         if flag.kind is list:
             options["consume_multiple"] = True
             options["negative_iterable"] = ()
+        if flag.kind is int:
+            options["validator"] = Number(gte=flag.least)
         if flag.name in ("json", "dry_run"):
             options["negative"] = ()  # `--no-json` would say nothing
         annotation: Any = Annotated[kind if flag.required else kind | None, Parameter(**options)]
@@ -104,16 +118,10 @@ def _verb(name: str) -> Callable[..., Any]:
     return call
 
 
-def _json(result: Any) -> Any:
-    from warmstart.api import as_json
-
-    return as_json(result)
-
-
 _JSON = Flag("json", "print one JSON object on stdout; progress stays on stderr", bool)
 _DEVICE = Flag("device", "auto, cpu, cuda, cuda:1, mps")
-_WORKERS = Flag("workers", "decoding threads")
-_BATCH = Flag("batch_size", "images per batch [default: the run's evaluation batch size]")
+_WORKERS = Flag("workers", "decoding threads", int)
+_BATCH = Flag("batch_size", "images per batch [default: the run's evaluation batch size]", int, least=1)
 _MODEL = Flag("model", "run directory, RUN@step, or file of weights", positional=True, required=True)
 _FOREIGN = tuple(
     Flag(name, text, group="For files that do not say it themselves")
@@ -186,24 +194,16 @@ def _demo(**values: Any) -> Any:
     return demo(**values)
 
 
-def _text(result: Any) -> str:
-    return result.text()
-
-
 COMMANDS: dict[str, Command] = {
     "finetune": Command(
         "Train a better model from a trained one on your images.",
         _finetune_flags,
         _verb("finetune"),
-        _json,
-        _text,
     ),
     "resume": Command(
         "Finish exactly the run that was interrupted.",
         lambda: (Flag("run", "run directory", positional=True, required=True), _DEVICE, _WORKERS, _JSON),
         _verb("resume"),
-        _json,
-        _text,
     ),
     "evaluate": Command(
         "Measure a model on labelled images: metrics with intervals, per class, pictures.",
@@ -219,15 +219,13 @@ COMMANDS: dict[str, Command] = {
             *_FOREIGN,
         ),
         _verb("evaluate"),
-        _json,
-        _text,
     ),
     "predict": Command(
         "Classes of image files and folders.",
         lambda: (
             _MODEL,
             Flag("images", "files and folders of images", list, positional=True, required=True),
-            Flag("top_k", "classes per image [default: 5]"),
+            Flag("top_k", "classes per image [default: 5]", int, least=1),
             Flag("output", "NAME.csv or NAME.json to write"),
             _BATCH,
             _DEVICE,
@@ -236,8 +234,6 @@ COMMANDS: dict[str, Command] = {
             *_FOREIGN,
         ),
         _verb("predict"),
-        _json,
-        _text,
     ),
     "check": Command(
         "Load a checkpoint and run three batches through it, before spending anything.",
@@ -251,14 +247,12 @@ COMMANDS: dict[str, Command] = {
             *_FOREIGN,
         ),
         _verb("check"),
-        _json,
-        _text,
     ),
     "runs": Command(
         "List the runs in a folder.",
         lambda: (Flag("folder", "folder of runs [default: runs]", positional=True), _JSON),
         _verb("runs"),
-        _json,
+        lambda rows: {"runs": _json(rows)},
         _runs_text,
     ),
     "show": Command(
@@ -284,18 +278,16 @@ COMMANDS: dict[str, Command] = {
         "The whole story in a minute on small data that come with it.",
         lambda: (
             Flag("output_dir", "folder to write [default: warmstart-demo]"),
-            Flag("seeds", "how many [default: 3]"),
+            Flag("seeds", "how many [default: 3]", int, least=1),
             _JSON,
         ),
         _demo,
-        _json,
-        _text,
     ),
     "completion": Command(
         "Print the completion script of a shell.",
-        lambda: (Flag("shell", "bash, zsh or fish", positional=True),),
+        lambda: (Flag("shell", "bash, zsh or fish", positional=True), _JSON),
         _completion,
-        lambda script: script,
+        lambda script: {"script": script},
         lambda script: script,
     ),
 }

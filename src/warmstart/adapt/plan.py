@@ -170,12 +170,19 @@ def _notes(rows: Sequence[Row], names: Sequence[str], adapt: AdaptConfig) -> lis
     never = [row.name for row in rows if row.mode == "frozen"]
     if adapt.unfreeze and never:
         notes.append(f"--unfreeze never names {listing(never)}: frozen for the whole run")
+    taken: set[str] = set()
     for pattern, _ in adapt.lrs:
         matched = match_blocks(pattern, names, "--lrs")
         if all(name in never for name in matched):
             notes.append(f"--lrs {pattern} has no effect: {listing(matched)} frozen")
-    if adapt.freeze_bn and not any(row.norms != "-" for row in rows):
+        elif taken.issuperset(matched):
+            notes.append(f"--lrs {pattern} has no effect: earlier entries match first")
+        taken.update(matched)
+    with_norms = [row.name for row in rows if row.norms != "-"]
+    if adapt.freeze_bn and not with_norms:
         notes.append("--freeze-bn has no effect: this model keeps no running statistics")
+    elif adapt.freeze_bn and all(name in never for name in with_norms):
+        notes.append(f"--freeze-bn has no effect: {listing(with_norms)} frozen with their norms")
     return notes
 
 

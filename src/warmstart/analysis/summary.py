@@ -6,15 +6,26 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.console import table
+from warmstart.errors import UserError
 from warmstart.run import layout, reader
 from warmstart.run.reader import Run
 
+_COLUMNS = ("run", "state", "model", "data", "steps", "lr", "best_step", "accuracy", "f1", "loss")
 _SHOWN = ("accuracy", "f1", "loss", "top5", "ece")
 
 
 def list_runs(folder: str) -> list[dict[str, Any]]:
-    """One row per run below `folder`, oldest first."""
-    return [_row(run) for run in reader.find_runs(folder)]
+    """One row per run below `folder`, oldest first; one that cannot be read says so in its state."""
+    rows = [_row_or_reason(run) for run in reader.find_runs(folder)]
+    return sorted(rows, key=lambda row: str(row["created"]))
+
+
+def _row_or_reason(run: Run) -> dict[str, Any]:
+    try:
+        return _row(run)
+    except UserError as error:
+        empty: dict[str, Any] = dict.fromkeys((*_COLUMNS, "created", "parent"))
+        return empty | {"run": str(run.path), "state": f"unreadable: {error.happened}"}
 
 
 def _row(run: Run) -> dict[str, Any]:
@@ -22,6 +33,7 @@ def _row(run: Run) -> dict[str, Any]:
     best = best_validation(run)
     return {
         "run": str(run.path),
+        "created": resolved["created"],
         "state": status["state"],
         "model": resolved["model"]["name"],
         "data": resolved["data"]["path"],
@@ -50,8 +62,7 @@ def _last_step(run: Run) -> int:
 def runs_text(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "no runs here yet"
-    columns = ("run", "state", "model", "data", "steps", "lr", "best_step", "accuracy", "f1", "loss")
-    return table("", columns, [[row[name] for name in columns] for row in rows], left=4)
+    return table("", _COLUMNS, [[row[name] for name in _COLUMNS] for row in rows], left=4)
 
 
 def describe_run(path: str) -> dict[str, Any]:

@@ -9,6 +9,8 @@ import platform
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from warmstart.errors import UserError
+
 
 @dataclass(frozen=True)
 class Alias:
@@ -65,6 +67,7 @@ _FINETUNE = {
 }
 _MODEL_READERS = {
     **_SHARED,
+    "test-batch-size": _to("--batch-size"),
     "checkpoint": Alias(lambda value: [value]),
     "model-path": Alias(lambda value: [value]),
 }
@@ -81,7 +84,11 @@ ALIASES: dict[str, dict[str, Alias]] = {
 
 
 def translate(command: str, tokens: Sequence[str]) -> tuple[list[str], list[str]]:
-    """The command line with every alias replaced, and one note per alias that was met."""
+    """The command line with every alias replaced, and one note per alias that was met.
+
+    Raises:
+        UserError: an alias without the value it needs, or with one it does not take.
+    """
     table = ALIASES.get(command, {})
     result: list[str] = []
     notes: list[str] = []
@@ -93,11 +100,12 @@ def translate(command: str, tokens: Sequence[str]) -> tuple[list[str], list[str]
         if alias is None:
             result.append(token)
             continue
+        if has_value and not alias.takes_value:
+            raise UserError(f"{token}: --{name} takes no value", f"--{name} alone, or nothing")
         if alias.takes_value and not has_value:
-            if not pending:
-                result.append(token)  # the parser reports the missing value
-                continue
-            value = pending.pop(0)
+            value = "" if not pending or pending[0].startswith("--") else pending.pop(0)
+        if alias.takes_value and not value:
+            raise UserError(f"--{name} has no value", f"--{name} VALUE")
         given = f"--{name} {value}".rstrip() if alias.takes_value else f"--{name}"
         becomes = alias.becomes(value)
         result += becomes

@@ -30,9 +30,13 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     """PyYAML keeps the last of two equal keys and drops the first without a word; here that is an error."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen: set[Any] = set()
+        seen: set[str] = set()
         for key_node, _ in node.value:
-            key = self.construct_object(key_node, deep=deep)
+            if not isinstance(key_node, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key is not a word", key_node.start_mark
+                )
+            key = key_node.value  # as written: every key of the schema is a word
             if key in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key {key!r} is given twice", key_node.start_mark
@@ -81,8 +85,20 @@ def load(
 
 
 def from_dict(values: dict[str, Any]) -> Config:
-    """A config as it was written by `to_yaml`; used for run directories, so no rule is checked again."""
-    return Config.model_validate(values)
+    """A config as it was written by `to_yaml`; used for run directories, so no rule is checked again.
+
+    Raises:
+        UserError: it was edited since, or another version of warmstart wrote it.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        found = listing(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
+        raise UserError(
+            f"the recorded config is not one of this version of warmstart ({found})",
+            "the config.yaml that was written with the run",
+            "undo what was changed in it",
+        ) from None
 
 
 def validate_section(section: type[S], values: dict[str, Any]) -> S:
@@ -120,20 +136,17 @@ def to_yaml(config: Config, origins: dict[str, str]) -> str:
 
 def template(values: dict[str, Any]) -> str:
     """A commented YAML to start from: `values` (path -> value) are set, the rest stands as comments."""
-    lines = [
-        "# warmstart settings. Lines that start with '#' show the defaults; remove the '#' to change one."
-    ]
+    lines = ["# warmstart settings. The lines with '#' show the defaults; remove the '#' to change one."]
     dumped = Config().model_dump(mode="json")
     section = ""
     for leaf in leaves():
         if leaf.section != section:
             section = leaf.section
             lines += ["", f"{section}:"]
-            if not any(path.startswith(f"{section}.") for path in values):
-                lines[-1] = f"# {section}:"
         value = values.get(leaf.path, dumped[leaf.section][leaf.name])
-        mark = "" if leaf.path in values else "# "
-        lines.append(f"{mark}  {leaf.name}: {_scalar(value)}  # {leaf.description}")
+        # After the indentation, so that the line stands right whether or not an editor adds a space.
+        mark = "" if leaf.path in values else "#"
+        lines.append(f"  {mark}{leaf.name}: {_scalar(value)}  # {leaf.description}")
     return "\n".join(lines) + "\n"
 
 
@@ -200,7 +213,7 @@ def _unknown_section(name: str, origin: str, known: dict[str, Leaf]) -> UserErro
     homes = [leaf.path for leaf in known.values() if leaf.name == name]
     if homes:
         return UserError(f"{origin}: {name!r} stands at the top level", f"it belongs to {homes[0]}")
-    hint = closest(name, Config.model_fields)
+    hint = closest(name, Config.model_fields) or closest(name, [leaf.name for leaf in known.values()])
     return UserError(f"{origin}: unknown key {name!r}", f"sections {listing(Config.model_fields)}", hint)
 
 
@@ -241,7 +254,7 @@ def _validate(merged: dict[str, dict[str, Any]], problems: list[UserError]) -> C
 
 
 def _near(detail: Any, given: Any) -> str:
-    options = (
-        str(detail.get("ctx", {}).get("expected", "")).replace("'", "").replace(" or ", ", ").split(", ")
-    )
-    return closest(str(given), options)
+    expected = detail.get("ctx", {}).get("expected")
+    if detail["type"] != "literal_error" or not expected:
+        return ""
+    return closest(str(given), str(expected).replace("'", "").replace(" or ", ", ").split(", "))

@@ -79,11 +79,12 @@ def _contradictions(config: Config) -> list[UserError]:
         for epoch, block in adapt.unfreeze
         if epoch >= train.epochs
     ]
-    for name in ("eval_every", "save_every", "log_every"):
-        if getattr(train, name) is None:
-            found.append(
-                UserError(f"--{name.replace('_', '-')} is none", "an interval such as 1epochs or 500steps")
-            )
+    intervals = {name: getattr(train, name) for name in ("eval_every", "save_every", "log_every")}
+    found += [
+        UserError(f"--{name.replace('_', '-')} is none", "an interval such as 1epochs or 500steps")
+        for name, interval in (intervals | {"scheduler_step": optim.scheduler_step}).items()
+        if interval is None
+    ]
     found += _durations(config)
     return found
 
@@ -115,7 +116,7 @@ def _inputs(config: Config) -> list[UserError]:
     found = []
     if config.data.path is None:
         found.append(UserError("--data is missing", "a folder of class folders, or of IDX files"))
-    elif not Path(config.data.path).exists():
+    elif not _exists(config.data.path):
         found.append(missing_path("--data", config.data.path))
     if config.model.name is None and config.model.weights is None:
         found.append(
@@ -129,11 +130,7 @@ def _inputs(config: Config) -> list[UserError]:
             UserError("--weights none says nothing about the model", "--model timm:NAME or builtin:NAME")
         )
     weights = config.model.weights
-    if (
-        weights not in (None, "none")
-        and not Path(weights.split("@")[0]).exists()
-        and not Path(weights).exists()
-    ):
+    if weights not in (None, "none") and not any(map(_exists, (weights, weights.rpartition("@")[0]))):
         found.append(missing_path("--weights", weights))
     return found
 
@@ -153,6 +150,10 @@ def _outputs(config: Config) -> list[UserError]:
             )
         elif folder.exists() and not folder.is_dir():
             found.append(UserError(f"the output directory {folder} is a file", "a new or empty directory"))
+    if output.name is not None and (Path(output.name).name != output.name or output.name == ".."):
+        found.append(
+            UserError(f"--name {output.name} is a path", "a name; the folder that holds it is --runs-dir")
+        )
     if output.save_as is not None:
         target = Path(output.save_as)
         if target.exists():
@@ -163,6 +164,9 @@ def _outputs(config: Config) -> list[UserError]:
                     "choose another name, or remove the file first",
                 )
             )
+        above = next(folder for folder in target.absolute().parents if folder.exists())
+        if not above.is_dir():
+            found.append(UserError(f"--save-as {target}: {above} is a file", "a folder to write to"))
         if target.suffix not in (".pt", ".pth"):
             found.append(
                 UserError(f"--save-as {target} has the suffix {target.suffix!r}", "NAME.pt or NAME.pth")
@@ -170,13 +174,23 @@ def _outputs(config: Config) -> list[UserError]:
     return found
 
 
+def _exists(path: str) -> bool:
+    """A name that the system refuses (too long, say) does not exist either."""
+    try:
+        return path != "" and Path(path).exists()
+    except OSError:
+        return False
+
+
 def missing_path(flag: str, path: str) -> UserError:
     """A path that does not exist, with the nearest sibling's name."""
     target = Path(path)
-    names = [entry.name for entry in target.parent.iterdir()] if target.parent.is_dir() else []
-    hint = closest(target.name, names)
-    if not target.parent.is_dir():
+    try:
+        hint = closest(target.name, [entry.name for entry in target.parent.iterdir()])
+    except (FileNotFoundError, NotADirectoryError):
         hint = f"its folder {target.parent} does not exist either"
+    except OSError as error:
+        hint = f"its folder {target.parent} cannot be read: {error.strerror}"
     return UserError(f"{flag}: {path} does not exist", "an existing path", hint)
 
 

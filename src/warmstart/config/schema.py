@@ -8,9 +8,9 @@ the main leaf of a section, whose flag is the section's name (`data.path` is `--
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from warmstart.config.values import (
     Duration,
@@ -23,6 +23,7 @@ from warmstart.config.values import (
     Rates,
     Size,
     Unfreezing,
+    Workers,
 )
 
 MAIN_LEAVES = {"data": "path", "model": "name"}  # section -> the leaf that bears the section's flag
@@ -32,11 +33,18 @@ SELECTION_METRICS = {"accuracy": 1, "loss": -1, "f1": 1, "balanced_accuracy": 1,
 
 
 class Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False, str_min_length=1
+    )
 
-
-def _auto_or_int(value: Any) -> Any:
-    return value if value == "auto" or value is None else int(value)
+    @field_validator("*", mode="before")
+    @classmethod
+    def _refuse_bool_elsewhere(cls, value: Any, info: ValidationInfo) -> Any:
+        """YAML's `true` would pass for the number 1."""
+        assert info.field_name is not None
+        if isinstance(value, bool) and cls.model_fields[info.field_name].annotation is not bool:
+            raise ValueError("this setting is not a yes or no")
+        return value
 
 
 class DataConfig(Section):
@@ -58,9 +66,7 @@ class DataConfig(Section):
     eval_batch_size: OptionalInt = Field(
         None, ge=1, description="images per evaluation batch [default: 2 x batch size]"
     )
-    workers: Annotated[int | Literal["auto"], BeforeValidator(_auto_or_int)] = Field(
-        "auto", description="decoding threads; 0 decodes in the loop"
-    )
+    workers: Workers = Field("auto", description="decoding threads; 0 decodes in the loop")
     max_corrupt: float = Field(
         0.01, ge=0, le=1, description="share of unreadable images above which the run stops"
     )
@@ -163,7 +169,7 @@ class TrainConfig(Section):
     ema: OptionalFloat = Field(
         None, gt=0, lt=1, description="decay of averaged weights, which are then evaluated and saved"
     )
-    seed: int = Field(0, ge=0, description="seed of split, order, augmentation and new weights")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of split, order, augmentation and new weights")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps")
 
 

@@ -5,13 +5,17 @@ Each has one parser, used alike for flags, YAML and Python, and `str()` gives th
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, PlainSerializer
 
-_DURATION = re.compile(r"^(\d+(?:\.\d+)?|\.\d+)\s*(steps?|epochs?|s|m|h)?$")
+_DURATION = re.compile(
+    r"^(\d+(?:\.\d*)?(?:e[+-]?\d+)?|\.\d+(?:e[+-]?\d+)?)\s*(steps?|epochs?|s|m|h)?$", re.ASCII
+)
+_LARGEST_AMOUNT = 1e12  # of anything: above it a count of steps is a slip of the keyboard
 _SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
@@ -27,7 +31,8 @@ class Duration:
 
     def __str__(self) -> str:
         suffix = {"seconds": "s", "share": ""}.get(self.unit, self.unit)
-        return f"{self.amount:g}{suffix}"
+        amount = int(self.amount) if self.amount == int(self.amount) else self.amount
+        return f"{amount}{suffix}"
 
     def steps(self, steps_per_epoch: int) -> int:
         """The same amount in optimizer steps, at least 1; seconds and shares need more than this to have any."""
@@ -37,16 +42,20 @@ class Duration:
 
 
 def parse_duration(value: Any) -> Duration | None:
-    """`12`, `12epochs`, `500steps`, `90s`, `10m`, `2h`, `.1` (a share); `none` and 0 are None."""
+    """`12`, `12epochs`, `500steps`, `90s`, `10m`, `2h`, `.1` (a share); `none` and 0 of any unit are None."""
     if value is None or isinstance(value, Duration):
         return value
     text = str(value).strip().lower()
-    if text in ("none", "", "0"):
+    if text == "none":
         return None
     match = _DURATION.match(text)
     if match is None:
         raise ValueError(f"{value!r} is not a duration; write 12, 12epochs, 500steps, 90s, 10m or 2h")
     amount = float(match[1])
+    if amount > _LARGEST_AMOUNT:
+        raise ValueError(f"{value!r} is longer than any run")
+    if amount == 0:
+        return None
     unit = match[2] or ("epochs" if amount >= 1 else "share")
     if unit in _SECONDS:
         return Duration(amount * _SECONDS[unit], "seconds")
@@ -76,10 +85,8 @@ def parse_limit(value: Any) -> float | int | None:
     try:
         number = float(str(value))
     except ValueError:
-        raise ValueError(
-            f"{value!r} is not a limit; write a share such as .1 or a number such as 500"
-        ) from None
-    if number <= 0 or (number > 1 and number != int(number)):
+        number = math.nan
+    if not 0 < number < math.inf or (number > 1 and number != int(number)):
         raise ValueError(f"{value!r} is not a limit; write a share such as .1 or a number such as 500")
     return number if number < 1 else int(number)
 
@@ -88,20 +95,23 @@ def parse_floats(value: Any) -> tuple[float, ...] | None:
     """`.49,.48,.45` or a list of numbers."""
     if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
         return None
-    if isinstance(value, (int, float)):
-        return (float(value),)
-    parts = value.replace(",", " ").split() if isinstance(value, str) else value
+    parts = value.replace(",", " ").split() if isinstance(value, str) else _items(value)
     try:
-        return tuple(float(part) for part in parts)
+        numbers = tuple(float(part) for part in parts)
     except (TypeError, ValueError):
-        raise ValueError(f"{value!r} is not a list of numbers; write .49,.48,.45") from None
+        numbers = ()
+    if not numbers or not all(map(math.isfinite, numbers)):
+        raise ValueError(f"{value!r} is not a list of numbers; write .49,.48,.45")
+    return numbers
 
 
 def parse_names(value: Any) -> tuple[str, ...]:
     """`stem,blocks.*` or a list of names."""
     if value is None:
         return ()
-    parts = value.split(",") if isinstance(value, str) else value
+    parts = value.split(",") if isinstance(value, str) else _items(value)
+    if not all(isinstance(part, (str, int)) for part in parts):
+        raise ValueError(f"{value!r} is not a list of names; write stem,blocks.*")
     names = tuple(str(part).strip() for part in parts if str(part).strip())
     return () if names == ("none",) else names
 
@@ -115,7 +125,7 @@ def parse_unfreeze(value: Any) -> tuple[tuple[int, str], ...]:
     """`0:head,2:blocks.11,6:all` (epoch:block), a mapping, or a list of pairs."""
     entries = []
     for epoch, block in _pairs(value, ":", "0:head"):
-        if not str(epoch).isdigit():
+        if not re.fullmatch("[0-9]{1,9}", str(epoch)):
             raise ValueError(f"{epoch!r} is not an epoch (0, 1, 2, ...); write 0:head,2:blocks.3,6:all")
         entries.append((int(epoch), str(block)))
     return tuple(entries)
@@ -124,16 +134,23 @@ def parse_unfreeze(value: Any) -> tuple[tuple[int, str], ...]:
 def _pairs(value: Any, separator: str, example: str) -> list[tuple[Any, Any]]:
     if value is None or (isinstance(value, str) and value.strip().lower() in ("none", "")):
         return []
-    if isinstance(value, dict):
-        return list(value.items())
-    parts = value.split(",") if isinstance(value, str) else value
+    if isinstance(value, str):
+        value = value.split(",")
     pairs = []
-    for part in parts:
-        pair = [p.strip() for p in part.split(separator, 1)] if isinstance(part, str) else [*part]
-        if len(pair) != 2 or pair[0] == "" or pair[1] == "":
+    for part in value.items() if isinstance(value, dict) else _items(value):
+        if isinstance(part, str):
+            pair = [word.strip() for word in part.split(separator, 1)]
+        else:
+            pair = [*next(iter(part.items()))] if isinstance(part, dict) and len(part) == 1 else _items(part)
+        if len(pair) != 2 or not all(isinstance(word, (str, int, float)) and word != "" for word in pair):
             raise ValueError(f"{part!r} is not of the form {example!r}")
         pairs.append((pair[0], pair[1]))
     return pairs
+
+
+def _items(value: Any) -> list[Any]:
+    """The items of a list or tuple; of anything else the one item that it is."""
+    return [*value] if isinstance(value, (list, tuple)) else [value]
 
 
 def _number(value: Any, form: str) -> float:
@@ -141,6 +158,16 @@ def _number(value: Any, form: str) -> float:
         return float(value)
     except (TypeError, ValueError):
         raise ValueError(f"{value!r} is not a number in {form}") from None
+
+
+def parse_workers(value: Any) -> int | str:
+    """`auto` or a number of threads."""
+    text = str(value).strip().lower()
+    if text == "auto":
+        return text
+    if not re.fullmatch("[0-9]{1,4}", text):
+        raise ValueError(f"{value!r} is not a number of threads; write auto, 0 or 4")
+    return int(text)
 
 
 def _none_word(value: Any) -> Any:
@@ -168,5 +195,6 @@ Floats = Annotated[
 Names = Annotated[tuple[str, ...], BeforeValidator(parse_names), PlainSerializer(list)]
 Rates = Annotated[tuple[tuple[str, float], ...], BeforeValidator(parse_rates), _written_pairs("=")]
 Unfreezing = Annotated[tuple[tuple[int, str], ...], BeforeValidator(parse_unfreeze), _written_pairs(":")]
+Workers = Annotated[int | Literal["auto"], BeforeValidator(parse_workers)]
 OptionalFloat = Annotated[float | None, BeforeValidator(_none_word)]
 OptionalInt = Annotated[int | None, BeforeValidator(_none_word)]

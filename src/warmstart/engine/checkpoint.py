@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save
 from torch import nn
+from torch.amp import GradScaler
 from torch.optim.swa_utils import AveragedModel
 
 from warmstart.console import log
@@ -30,6 +31,7 @@ class Saved:
     state: TrainState
     weights: dict[str, torch.Tensor]  # of the model that trains
     averaged: dict[str, torch.Tensor]  # of the EMA, or empty
+    scaler: dict[str, Any]  # of fp16's gradients, or empty
     optimizer: tuple[dict[str, torch.Tensor], dict[str, Any]]
     random: dict[str, torch.Tensor]
     num_threads: int
@@ -41,23 +43,29 @@ def weights_to_use(module: nn.Module, ema: AveragedModel | None) -> nn.Module:
 
 
 def save_checkpoint(
-    job: Job, state: TrainState, ema: AveragedModel | None, optimizer: torch.optim.Optimizer
+    job: Job,
+    state: TrainState,
+    ema: AveragedModel | None,
+    scaler: GradScaler | None,
+    optimizer: torch.optim.Optimizer,
 ) -> None:
     """
     Raises:
-        UserError: the disk is full; older checkpoints are intact.
+        UserError: the weights are not finite, or the disk is full; older checkpoints are intact.
     """
+    _check_finite(job, state)
     used = weights_to_use(job.built.module, ema).state_dict()
     tensors, values = state_by_name(optimizer)
     kept = {f"optimizer.{name}": tensor for name, tensor in tensors.items()}
     if ema is not None:
         kept |= {f"raw.{name}": tensor for name, tensor in job.built.module.state_dict().items()}
         kept["ema.n_averaged"] = ema.n_averaged
-    kept |= {f"random.{name}": tensor for name, tensor in _random_states().items()}
+    kept |= {f"random.{name}": tensor for name, tensor in _random_states(job.device).items()}
     record = {
         "format": layout.FORMAT_VERSION,
         "state": state.to_json(),
         "optimizer": values,
+        "scaler": scaler.state_dict() if scaler is not None else {},
         "num_threads": torch.get_num_threads(),
     }
     writer.write_checkpoint(
@@ -95,6 +103,15 @@ def load_checkpoint(run: Path) -> tuple[int, Saved]:
     )
 
 
+def mend_pointers(run: reader.Run, step: int, state: TrainState) -> None:
+    """LAST and BEST as of `step`: the process may have ended between a checkpoint and its pointers, or fallen back."""
+    if run.pointer(layout.LAST) != step:
+        writer.write_text(run.path / layout.CHECKPOINTS / layout.LAST, layout.checkpoint_name(step) + "\n")
+    best = state.best_step
+    if best is not None and run.pointer(layout.BEST) != best and run.checkpoint(best).is_dir():
+        writer.mark_best(run.path, best)
+
+
 def _read(folder: Path) -> Saved:
     used = load_file(folder / layout.MODEL)
     kept = load_file(folder / layout.STATE_TENSORS)
@@ -107,24 +124,38 @@ def _read(folder: Path) -> Saved:
         state=TrainState.from_json(record["state"]),
         weights=raw or used,
         averaged=averaged,
+        scaler=record["scaler"],
         optimizer=(_below(kept, "optimizer."), record["optimizer"]),
         random=_below(kept, "random."),
         num_threads=record["num_threads"],
     )
 
 
-def restore_random(states: dict[str, torch.Tensor]) -> None:
+def restore_random(states: dict[str, torch.Tensor], device: torch.device) -> None:
     torch.set_rng_state(states["cpu"])
-    for name, state in states.items():
-        if name.startswith("cuda") and torch.cuda.is_available():
-            torch.cuda.set_rng_state(state, int(name.removeprefix("cuda")))
+    if device.type == "cuda" and "cuda" in states:
+        torch.cuda.set_rng_state(states["cuda"], device)
 
 
-def _random_states() -> dict[str, torch.Tensor]:
+def _random_states(device: torch.device) -> dict[str, torch.Tensor]:
+    """Of the CPU and of the run's own device, whose number may be another one when the run is resumed."""
     states = {"cpu": torch.get_rng_state()}
-    if torch.cuda.is_available():
-        states |= {f"cuda{number}": state for number, state in enumerate(torch.cuda.get_rng_state_all())}
+    if device.type == "cuda":
+        states["cuda"] = torch.cuda.get_rng_state(device)
     return states
+
+
+def _check_finite(job: Job, state: TrainState) -> None:
+    """A loss is finite one step longer than the weights: without this look the broken ones would be saved."""
+    if not bool(torch.stack([p.isfinite().all() for p in job.built.module.parameters()]).all()):
+        raise UserError(
+            f"the weights are not finite after step {state.step}",
+            "finite weights",
+            f"lower --lr (now {job.config.optim.lr:g}), add --warmup 2epochs or a smaller --clip; "
+            f"the last checkpoint in {job.run} is from before that"
+            if state.step
+            else "start from other weights",
+        )
 
 
 def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

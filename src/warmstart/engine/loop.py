@@ -49,7 +49,8 @@ def run_loop(
     arithmetic = Arithmetic(job.precision, job.config.optim.clip, scaler, may_weigh_nothing)
     started = time.perf_counter() - state.seconds
     with Rows(job, state) as rows, progress("training", pace.total_steps) as bar:
-        done = state.step >= pace.total_steps or state.stop_reason is not None  # ended, but not said so yet
+        # A run may have ended without saying so, as when its process was killed at the very end.
+        done = state.step >= pace.total_steps or state.stop_reason is not None
         while not done:
             # ---- Stage: the blocks that train now, in one optimizer; what is known about them comes along by name
             stage = plan.stage(state.epoch)
@@ -78,12 +79,9 @@ def run_loop(
                 watch.look()
                 state.advance(pace.steps_per_epoch)
                 state.seconds = time.perf_counter() - started
-                done, is_best = _after_step(job, state, ema, rows)
-                if done or is_best or interrupted() or state.step % pace.save_every == 0:
-                    rows.collect(state)
-                    save_checkpoint(job, state, ema, scaler, optimizer)
+                done = _after_step(job, state, ema, scaler, optimizer, rows, interrupted())
                 bar.update(state.step, rows.text)
-                if done or interrupted():
+                if done:
                     break
 
             # ---- End of stage: frozen means frozen, trained means trained
@@ -108,6 +106,7 @@ def _after_step(
     job: Job,
     state: TrainState,
     ema: AveragedModel | None,
+    scaler: GradScaler | None,
     optimizer: torch.optim.Optimizer,
     rows: Rows,
     stopping: bool,
@@ -132,7 +131,7 @@ def _after_step(
     done = done or state.stop_reason is not None
     if done or is_best or stopping or step % pace.save_every == 0:
         rows.collect(state)
-        save_checkpoint(job, state, ema, optimizer)
+        save_checkpoint(job, state, ema, scaler, optimizer)
     return done or stopping
 
 

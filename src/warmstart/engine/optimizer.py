@@ -17,6 +17,7 @@ from warmstart.errors import UserError, closest
 
 # Of a group: what the plan says, and how a device computes; the rest may be state (timm's `step`) and is kept.
 _NOT_STATE = ("params", "names", "block", "base_lr", "lr", "weight_decay", "fused", "foreach", "capturable")
+_OF_GROUP = "@group"
 
 
 def check_optimizer(optim: OptimConfig, device: torch.device) -> None:
@@ -96,7 +97,8 @@ def make_optimizer(
 def state_by_name(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """(tensors as `KEY.PARAMETER`, everything else as JSON values) of an optimizer's state.
 
-    What an optimizer keeps per group (timm's lamb: its step) goes by the name of the group's first parameter.
+    What an optimizer keeps per group (timm's lamb: its step) goes by the name of the group's first parameter,
+    tensors as `KEY@group.PARAMETER`.
 
     Raises:
         UserError: the optimizer keeps state that is neither a tensor nor a plain value.
@@ -105,8 +107,11 @@ def state_by_name(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Ten
     values: dict[str, Any] = {"parameters": {}, "groups": {}}
     for group in optimizer.param_groups:
         extras = {}
-        for key, value in group.items():
-            if key not in _NOT_STATE and isinstance(value, (int, float, str, bool, type(None), list, tuple)):
+        for key in sorted(group.keys() - set(_NOT_STATE)):
+            value = group[key]
+            if isinstance(value, torch.Tensor):
+                tensors[f"{key}{_OF_GROUP}.{group['names'][0]}"] = value
+            elif isinstance(value, (int, float, str, bool, type(None), list, tuple)):
                 extras[key] = list(value) if isinstance(value, tuple) else value
         values["groups"][group["names"][0]] = extras
         for name, parameter in zip(group["names"], group["params"], strict=True):
@@ -139,6 +144,9 @@ def restore_by_name(
         for name, parameter in zip(group["names"], group["params"], strict=True):
             state: dict[str, Any] = dict(values["parameters"].get(name, {}))
             for key, value in by_parameter.get(name, {}).items():
+                if key.endswith(_OF_GROUP):
+                    group[key.removesuffix(_OF_GROUP)] = value.clone()
+                    continue
                 # Fused kernels want step counters beside the parameters, all others on the CPU.
                 moves = key != "step" or group.get("fused") or group.get("capturable")
                 state[key] = _laid_out_like(parameter, value, parameter.device if moves else value.device)

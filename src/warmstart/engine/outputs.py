@@ -34,7 +34,8 @@ def save_as(job: Job, target: Path) -> None:
     """The best weights as a bare state_dict with the source's key names, for plain PyTorch."""
     _, step, file = reader.model_file(str(job.run))
     content = io.BytesIO()
-    torch.save(load_file(file), content)
+    saved = load_file(file)  # sorted by name; other programs may rely on the order of the layers
+    torch.save({name: saved[name] for name in job.built.module.state_dict()}, content)
     target.parent.mkdir(parents=True, exist_ok=True)
     writer.write_whole(target, content.getvalue())
     log.info("weights of step %d written to %s", step, target)

@@ -65,7 +65,7 @@ class Rows:
         """One row of metrics.jsonl: the mean loss per item since the row before."""
         self.collect(state)
         rates, now = self._rates, time.perf_counter()
-        loss = state.loss_sum / state.weight_sum
+        loss = _mean(state.loss_sum, state.weight_sum)
         num_images = self._images(state.step) - self._images(self._last_step)
         speed = num_images / max(1e-9, now - self._last_time)
         row = {
@@ -94,7 +94,7 @@ class Rows:
     def epoch_row(self, state: TrainState) -> None:
         """The mean training loss of a whole epoch, as it was while the weights moved."""
         self.collect(state)
-        mean = state.epoch_loss_sum / state.epoch_weight_sum
+        mean = _mean(state.epoch_loss_sum, state.epoch_weight_sum)
         row = {"kind": "epoch", "step": state.step, "epoch": state.epoch, "train_loss_avg": mean}
         writer.append_row(self._job.run / layout.METRICS, row)
         self._scalar("train_loss_avg", mean, state.step)
@@ -118,3 +118,8 @@ class Rows:
     def _scalar(self, tag: str, value: float, step: int) -> None:
         if self._events is not None:
             self._events.add(tag, value, step)
+
+
+def _mean(loss_sum: float, weight_sum: float) -> float:
+    """NaN where nothing but classes of weight 0 was seen."""
+    return loss_sum / weight_sum if weight_sum else math.nan

@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from warmstart.config.io import Loaded, from_dict, to_yaml
 from warmstart.console import log, log_file
 from warmstart.engine.announce import announce, plan_record, write_quarantine
-from warmstart.engine.checkpoint import Saved, load_checkpoint, restore_random
+from warmstart.engine.checkpoint import Saved, load_checkpoint, mend_pointers, restore_random
 from warmstart.engine.job import Job
 from warmstart.engine.loop import run_loop
 from warmstart.engine.outputs import run_folder, save_as
@@ -20,6 +20,7 @@ from warmstart.engine.prepare import Prepared, expected_seconds, prepare
 from warmstart.engine.probe import Probe, probe
 from warmstart.engine.signals import stop_on_signal
 from warmstart.engine.state import TrainState
+from warmstart.engine.step import make_scaler
 from warmstart.errors import UserError
 from warmstart.run import layout, reader, writer
 
@@ -60,6 +61,7 @@ def resume(path: str, execution: dict[str, Any]) -> Path:
             f"to train on from its result: `warmstart finetune --weights {path} --data DATA`",
         )
     step, saved = load_checkpoint(run.path)
+    mend_pointers(run, step, saved.state)
     config = from_dict(run.config)
     updates = {"train": {"device": execution.get("device")}, "data": {"workers": execution.get("workers")}}
     for section, values in updates.items():
@@ -108,7 +110,9 @@ def _train(job: Job, state: TrainState, saved: Saved | None) -> None:
     """Run the loop with the random numbers, the averaged weights and the signal handlers it needs."""
     module = job.built.module
     decay = job.config.train.ema
-    with stop_on_signal() as interrupted, torch.random.fork_rng():
+    scaler = make_scaler(job.precision, job.device)
+    devices = [job.device] if job.device.type == "cuda" else []
+    with stop_on_signal() as interrupted, torch.random.fork_rng(devices):
         torch.manual_seed(job.config.train.seed)
         if saved is not None:
             module.load_state_dict(saved.weights)
@@ -116,10 +120,12 @@ def _train(job: Job, state: TrainState, saved: Saved | None) -> None:
         if saved is not None:
             if ema is not None:
                 ema.load_state_dict(saved.averaged)
-            restore_random(saved.random)
+            if scaler is not None and saved.scaler:
+                scaler.load_state_dict(saved.scaler)
+            restore_random(saved.random, job.device)
         writer.write_status(job.run, "running")
         try:
-            run_loop(job, state, ema, saved.optimizer if saved is not None else None, interrupted)
+            run_loop(job, state, ema, scaler, saved.optimizer if saved is not None else None, interrupted)
         except BaseException as error:
             writer.write_status(job.run, "failed", step=state.step, reason=f"{type(error).__name__}: {error}")
             raise

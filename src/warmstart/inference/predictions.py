@@ -52,12 +52,12 @@ def read_predictions(path: Path) -> Predictions:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
-    except (OSError, pa.ArrowInvalid) as error:
+        table = pq.read_table(path, columns=["id", "target", "scores"])
+        scores = table["scores"].combine_chunks()
+    except (OSError, KeyError, pa.ArrowInvalid) as error:
         raise UserError(
             f"cannot read predictions from {path}: {error}", "a file written by warmstart"
         ) from None
-    scores = table["scores"].combine_chunks()
     classes = (table.schema.metadata or {}).get(b"classes", b"").decode().split("\n")
     return Predictions(
         tuple(table["id"].to_pylist()),

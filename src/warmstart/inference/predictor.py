@@ -29,7 +29,8 @@ def predict_outputs(
     done = 0
     with torch.inference_mode(), torch.autocast(device.type, dtype=precision, enabled=precision is not None):
         for batch in batches:
-            outputs.append(module(inputs(batch.images)).float().cpu())
+            # Always a copy: an output may share memory with the input, which the next batch overwrites.
+            outputs.append(module(inputs(batch.images)).to("cpu", torch.float32, copy=True))
             done += len(batch.images)
             if on_batch is not None:
                 on_batch(done)

@@ -10,12 +10,17 @@ from warmstart.errors import UserError
 from warmstart.records import Preprocessing
 
 NAME = "warmstart.name"  # with its zoo, `timm:resnet18`; `arch` in files of others
+_OURS = "warmstart"  # the one entry of a file of ours
 
 
 def write_metadata(name: str, classes: tuple[str, ...], preprocessing: Preprocessing) -> dict[str, str]:
-    """The text entries that make a saved model self-describing."""
+    """The text entry that makes a saved model self-describing.
+
+    One entry holds them all: safetensors writes several in random order, and then equal models would
+    give files that differ.
+    """
     height, width = preprocessing.image_size
-    return {
+    entries = {
         NAME: name,
         "classes": json.dumps(list(classes), ensure_ascii=False),
         "mean": json.dumps(list(preprocessing.mean)),
@@ -23,6 +28,18 @@ def write_metadata(name: str, classes: tuple[str, ...], preprocessing: Preproces
         "image_size": f"{height}x{width}",
         "crop_pct": json.dumps(preprocessing.crop_pct),
     }
+    return {_OURS: json.dumps(entries, ensure_ascii=False)}
+
+
+def expand(metadata: Mapping[str, str]) -> dict[str, str]:
+    """The entries of a file, of ours or of others, one by one."""
+    ours = _json(metadata.get(_OURS, ""))
+    own = (
+        {key: value for key, value in ours.items() if isinstance(value, str)}
+        if isinstance(ours, dict)
+        else {}
+    )
+    return {**{key: value for key, value in metadata.items() if key != _OURS}, **own}
 
 
 def arch_in(metadata: Mapping[str, str]) -> str | None:

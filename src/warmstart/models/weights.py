@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from warmstart.errors import UserError, closest, listing
 from warmstart.models.builtin import recognise
-from warmstart.models.metadata import arch_in, classes_in, preprocessing_in
+from warmstart.models.metadata import arch_in, classes_in, expand, preprocessing_in
 from warmstart.models.sizes import first_line
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
@@ -150,7 +150,7 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     try:
         with safe_open(file, framework="pt", device="cpu") as opened:
             state = {key: opened.get_tensor(key) for key in opened.keys()}  # noqa: SIM118 (not a mapping)
-            return state, dict(opened.metadata() or {})
+            return state, expand(opened.metadata() or {})
     except SafetensorError as error:
         raise _unreadable(file, "a safetensors file", error) from error
 
@@ -164,7 +164,12 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError as error:
         refused = re.search(r"GLOBAL (\S+)|[Uu]nsupported (?:class|type) (\S+)", str(error))
         if refused is None:
-            raise _unreadable(file, "a PyTorch checkpoint", error) from error
+            raise UserError(
+                f"{file} is not a PyTorch checkpoint, or it is damaged, or a pickle of something else. "
+                "It was refused, and nothing in it was executed",
+                "a state_dict saved by torch.save, or a safetensors file",
+                "copy or download it again and compare the size",
+            ) from error
         raise UserError(
             f"{file} holds more than tensors: reading it would run code of {refused[1] or refused[2]}. "
             "It was refused, and nothing in it was executed",

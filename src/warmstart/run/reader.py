@@ -31,11 +31,24 @@ class Run:
 
     @cached_property
     def config(self) -> dict[str, Any]:
-        return yaml.safe_load((self.path / layout.CONFIG).read_text(encoding="utf-8"))
+        path = self.path / layout.CONFIG
+        try:
+            content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        except (yaml.YAMLError, ValueError):
+            content = None
+        if not isinstance(content, dict):
+            raise UserError(f"{path} is damaged: it is not the YAML that was written")
+        return content
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
-        return _read_json(self.path / layout.RESOLVED)
+        resolved = _read_json(self.path / layout.RESOLVED)
+        if resolved.get("format") != layout.FORMAT_VERSION:
+            raise UserError(
+                f"{self.path} has the run format {resolved.get('format')!r}",
+                f"format {layout.FORMAT_VERSION}, which this version of warmstart reads",
+            )
+        return resolved
 
     @cached_property
     def plan(self) -> dict[str, Any]:
@@ -65,7 +78,8 @@ class Run:
     def pointer(self, name: str) -> int | None:
         """The step that LAST or BEST names, or None."""
         path = self.path / layout.CHECKPOINTS / name
-        return layout.checkpoint_step(path.read_text().strip()) if path.is_file() else None
+        text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+        return layout.checkpoint_step(text.strip())
 
     def checkpoint(self, step: int) -> Path:
         return self.path / layout.CHECKPOINTS / layout.checkpoint_name(step)
@@ -83,9 +97,8 @@ def read_rows(path: Path) -> Rows:
         try:
             row = json.loads(line)
         except ValueError:
-            num_damaged += 1
-            continue
-        if not isinstance(row, dict):
+            row = None
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             num_damaged += 1
         elif row.get("kind") == "resume":
             rows = [earlier for earlier in rows if earlier["step"] <= row["step"]]
@@ -119,18 +132,19 @@ def open_run(path: str | Path) -> Run:
 
 
 def find_runs(folder: str | Path) -> list[Run]:
-    """All runs directly below a folder, oldest first by name of their creation time."""
+    """All runs directly below a folder, in the order of their names."""
     root = Path(folder)
     if not root.is_dir():
-        raise UserError(f"{folder} is not a folder", "a folder that holds run directories", "pass --runs-dir")
-    runs = [Run(entry) for entry in root.iterdir() if entry.is_dir() and layout.is_run(entry)]
-    return sorted(runs, key=lambda run: str(run.resolved.get("created", "")))
+        raise UserError(
+            f"{folder} is not a folder", "a folder that holds run directories", "`warmstart runs FOLDER`"
+        )
+    return [Run(entry) for entry in sorted(root.iterdir()) if layout.is_run(entry)]
 
 
 def split_reference(reference: str) -> tuple[Path, str | None]:
     """`RUN@step`, `RUN@best`, `RUN@last` or `RUN` -> (path, what stands after the @)."""
     path, at, step = reference.rpartition("@")
-    if at and (step.isdigit() or step in ("best", "last")):
+    if at and (step.isdecimal() or step in ("best", "last")):
         return Path(path), step
     return Path(reference), None
 
@@ -165,25 +179,30 @@ def model_file(reference: str) -> tuple[Run, int, Path]:
 def find_damage(checkpoint: Path, names: tuple[str, ...] | None = None) -> str | None:
     """What is wrong with a checkpoint folder by its MANIFEST, or None if it is whole."""
     try:
-        manifest = _read_json(checkpoint / layout.MANIFEST)["files"]
-    except (UserError, KeyError, TypeError):
+        files = _read_json(checkpoint / layout.MANIFEST)["files"]
+        manifest = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
+    except (UserError, KeyError, TypeError, AttributeError):
         return f"{layout.MANIFEST} is missing or unreadable"
     for name in names or tuple(manifest):
         path = checkpoint / name
         if name not in manifest or not path.is_file():
             return f"{name} is missing"
-        if path.stat().st_size != manifest[name]["bytes"]:
-            return f"{name} has {path.stat().st_size} bytes instead of {manifest[name]['bytes']}"
+        num_bytes, digest = manifest[name]
+        if path.stat().st_size != num_bytes:
+            return f"{name} has {path.stat().st_size} bytes instead of {num_bytes}"
         with path.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != manifest[name]["sha256"]:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                 return f"{name} does not have the contents it was written with"
     return None
 
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except ValueError:
-        raise UserError(f"{path} is damaged: it is not JSON") from None
+        content = None
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is damaged: it is not the JSON that was written")
+    return content

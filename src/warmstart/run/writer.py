@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
 from collections.abc import Mapping
+from contextlib import suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -30,12 +32,21 @@ def write_whole(path: Path, content: bytes) -> None:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}",
-            f"room for {len(content) / 1e6:.1f} MB in {path.parent}",
-            "free some space or choose another --output-dir; what was saved before is intact",
-        ) from error
+        raise _cannot_write(path, error, len(content)) from error
+    finally:
+        with suppress(OSError):  # it is gone if all went well
+            temporary.unlink()
+
+
+def _cannot_write(path: Path, error: OSError, num_bytes: int) -> UserError:
+    happened = f"cannot write {path}: {error.strerror or error}"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return UserError(
+            happened,
+            f"room for {num_bytes / 1e6:.1f} MB in {path.parent}",
+            "free some space; what was saved before is intact",
+        )
+    return UserError(happened, f"an existing folder {path.parent} that can be written to")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -51,14 +62,15 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
     Numbers that JSON has no word for (NaN, infinity) are written as null.
     """
-    line = json.dumps({key: _finite(value) for key, value in row.items()}, ensure_ascii=False)
+    line = json.dumps(_finite(dict(row)), ensure_ascii=False, allow_nan=False)
     try:
-        with path.open("r+b" if path.exists() else "w+b") as file:
+        with path.open("a+b") as file:
             # A torn last row of an earlier process must not swallow this one.
-            if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) is not None and file.read(1) != b"\n":
-                file.write(b"\n")
-            file.seek(0, os.SEEK_END)
-            file.write(line.encode() + b"\n")
+            is_torn = False
+            if file.seek(0, os.SEEK_END) > 0:
+                file.seek(-1, os.SEEK_END)
+                is_torn = file.read(1) != b"\n"
+            file.write((b"\n" if is_torn else b"") + line.encode() + b"\n")
     except OSError as error:
         raise UserError(
             f"cannot append to {path}: {error.strerror or error}", "a writable disk with room"
@@ -66,6 +78,8 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 
 def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, float) and value - value != 0.0:
         return None
     if isinstance(value, (list, tuple)):
@@ -123,9 +137,10 @@ def write_checkpoint(run: Path, step: int, files: Mapping[str, bytes]) -> Path:
         if final.exists():  # the same step again, after a resume
             shutil.rmtree(final)
         temporary.replace(final)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
+    except OSError as error:
+        raise _cannot_write(final, error, sum(map(len, files.values()))) from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)  # it is gone if all went well
     write_text(root / layout.LAST, final.name + "\n")
     return final
 

@@ -1,0 +1,117 @@
+"""The founding documents' flags: each is understood, and what it became is said."""
+
+from __future__ import annotations
+
+import platform
+
+import pytest
+
+from warmstart.cli import main
+from warmstart.config.aliases import ALIASES, translate
+from warmstart.errors import UserError
+
+# Document 000: the commands of the seed, and row 0.11.
+SEED = {
+    "--model-path m.pt": "--weights m.pt",
+    "--save-model-dir out/": "--save-as out/mnist_cnn_finetuned.pt",
+    "--freeze-conv": "--freeze conv*",
+    "--test-batch-size 10000": "--eval-batch-size 10000",
+    "--log-interval 40": "--log-every 40steps",
+    "--val-interval 0": "--eval-every 1epochs",
+    "--val-interval 200": "--eval-every 200steps",
+    "--save-model": "",
+    "--dataset ../data": "--data ../data",
+    "--dir logs_finetune": "--runs-dir logs_finetune",
+    "--no-cuda": "" if platform.system() == "Darwin" else "--device cpu",
+    "--no-mps": "--device cpu" if platform.system() == "Darwin" else "",
+}
+SAME = ["--batch-size 256", "--epochs 50", "--lr 0.001", "--min-lr 0.00001", "--scheduler cosine", "--freeze-bn"]
+SAME += ["--scheduler-step 10", "--scheduler-gamma 0.5", "--dropout 0.3", "--momentum 0.9", "--seed 1"]
+LATER = {
+    "--pretrain a.pt": "--weights a.pt",
+    "--checkpoint a.pt": "--weights a.pt",
+    "--learning_rate 1e-4": "--lr 1e-4",
+    "--num_workers 16": "--workers 16",
+    "--warmup_epochs 10": "--warmup 10epochs",
+    "--max_grad_norm 1": "--clip 1",
+    "--gradient_accumulation_steps 4": "--accumulate 4",
+    "--early_stopping_patience 7": "--patience 7",
+    "--use_amp": "--precision auto",
+}
+
+
+@pytest.mark.parametrize(("given", "becomes"), list((SEED | LATER).items()))
+def test_what_each_flag_becomes(given, becomes):
+    tokens, notes = translate("finetune", given.split())
+    assert tokens == becomes.split()
+    assert len(notes) == 1
+    assert notes[0].startswith(f"{given} ")
+    assert f"is {becomes}" in notes[0] if becomes else "has no effect here: " in notes[0]
+
+
+@pytest.mark.parametrize("given", [flag for flag in SEED | LATER if " " in flag])
+def test_value_after_an_equals_sign(given):
+    assert translate("finetune", [given.replace(" ", "=")])[0] == translate("finetune", given.split())[0]
+
+
+@pytest.mark.parametrize("given", ["--model-path=a=b.pt", "--model_path=a=b.pt"])
+def test_only_the_first_equals_sign_separates(given):
+    assert translate("finetune", [given])[0] == ["--weights", "a=b.pt"]
+
+
+def test_the_dead_ones_say_why():
+    _, notes = translate("finetune", ["--save-model"])
+    assert notes == ["--save-model has no effect here: the best model is always saved"]
+
+
+def test_what_is_no_alias_is_left_alone():
+    tokens = ["--lr", "1", "--data=x", "--", "word", "-x", "--unknown=1"]
+    assert translate("finetune", tokens) == (tokens, [])
+    assert translate("runs", ["--model-path", "x"]) == (["--model-path", "x"], [])
+
+
+@pytest.mark.parametrize("tokens", [["--model-path"], ["--model-path", "--lr", "3"], ["--save-model-dir="]])
+def test_a_value_that_is_missing(tokens):
+    with pytest.raises(UserError, match=r"--[a-z-]+ has no value\nExpected: --[a-z-]+ VALUE"):
+        translate("finetune", tokens)
+
+
+def test_a_switch_takes_no_value():
+    with pytest.raises(UserError, match="--freeze-conv=false: --freeze-conv takes no value"):
+        translate("finetune", ["--freeze-conv=false"])
+
+
+def test_readers_of_models_take_it_by_name():
+    for command in ("evaluate", "check"):
+        assert translate(command, ["--checkpoint", "RUN@3", "--dataset", "d"])[0] == ["RUN@3", "--data", "d"]
+    assert translate("predict", ["--image_dir", "d"])[0] == ["--images", "d"]
+
+
+@pytest.mark.parametrize("command", sorted(ALIASES))
+def test_every_alias_becomes_flags_that_exist(command):
+    from warmstart.commands import COMMANDS
+
+    known = COMMANDS[command].flag_names()
+    for name, alias in ALIASES[command].items():
+        flags = [token[2:] for token in alias.becomes("5") if token.startswith("--")]
+        assert set(flags) <= known, name
+        assert name not in known, f"--{name} is a flag itself"
+
+
+def test_the_whole_command_line_of_the_seed(tmp_path, capsys):
+    """Every flag of rows 0.1 to 0.11 at once; only what is really missing is complained about."""
+    given = [flag for flag in SEED if flag not in ("--val-interval 200", "--no-mps", "--no-cuda", "--freeze-conv")]
+    argv = " ".join(given + SAME).replace("../data", str(tmp_path)).split()
+    assert main(["finetune", *argv]) == 2
+    captured = capsys.readouterr()
+    assert "error: --weights: m.pt does not exist" in captured.err
+    assert "problems" not in captured.err
+    assert captured.err.count("alias: ") == len(given)
+    assert captured.out == ""
+
+
+def test_help_all_lists_the_aliases(capsys):
+    assert main(["finetune", "--help-all"]) == 0
+    out = capsys.readouterr().out
+    for name in ALIASES["finetune"]:
+        assert f"--{name} " in out

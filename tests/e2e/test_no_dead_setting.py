@@ -1,0 +1,181 @@
+"""No setting is ever dead: for every leaf of the schema, changing it changes something that can be observed.
+
+Observed is what a tiny run leaves behind: plan, computed values, metric rows (without times), files,
+the hash of the weights, or the error. The config itself and the record of origins do not count.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from warmstart.config.io import load
+from warmstart.config.schema import leaves
+from warmstart.engine.train import finetune
+from warmstart.errors import UserError
+from warmstart.run import layout, reader
+
+BASE = {
+    "model": "builtin:fashion_cnn",
+    "weights": "none",
+    "image_size": 16,
+    "batch_size": 8,
+    "epochs": 2,
+    "tensorboard": False,
+    "log_every": "1steps",
+}
+_NOISE = ("seconds", "images_per_s")
+
+# leaf -> (changed settings, settings that both sides have besides BASE)
+CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "data.path": ({"data": "OTHER"}, {}),
+    "data.train_ratio": ({"train_ratio": 0.5}, {}),
+    "data.val_ratio": ({"val_ratio": 0.2}, {}),
+    "data.limit": ({"limit": 0.5}, {}),
+    "data.image_size": ({"image_size": 24}, {}),
+    "data.mean": ({"mean": "0.5"}, {"std": "0.3", "mean": "0.4"}),
+    "data.std": ({"std": "0.5"}, {"std": "0.3", "mean": "0.4"}),
+    "data.crop_pct": ({"crop_pct": 0.5}, {}),
+    "data.batch_size": ({"batch_size": 4}, {}),
+    "data.eval_batch_size": ({"eval_batch_size": 3}, {}),
+    "data.workers": ({"workers": 2}, {"workers": 0}),
+    "data.max_corrupt": ({"max_corrupt": 0.5}, {"data": "CORRUPT"}),
+    "data.augment": ({"augment": "none"}, {}),
+    "data.rotation": ({"rotation": 90}, {}),
+    "data.crop_pad": ({"crop_pad": 0.4}, {}),
+    "data.zoom": ({"zoom": 0.4}, {}),
+    "data.flip": ({"flip": 1.0}, {}),
+    "model.name": ({"model": "timm:resnet10t"}, {"image_size": 32}),
+    "model.weights": ({"weights": "absent.pt"}, {}),
+    "model.dropout": ({"dropout": 0.9}, {}),
+    "task.label_smoothing": ({"label_smoothing": 0.5}, {}),
+    "task.class_weights": ({"class_weights": "a=5"}, {}),
+    "adapt.freeze": ({"freeze": "conv1"}, {}),
+    "adapt.freeze_bn": ({"freeze_bn": True}, {}),
+    "adapt.lrs": ({"lrs": "head=1e-5"}, {}),
+    "adapt.unfreeze": ({"unfreeze": "0:head,1:all"}, {}),
+    "optim.optimizer": ({"optimizer": "sgd"}, {}),
+    "optim.lr": ({"lr": 1e-2}, {}),
+    "optim.min_lr": ({"min_lr": 9e-4}, {}),
+    "optim.momentum": ({"momentum": 0.0}, {"optimizer": "sgd"}),
+    "optim.weight_decay": ({"weight_decay": 0.5}, {}),
+    "optim.scheduler": ({"scheduler": "linear"}, {}),
+    "optim.scheduler_step": ({"scheduler_step": "1steps"}, {"scheduler": "step"}),
+    "optim.scheduler_gamma": ({"scheduler_gamma": 0.1}, {"scheduler": "exponential"}),
+    "optim.scheduler_patience": (
+        {"scheduler_patience": 0},
+        {"scheduler": "plateau", "lr": 1.0, "eval_every": "1steps", "scheduler_gamma": 0.1},
+    ),
+    "optim.warmup": ({"warmup": "2steps"}, {}),
+    "optim.clip": ({"clip": 1e-3}, {"optimizer": "sgd"}),
+    "optim.accumulate": ({"accumulate": 2}, {}),
+    "train.epochs": ({"epochs": 3}, {}),
+    "train.max_steps": ({"max_steps": 1}, {}),
+    "train.time_budget": ({"time_budget": "10m"}, {}),
+    "train.eval_every": ({"eval_every": "1steps"}, {}),
+    "train.save_every": ({"save_every": "2steps"}, {"keep": None}),
+    "train.log_every": ({"log_every": "2steps"}, {}),
+    "train.patience": ({"patience": 1}, {"min_delta": 5.0, "eval_every": "1steps", "select_by": "loss"}),
+    "train.min_delta": ({"min_delta": 5.0}, {"eval_every": "1steps", "select_by": "loss"}),
+    "train.select_by": ({"select_by": "loss"}, {}),
+    "train.precision": ({"precision": "bf16"}, {}),
+    "train.ema": ({"ema": 0.5}, {}),
+    "train.seed": ({"seed": 1}, {}),
+    "train.device": ({"device": "cuda:77"}, {}),
+    "output.output_dir": ({"output_dir": "elsewhere"}, {}),
+    "output.runs_dir": ({"runs_dir": "elsewhere"}, {"output_dir": None}),
+    "output.name": ({"name": "called"}, {"output_dir": None}),
+    "output.save_as": ({"save_as": "weights.pt"}, {}),
+    "output.tensorboard": ({"tensorboard": True}, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Three small folders of two classes: one plain, one with other images, one with a broken file."""
+    root = tmp_path_factory.mktemp("data")
+    generator = np.random.default_rng(0)
+    for name in ("DATA", "OTHER", "CORRUPT"):
+        for number, label in enumerate("ab"):
+            (root / name / label).mkdir(parents=True)
+            for index in range(20):
+                pixels = generator.integers(0, 128, (20, 18), np.uint8) + 100 * number
+                Image.fromarray(pixels.astype(np.uint8)).save(root / name / label / f"{index}.png")
+    (root / "CORRUPT" / "a" / "0.png").write_bytes(b"not a picture")
+    return {name: root / name for name in ("DATA", "OTHER", "CORRUPT")}
+
+
+def observe(settings: dict[str, Any], folders: dict[str, Path]) -> dict[str, Any]:
+    """Everything that a run with these settings leaves behind, apart from the settings."""
+    named = {"data": "DATA", "output_dir": "run", **BASE, **settings}
+    named["data"] = str(folders[named["data"]])
+    try:
+        run = finetune(load({key: value for key, value in named.items() if value is not None}))
+    except UserError as error:
+        return {"error": str(error)}
+    found = reader.open_run(run)
+    # Values that merely repeat a setting are no sign of life.
+    silent = ("origins", "created", "seed", "lr", "probe")
+    resolved = {key: value for key, value in found.resolved.items() if key not in silent}
+    rows = [
+        {k: v for k, v in row.items() if k not in _NOISE} for row in found.metrics.rows + found.evals.rows
+    ]
+    step = found.pointer(layout.LAST)
+    assert step is not None
+    manifest = json.loads((found.checkpoint(step) / layout.MANIFEST).read_text())
+    return {
+        "run": run.as_posix() if run.name in ("run", "elsewhere", "called") else run.parent.as_posix(),
+        "files": sorted(path.relative_to(run).as_posix().split(".out")[0] for path in run.rglob("*")),
+        "beside": sorted(path.name for path in Path.cwd().iterdir() if path.is_file()),
+        "resolved": resolved,
+        "plan": found.plan,
+        "rows": rows,
+        "weights": manifest["files"][layout.MODEL]["sha256"],
+        "status": {key: found.status.get(key) for key in ("best_step", "stop_reason")},
+    }
+
+
+def test_the_table_names_every_setting() -> None:
+    assert set(CASES) == {leaf.path for leaf in leaves()}
+
+
+@pytest.fixture(scope="module")
+def seen_before() -> dict[str, dict[str, Any]]:
+    """What the unchanged sides left behind: most settings share one."""
+    return {}
+
+
+@pytest.mark.parametrize("path", CASES)
+def test_changing_the_setting_changes_something(
+    path: str,
+    folders: dict[str, Path],
+    seen_before: dict[str, dict[str, Any]],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    changed, common = CASES[path]
+    key = json.dumps(common)
+    if key not in seen_before:
+        (tmp_path / "base").mkdir()
+        monkeypatch.chdir(tmp_path / "base")
+        seen_before[key] = observe(common, folders)
+    (tmp_path / "changed").mkdir()
+    monkeypatch.chdir(tmp_path / "changed")
+    assert observe({**common, **changed}, folders) != seen_before[key]
+
+
+def test_the_same_settings_leave_the_same_behind(
+    folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The comparison above would prove nothing if two equal runs differed."""
+    seen = []
+    for name in ("first", "second"):
+        (tmp_path / name).mkdir()
+        monkeypatch.chdir(tmp_path / name)
+        seen.append(observe({}, folders))
+    assert seen[0] == seen[1]

@@ -1,0 +1,171 @@
+"""Checkpoints: complete, intact or passed over, and never lost to a full disk."""
+
+from __future__ import annotations
+
+import errno
+import json
+import logging
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from warmstart.engine import train
+from warmstart.engine.checkpoint import load_checkpoint, weights_to_use
+from warmstart.errors import UserError
+from warmstart.run import layout, writer
+from warmstart.run.reader import Run
+
+FINETUNE = Callable[..., Run]
+
+DIGEST = """
+import json, sys
+from hashlib import sha256
+from pathlib import Path
+from warmstart.engine.checkpoint import load_checkpoint
+step, saved = load_checkpoint(Path(sys.argv[1]))
+digest = sha256()
+for part in (saved.weights, saved.averaged, saved.optimizer[0], saved.random):
+    assert part
+    for name in sorted(part):
+        digest.update(name.encode() + str(part[name].dtype).encode() + part[name].numpy().tobytes())
+digest.update(json.dumps([saved.state.to_json(), saved.optimizer[1], saved.num_threads]).encode())
+print(step, digest.hexdigest())
+"""
+
+
+def test_a_fresh_process_reads_back_everything_that_was_in_memory(
+    finetune: FINETUNE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory: dict[str, Any] = {}
+    real = train.run_loop
+
+    def keep(job: Any, state: Any, ema: Any, *rest: Any) -> None:
+        real(job, state, ema, *rest)
+        memory.update(job=job, state=state, ema=ema)
+
+    monkeypatch.setattr(train, "run_loop", keep)
+    run = finetune(ema=0.5, optimizer="adamw", epochs=1)
+    step, saved = load_checkpoint(run.path)
+    module, ema = memory["job"].built.module, memory["ema"]
+    for name, tensor in module.state_dict().items():
+        assert torch.equal(saved.weights[name], tensor), name
+    for name, tensor in ema.state_dict().items():
+        assert torch.equal(saved.averaged[name], tensor), name
+    assert saved.state == memory["state"] and saved.num_threads == torch.get_num_threads()
+    assert step == 3 and int(saved.averaged["n_averaged"]) == 3
+    assert {key.split(".")[0] for key in saved.optimizer[0]} == {"exp_avg", "exp_avg_sq", "step"}
+    command = [sys.executable, "-c", DIGEST, str(run.path)]
+    there = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    digest = sha256()
+    for part in (saved.weights, saved.averaged, saved.optimizer[0], saved.random):
+        for name in sorted(part):
+            digest.update(name.encode() + str(part[name].dtype).encode() + part[name].numpy().tobytes())
+    digest.update(json.dumps([saved.state.to_json(), saved.optimizer[1], saved.num_threads]).encode())
+    assert there == ["3", digest.hexdigest()]
+
+
+def test_the_weights_saved_are_the_ones_measured(finetune: FINETUNE) -> None:
+    """The average is what is evaluated, and model.safetensors holds it; the raw weights are beside it."""
+    run = finetune(ema=0.9)
+    folder = run.checkpoint(6)
+    used, state = load_file(folder / layout.MODEL), load_file(folder / layout.STATE_TENSORS)
+    assert not torch.equal(used["fc2.weight"], state["raw.fc2.weight"])
+    module = torch.nn.Linear(2, 2)
+    assert weights_to_use(module, None) is module
+
+
+@pytest.mark.parametrize("name", [layout.MODEL, layout.STATE_TENSORS, layout.STATE, layout.MANIFEST])
+def test_a_damaged_newest_checkpoint_is_passed_over_and_named(
+    finetune: FINETUNE, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = finetune()
+    path = run.checkpoint(6) / name
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    path.write_bytes(content)
+    with caplog.at_level(logging.WARNING, logger="warmstart"):
+        step, saved = load_checkpoint(run.path)
+    assert (step, saved.state.step) == (3, 3)
+    assert "the checkpoint of step 6 is damaged" in caplog.text and name in caplog.text
+
+
+def test_without_an_intact_checkpoint_there_is_nothing_to_resume(finetune: FINETUNE) -> None:
+    run = finetune()
+    for step in run.checkpoint_steps():
+        (run.checkpoint(step) / layout.MODEL).write_bytes(b"")
+    with pytest.raises(UserError, match="has no intact checkpoint to resume from(.|\n)*finetune --config"):
+        load_checkpoint(run.path)
+
+
+def test_a_run_that_falls_back_comes_to_the_same_end(
+    finetune: FINETUNE, settings: Callable[..., Any], interrupt_at: Callable[..., None], tmp_path: Path
+) -> None:
+    straight = finetune("straight", epochs=3)
+    interrupt_at(7)
+    with pytest.raises(UserError, match="interrupted at step 7 of 9"):
+        train.finetune(settings("broken", epochs=3))
+    run = Run(tmp_path / "broken")
+    (run.checkpoint(7) / layout.STATE_TENSORS).write_bytes(b"torn")
+    resumed = Run(train.resume(str(run.path), {}))
+    for name in (layout.MODEL, layout.STATE_TENSORS):
+        assert (resumed.checkpoint(9) / name).read_bytes() == (straight.checkpoint(9) / name).read_bytes()
+    assert resumed.pointer(layout.BEST) == straight.pointer(layout.BEST)
+
+
+@pytest.mark.parametrize("full_at", [layout.MODEL, layout.STATE_TENSORS, layout.MANIFEST, layout.LAST])
+def test_a_full_disk_stops_the_run_and_costs_no_checkpoint(
+    finetune: FINETUNE, settings: Callable[..., Any], monkeypatch: pytest.MonkeyPatch, full_at: str
+) -> None:
+    straight = finetune("straight")
+    real = writer.write_whole
+
+    def write_whole(path: Path, content: bytes) -> None:
+        with monkeypatch.context() as disk:
+            if path.name == full_at and "step_00000006" in f"{path.parent.name}{content[:20]!r}":
+                disk.setattr(os, "fsync", _raise_enospc)  # where a full disk shows itself at the latest
+            real(path, content)
+
+    monkeypatch.setattr(writer, "write_whole", write_whole)
+    loaded = settings("run")
+    with pytest.raises(UserError, match="No space left on device(.|\n)*what was saved before is intact"):
+        train.finetune(loaded)
+    monkeypatch.undo()
+    run = Run(Path(loaded.config.output.output_dir))
+    assert run.status["state"] == "failed" and "No space left on device" in run.status["reason"]
+    assert not list((run.path / layout.CHECKPOINTS).glob(".*"))
+    step, _ = load_checkpoint(run.path)
+    assert step == (6 if full_at == layout.LAST else 3)
+    resumed = Run(train.resume(str(run.path), {}))
+    assert (resumed.checkpoint(6) / layout.MODEL).read_bytes() == (straight.checkpoint(6) / layout.MODEL).read_bytes()
+    assert resumed.status["state"] == "finished"
+    assert resumed.pointer(layout.LAST) == 6
+    assert resumed.pointer(layout.BEST) == straight.pointer(layout.BEST)
+
+
+def _raise_enospc(*args: Any, **kwargs: Any) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_only_the_newest_two_and_the_best_are_kept(finetune: FINETUNE) -> None:
+    run = finetune(epochs=4, save_every="1steps")
+    best = run.pointer(layout.BEST)
+    assert set(run.checkpoint_steps()) == {11, 12, best}
+    assert run.pointer(layout.LAST) == 12
+
+
+def test_weights_that_are_not_finite_are_never_saved(finetune: FINETUNE, tmp_path: Path) -> None:
+    """The gradient of step 3 is infinite while its loss is not: saving step 3 would save NaN."""
+    with pytest.raises(UserError) as error:
+        finetune(optimizer="sgd", lr=1e6, clip="none")
+    assert str(error.value).startswith("the weights are not finite after step 3\nExpected: finite weights\n")
+    run = Run(tmp_path / "run")
+    step, saved = load_checkpoint(run.path)
+    assert step == 0 and all(tensor.isfinite().all() for tensor in saved.weights.values())
