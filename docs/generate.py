@@ -15,8 +15,8 @@ def settings_page() -> str:
     lines = [
         "# Settings",
         "",
-        "Made from the schema by `docs/generate.py`; do not edit. Flags and YAML keys are the same settings: `--lr 5e-4`",
-        "is `optim: {lr: 5e-4}`. `_` and `-` are the same in a flag. Precedence: defaults < `--preset` < `--config` <",
+        "Made from the schema by `docs/generate.py`; do not edit. Flags and YAML keys are the same settings:",
+        "`--lr 5e-4` is `optim: {lr: 5e-4}`; `_` and `-` are the same. Defaults < `--preset` < `--config` <",
         f"flags. Presets: {', '.join(f'`{name}`' for name in preset_names())}.",
     ]
     for section, field in Config.model_fields.items():

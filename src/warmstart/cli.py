@@ -27,7 +27,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 130 if error.happened.startswith("interrupted") else 2
     except KeyboardInterrupt:
-        print("error: interrupted before anything could be saved", file=sys.stderr)
+        print("error: interrupted; whatever was written before is kept", file=sys.stderr)
         return 130
     except BrokenPipeError:  # `warmstart show RUN | head`: the reader has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

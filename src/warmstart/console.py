@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from rich.console import Console
+from rich.highlighter import NullHighlighter
 from rich.logging import RichHandler
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
@@ -28,7 +29,7 @@ def setup() -> None:
         log.setLevel(logging.INFO)
     for handler in [h for h in log.handlers if getattr(h, _OURS, False)]:
         log.removeHandler(handler)
-    log.propagate = bool(log.handlers)  # a host program's own handlers go on getting the lines
+    log.propagate = bool(logging.getLogger().handlers)  # a host program's log gets the lines too
     console = Console(stderr=True, highlight=False)
     handler = _rich_handler(console) if console.is_terminal else logging.StreamHandler(sys.stderr)
     setattr(handler, _OURS, True)
@@ -49,7 +50,12 @@ def quiet() -> Iterator[None]:
 
 def _rich_handler(console: Console) -> logging.Handler:
     return RichHandler(
-        console=console, show_time=False, show_path=False, show_level=False, markup=False, highlighter=None
+        console=console,
+        show_time=False,
+        show_path=False,
+        show_level=False,
+        markup=False,
+        highlighter=NullHighlighter(),
     )
 
 
@@ -74,7 +80,13 @@ def log_file(path: Path) -> Iterator[None]:
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[Any]], left: int = 1) -> str:
     """A plain text table; the first `left` columns are left-aligned, numbers to the right."""
-    view = Table(title=title or None, title_justify="left", box=None, pad_edge=False, padding=(0, 2, 0, 0))
+    view = Table(
+        title=Text(title) if title else None,
+        title_justify="left",
+        box=None,
+        pad_edge=False,
+        padding=(0, 2, 0, 0),
+    )
     for number, column in enumerate(columns):
         view.add_column(Text(column), justify="left" if number < left else "right", overflow="fold")
     for row in rows:
@@ -122,7 +134,7 @@ def progress(label: str, total: int) -> Iterator[Bar]:
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[text]}"),
+        TextColumn("{task.fields[text]}", markup=False),
     )
     with Progress(*columns, console=console, transient=True) as view:
         yield _RichBar(view, view.add_task(label, total=total, text=""))

@@ -75,25 +75,8 @@ def test_the_documents_command_with_json(
 ) -> None:
     weights, data = fashion
     run, saved = tmp_path / "run", tmp_path / "out" / "mnist_cnn_finetuned.pt"
-    code = main(
-        [
-            "finetune",
-            f"--model-path={weights}",
-            "--data",
-            str(data),
-            "--batch-size=256",
-            "--lr=0.001",
-            "--epochs=2",
-        ]
-        + [
-            "--scheduler=cosine",
-            "--freeze-conv",
-            "--output-dir",
-            str(run),
-            f"--save-model-dir={saved.parent}",
-            "--json",
-        ]
-    )
+    words = f"finetune --model-path={weights} --data {data} --batch-size=256 --epochs=2 --freeze-conv"
+    code = main([*words.split(), "--output-dir", str(run), f"--save-model-dir={saved.parent}", "--json"])
     out, err = capsys.readouterr()
     assert code == 0
     result = json.loads(out)

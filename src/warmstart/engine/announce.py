@@ -49,7 +49,7 @@ def announce(job: Job, resolved: dict[str, Any]) -> None:
     described = ", ".join(f"{name} {value:.4g}" for name, value in augment.items()) or "none"
     log.info("augmentation: %s (%s)", described, resolved["augment"]["origin"])
     log.info("\n%s", plan_table(job.plan))
-    for note in job.plan.notes:
+    for note in (*job.plan.notes, *_unreached(job)):
         log.warning(note)
     effective = job.config.data.batch_size * job.config.optim.accumulate
     log.info(
@@ -71,6 +71,17 @@ def announce(job: Job, resolved: dict[str, Any]) -> None:
         )
     if "val" not in job.dataset.splits:
         log.warning("there are no validation images: the last checkpoint is kept, and nothing is selected")
+
+
+def _unreached(job: Job) -> list[str]:
+    """Stages that begin after the run's last step, which is known only now."""
+    total, per_epoch = job.pace.total_steps, job.pace.steps_per_epoch
+    late = [epoch for epoch in job.plan.stage_epochs if epoch * per_epoch >= total]
+    blocks = {epoch: [row.name for row in job.plan.rows if row.from_epoch == epoch] for epoch in late}
+    return [
+        f"--unfreeze {epoch} has no effect: the run ends at step {total}, before {listing(blocks[epoch])}"
+        for epoch in late
+    ]
 
 
 def plan_table(plan: Plan) -> str:

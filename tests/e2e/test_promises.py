@@ -1,0 +1,333 @@
+"""The promises of DESIGN section 5 on whole runs: resume to the bit, order without workers, one path of evaluation."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from safetensors.torch import load_file
+
+from warmstart import api
+from warmstart.config import io
+from warmstart.engine import train
+from warmstart.engine.state import TrainState
+from warmstart.errors import UserError
+from warmstart.inference.predictions import read_predictions
+from warmstart.run import layout
+from warmstart.run.reader import Run
+
+TIMES = {"seconds", "images_per_s"}
+
+
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """42 grey pictures of 16 px in three classes that overlap; 24 of them are trained on."""
+    root = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    for name, brightness in (("ant", 90), ("bee", 120), ("cat", 150)):
+        (root / name).mkdir()
+        for number in range(14):
+            pixels = rng.normal(brightness, 40, (16, 16)).clip(0, 255).astype(np.uint8)
+            Image.fromarray(pixels).save(root / name / f"{number:02}.png")
+    return root
+
+
+@pytest.fixture
+def settings(data: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+    """3 steps of 8 images per epoch, 3 epochs, in tmp_path/NAME."""
+
+    def make(name: str, **given: Any) -> dict[str, Any]:
+        values = {
+            "data": str(data),
+            "model": "builtin:fashion_cnn",
+            "weights": "none",
+            "image_size": "16",
+            "batch_size": 8,
+            "train_ratio": 0.6,
+            "val_ratio": 0.25,
+            "epochs": 3,
+            "lr": 0.01,
+            "log_every": "2steps",
+            "workers": 0,
+            "device": "cpu",
+            "tensorboard": False,
+            "output_dir": str(tmp_path / name),
+        }
+        return {**values, **given}
+
+    return make
+
+
+Settings = Callable[..., dict[str, Any]]
+
+
+def run_through(values: dict[str, Any]) -> Run:
+    return Run(train.finetune(io.load(values)))
+
+
+def run_interrupted(
+    values: dict[str, Any], at_steps: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, workers: int | None = None
+) -> Run:
+    """Start, get a real SIGINT at each of the steps, and resume after each."""
+    left = list(at_steps)
+    count = TrainState.advance
+
+    def advance(state: TrainState, steps_per_epoch: int) -> None:
+        count(state, steps_per_epoch)
+        if left and state.step == left[0]:
+            left.pop(0)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainState, "advance", advance)
+        folder = Path(values["output_dir"])
+        for number, step in enumerate(at_steps):
+            with pytest.raises(UserError) as error:
+                if number == 0:
+                    train.finetune(io.load(values))
+                else:
+                    train.resume(str(folder), {"workers": workers})
+            assert str(error.value) == (
+                f"interrupted at step {step} of {Run(folder).resolved['pace']['total_steps']}; "
+                f"everything up to it is saved\nFix: warmstart resume {folder}"
+            )
+            assert Run(folder).status["state"] == "interrupted" and Run(folder).status["step"] == step
+        return Run(train.resume(str(folder), {"workers": workers}))
+
+
+def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in row.items() if key not in TIMES} for row in rows]
+
+
+def assert_same_run(resumed: Run, straight: Run) -> None:
+    """Weights, optimizer, averages, random numbers, counters, rows and choices: everything but the clock."""
+    assert resumed.checkpoint_steps()[-1] == straight.checkpoint_steps()[-1]
+    step = straight.pointer(layout.LAST)
+    assert step is not None and resumed.pointer(layout.LAST) == step
+    assert resumed.pointer(layout.BEST) == straight.pointer(layout.BEST)
+    for at in {step, straight.pointer(layout.BEST)} - {None}:
+        a, b = resumed.checkpoint(at), straight.checkpoint(at)
+        for name in (layout.MODEL, layout.STATE_TENSORS):
+            left, right = load_file(a / name), load_file(b / name)
+            assert left.keys() == right.keys()
+            assert not [key for key in left if not torch.equal(left[key], right[key])]
+            assert (a / name).read_bytes() == (b / name).read_bytes()
+        records = [json.loads((folder / layout.STATE).read_text()) for folder in (a, b)]
+        for record in records:
+            record["state"].pop("seconds")
+        assert records[0] == records[1]
+    assert without_times(resumed.metrics.rows) == without_times(straight.metrics.rows)
+    assert without_times(resumed.evals.rows) == without_times(straight.evals.rows)
+    keys = ("state", "step", "best_step", "best_value", "stop_reason")
+    assert [resumed.status[key] for key in keys] == [straight.status[key] for key in keys]
+
+
+CASES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "averaged": {"ema": 0.7, "scheduler": "step", "scheduler_step": "4steps"},
+    "accumulated": {"accumulate": 2, "batch_size": 4, "label_smoothing": 0.1, "class_weights": "ant=2"},
+    "unfrozen": {"unfreeze": "0:head,1:all", "lrs": "backbone=1e-3", "freeze_bn": False, "ema": 0.7},
+    "plateau": {
+        "scheduler": "plateau",
+        "scheduler_patience": 0,
+        "scheduler_gamma": 0.5,
+        "eval_every": "1steps",
+        "warmup": "1steps",
+        "min_lr": 1e-5,
+    },
+    "odd pace": {"eval_every": "2steps", "save_every": "50epochs", "log_every": "4steps", "select_by": "loss"},
+    "workers": {"workers": 2, "optimizer": "lamb", "flip": 0.5, "rotation": 30},
+}
+WHEN = {1: (1,), 3: (3,), 5: (5,), 24: (2, 4), 8: (8,)}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_resumed_run_is_the_run_that_was_started(
+    case: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted at the first step, at the end of an epoch (a stage boundary), within one, twice, near the end."""
+    straight = run_through(settings("straight", **CASES[case]))
+    for number, at_steps in WHEN.items():
+        values = settings(f"resumed-{number}", **CASES[case])
+        assert_same_run(run_interrupted(values, at_steps, monkeypatch), straight)
+
+
+def test_a_resumed_channels_last_model_with_dropout_is_bit_identical(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fused AdamW on channels_last weights, whose saved moments are not: the trap of DESIGN section 6."""
+    given = {"model": "timm:mobilenetv3_small_100", "image_size": "32", "dropout": 0.3, "unfreeze": "0:head,1:all", "epochs": 2, "ema": 0.5}
+    straight = run_through(settings("straight", **given))
+    resumed = run_interrupted(settings("resumed", **given), (2, 4), monkeypatch)
+    assert_same_run(resumed, straight)
+
+
+def test_an_early_stop_comes_at_the_same_step_after_a_resume(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"lr": 1e-12, "freeze_bn": True, "epochs": 9, "patience": 2}
+    straight = run_through(settings("straight", **given))
+    assert straight.status["step"] == 9 and straight.status["stop_reason"] == "no new best in 2 validations"
+    for step in (6, 7):
+        assert_same_run(run_interrupted(settings(f"at-{step}", **given), (step,), monkeypatch), straight)
+
+
+def test_order_and_pixels_do_not_depend_on_workers(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    in_loop = run_through(settings("in-loop"))
+    in_threads = run_through(settings("in-threads", workers=2))
+    changed = run_interrupted(settings("changed"), (4,), monkeypatch, workers=2)
+    assert_same_run(in_threads, in_loop)
+    assert_same_run(changed, in_loop)
+
+
+def test_a_run_depends_on_its_seed(settings: Settings) -> None:
+    runs = [run_through(settings(f"seed-{number}", seed=seed, epochs=1)) for number, seed in enumerate((0, 0, 1))]
+    weights = [(run.checkpoint(3) / layout.MODEL).read_bytes() for run in runs]
+    assert weights[0] == weights[1] != weights[2]
+
+
+def test_resume_needs_neither_the_first_weights_nor_their_file(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source = run_through(settings("source", epochs=1, save_as=str(tmp_path / "start.pt")))
+    assert source.status["state"] == "finished"
+    given = {"weights": str(tmp_path / "start.pt")}
+    straight = run_through(settings("straight", **given))
+    start = (tmp_path / "start.pt").read_bytes()
+    real = train.resume
+
+    def resume_without_file(*args: Any) -> Path:
+        (tmp_path / "start.pt").unlink()
+        return real(*args)
+
+    monkeypatch.setattr(train, "resume", resume_without_file)
+    resumed = run_interrupted(settings("resumed", **given), (4,), monkeypatch)
+    assert start and not (tmp_path / "start.pt").exists()
+    assert_same_run(resumed, straight)
+
+
+@pytest.mark.parametrize("stopped_early", [False, True])
+def test_a_run_that_ended_without_saying_so_is_not_trained_on(
+    stopped_early: bool, settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The process died after the last checkpoint: resuming must only finish, not take one more step."""
+    given = {"lr": 1e-12, "freeze_bn": True, "epochs": 9, "patience": 1} if stopped_early else {}
+    straight = run_through(settings("straight", **given))
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "_finish", lambda *_: (_ for _ in ()).throw(MemoryError("killed")))
+        with pytest.raises(MemoryError):
+            run_through(settings("killed", **given))
+    resumed = Run(train.resume(str(tmp_path / "killed"), {}))
+    assert_same_run(resumed, straight)
+
+
+def test_a_second_signal_leaves_at_once_and_the_run_can_be_resumed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    straight = run_through(settings("straight"))
+    count = TrainState.advance
+
+    def advance(state: TrainState, steps_per_epoch: int) -> None:
+        count(state, steps_per_epoch)
+        if state.step == 5:
+            os.kill(os.getpid(), signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TrainState, "advance", advance)
+        with pytest.raises(KeyboardInterrupt):
+            run_through(settings("run"))
+    run = Run(tmp_path / "run")
+    assert run.status["state"] == "failed" and run.pointer(layout.LAST) == 3
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert_same_run(Run(train.resume(str(run.path), {})), straight)
+
+
+def test_a_finished_run_is_not_resumed(settings: Settings) -> None:
+    run = run_through(settings("run", epochs=1))
+    with pytest.raises(UserError) as error:
+        api.resume(str(run.path))
+    assert str(error.value) == (
+        f"{run.path} is finished: nothing is left to resume\nExpected: an interrupted run\n"
+        f"Fix: to train on from its result: `warmstart finetune --weights {run.path} --data DATA`"
+    )
+
+
+def test_changed_data_are_not_resumed_on(
+    settings: Settings, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copied = tmp_path / "copied"
+    for source in data.rglob("*.png"):
+        target = copied / source.relative_to(data)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(source.read_bytes())
+    real = train.resume
+
+    def resume_on_other_data(*args: Any) -> Path:
+        (copied / "ant" / "00.png").unlink()
+        return real(*args)
+
+    monkeypatch.setattr(train, "resume", resume_on_other_data)
+    with pytest.raises(UserError, match="have changed since the run was started(.|\n)*restore the data"):
+        run_interrupted(settings("run", data=str(copied)), (2,), monkeypatch)
+
+
+def test_validation_is_evaluate_to_the_bit(settings: Settings) -> None:
+    """At equal batches the numbers are equal, not close; with averaged weights too."""
+    for name, given in (
+        ("plain", {}),
+        ("averaged", {"ema": 0.7}),
+        ("colour", {"model": "timm:mobilenetv3_small_100", "image_size": "32", "epochs": 1}),
+    ):
+        run = run_through(settings(name, **given))
+        recorded = {row["step"]: row for row in run.evals.rows if row["split"] == "val" and "kind" not in row}
+        for step in sorted({run.pointer(layout.BEST), run.pointer(layout.LAST)} - {None}):
+            result = api.evaluate(f"{run.path}@{step}", split="val", device="cpu").to_json()
+            assert result["metrics"] == {key: recorded[step][key] for key in result["metrics"]}
+            assert result["num_samples"] == recorded[step]["num_samples"]
+
+
+def test_what_the_start_model_said_is_kept(settings: Settings) -> None:
+    result = api.finetune(**{**settings("run"), "model": "builtin:fashion_cnn"})
+    run = Run(Path(result.to_json()["run"]))
+    start = next(row for row in run.evals.rows if row["step"] == 0 and row["split"] == "val")
+    kept = read_predictions(run.path / layout.PREDICTIONS / layout.predictions_name("val", 0))
+    assert kept.classes == ("ant", "bee", "cat") and len(kept.ids) == start["num_samples"]
+    accuracy = float((kept.scores.argmax(axis=1) == kept.targets).mean())
+    assert accuracy == pytest.approx(start["accuracy"])
+    gain = next(g for g in result.to_json()["gains"] if g["split"] == "val")
+    assert gain["start"]["accuracy"] == start["accuracy"]
+    assert gain["difference"] == pytest.approx(gain["best"]["accuracy"] - start["accuracy"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+def test_a_resumed_run_on_a_gpu_is_bit_identical(
+    precision: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(True, warn_only=True)
+    try:
+        given = {"device": "cuda", "precision": precision, "ema": 0.7, "dropout": 0.3}
+        straight = run_through(settings("straight", **given))
+        resumed = run_interrupted(settings("resumed", **given), (2, 5), monkeypatch)
+        assert_same_run(resumed, straight)
+    finally:
+        torch.use_deterministic_algorithms(False)
