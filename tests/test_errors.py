@@ -9,7 +9,11 @@ def test_three_parts():
     error = UserError("the disk is full", "2 MB of room", "remove something")
     assert str(error) == "the disk is full\nExpected: 2 MB of room\nFix: remove something"
     assert str(UserError("it rained")) == "it rained"
-    assert (error.happened, error.expected, error.fix) == ("the disk is full", "2 MB of room", "remove something")
+    assert (error.happened, error.expected, error.fix) == (
+        "the disk is full",
+        "2 MB of room",
+        "remove something",
+    )
 
 
 def test_one_problem_stays_as_it_is():

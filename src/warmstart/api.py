@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from warmstart import console
 from warmstart.config import io as config_io
+from warmstart.config.schema import DataConfig
 from warmstart.errors import UserError
 
 if TYPE_CHECKING:
@@ -102,6 +103,11 @@ def _settings(model: str | None, data: str | None, settings: dict[str, Any]) -> 
     if data is not None:
         given["data"] = data
     if model is not None:
+        if settings.get("weights") is not None and Path(model).exists():
+            raise UserError(
+                f"{model} and weights={settings['weights']} both name weights",
+                "one file or run to start from",
+            )
         is_path = Path(model).exists() or Path(model.rpartition("@")[0] or model).exists()
         given["weights" if is_path else "model"] = model
     return given
@@ -144,6 +150,8 @@ def resume(run: str, *, device: str | None = None, workers: int | None = None) -
     console.setup()
     from warmstart.engine import train
 
+    if workers is not None:
+        config_io.validate_section(DataConfig, {"workers": workers})
     return _finish(train.resume(run, {"device": device, "workers": workers}), device or "auto")
 
 
@@ -214,7 +222,6 @@ def check(model: str, data: str, *, batch_size: int = 32, device: str = "auto", 
 
 def _restore(model: str, device: str, settings: dict[str, Any]) -> tuple[Any, int]:
     """The model on its device, and the decoding threads."""
-    from warmstart.config.schema import DataConfig
     from warmstart.inference.device import resolve_device
     from warmstart.inference.restore import restore
 

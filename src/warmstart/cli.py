@@ -15,7 +15,7 @@ from typing import Any
 from warmstart import __version__
 from warmstart.commands import COMMANDS, Command, build_app
 from warmstart.config import aliases
-from warmstart.errors import UserError, closest, listing
+from warmstart.errors import Interrupted, UserError, closest, listing
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _run(tokens)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        return 130 if error.happened.startswith("interrupted") else 2
+        return 130 if isinstance(error, Interrupted) else 2
     except KeyboardInterrupt:
         print("error: interrupted; whatever was written before is kept", file=sys.stderr)
         return 130

@@ -102,8 +102,14 @@ def _one_seed(
 ) -> list[tuple[str, float, str]]:
     """(what, accuracy, run) in the order of the story."""
     folders = {name: str(root / "runs" / f"{name}-seed{seed}") for name in ("a", "b-scratch", "b-tuned")}
-    scratch = {"model": "builtin:fashion_cnn", "weights": "none", "batch_size": 64, "lr": 3e-3, "seed": seed}
-    few = {"epochs": 30, "batch_size": 16, "seed": seed}
+    scratch: dict[str, Any] = {
+        "model": "builtin:fashion_cnn",
+        "weights": "none",
+        "batch_size": 64,
+        "lr": 3e-3,
+        "seed": seed,
+    }
+    few: dict[str, Any] = {"epochs": 30, "batch_size": 16, "seed": seed}
     steps = (
         ("A from scratch", data_a, "a", {**scratch, "epochs": 8}),
         ("B from scratch", data_b, "b-scratch", {**scratch, **few}),

@@ -70,9 +70,15 @@ def test_modes_hold_frozen_norms_after_every_train() -> None:
     module = built.module
 
     def training() -> set[str]:
-        return {name for name in ("bn1", "bn2", "bn3", "bn_fc", "dropout") if module.get_submodule(name).training}
+        return {
+            name for name in ("bn1", "bn2", "bn3", "bn_fc", "dropout") if module.get_submodule(name).training
+        }
 
-    for epoch, live in ((0, {"dropout"}), (1, {"dropout", "bn_fc"}), (2, {"bn1", "bn2", "bn3", "bn_fc", "dropout"})):
+    for epoch, live in (
+        (0, {"dropout"}),
+        (1, {"dropout", "bn_fc"}),
+        (2, {"bn1", "bn2", "bn3", "bn_fc", "dropout"}),
+    ):
         module.train()
         set_modes(module, plan, built.blocks, epoch)
         assert training() == live and module.training
@@ -119,11 +125,7 @@ def test_the_hash_sees_every_frozen_tensor_and_no_trained_one(adapt: dict[str, o
             moving.add(name)
         tensor.copy_(kept)
     assert frozen_hash(built.module, plan, built.blocks, 0) == before
-    expected = {
-        name
-        for name, _ in built.module.named_buffers()
-        if live and name.startswith(live)
-    }
+    expected = {name for name, _ in built.module.named_buffers() if live and name.startswith(live)}
     assert moving == trained | expected
 
 

@@ -52,9 +52,7 @@ def test_every_parameter_is_in_exactly_one_row(fashion: BuiltModel, adapt: dict[
     plan = plan_for(fashion, adapt)
     named = [name for row in plan.rows for name in (*row.trainable, *row.held)]
     assert sorted(named) == sorted(name for name, _ in fashion.module.named_parameters())
-    assert sum(row.num_parameters for row in plan.rows) == sum(
-        p.numel() for p in fashion.module.parameters()
-    )
+    assert sum(row.num_parameters for row in plan.rows) == sum(p.numel() for p in fashion.module.parameters())
 
 
 def test_freezing_the_convolutions_freezes_their_norms_and_lets_the_rest_train(fashion: BuiltModel) -> None:
@@ -87,7 +85,9 @@ def test_freezing_by_name_glob_and_backbone(fashion: BuiltModel) -> None:
 def test_freeze_bn_holds_statistics_and_affine_parameters_everywhere(fashion: BuiltModel) -> None:
     plan = plan_for(fashion, {"freeze_bn": True})
     held = {name for row in plan.rows for name in row.held}
-    assert held == {f"{norm}.{part}" for norm in ("bn1", "bn2", "bn3", "bn_fc") for part in ("weight", "bias")}
+    assert held == {
+        f"{norm}.{part}" for norm in ("bn1", "bn2", "bn3", "bn_fc") for part in ("weight", "bias")
+    }
     assert [row.norms for row in plan.rows] == ["held", "held", "held", "held", "-"]
     assert plan.notes == ()
 

@@ -83,7 +83,7 @@ def test_one_row_per_run_oldest_first(write_run):
     }
     assert (rows[1]["state"], rows[1]["steps"], rows[1]["accuracy"]) == ("finished", "8/20", 0.75)
     text = summary.runs_text(rows)
-    assert text.split("\n")[0].split() == "run state model data steps lr best_step accuracy f1 loss".split()
+    assert " ".join(text.split("\n")[0].split()) == "run state model data steps lr best_step accuracy f1 loss"
     assert len(text.split("\n")) == 3
 
 

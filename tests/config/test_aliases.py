@@ -25,7 +25,14 @@ SEED = {
     "--no-cuda": "" if platform.system() == "Darwin" else "--device cpu",
     "--no-mps": "--device cpu" if platform.system() == "Darwin" else "",
 }
-SAME = ["--batch-size 256", "--epochs 50", "--lr 0.001", "--min-lr 0.00001", "--scheduler cosine", "--freeze-bn"]
+SAME = [
+    "--batch-size 256",
+    "--epochs 50",
+    "--lr 0.001",
+    "--min-lr 0.00001",
+    "--scheduler cosine",
+    "--freeze-bn",
+]
 SAME += ["--scheduler-step 10", "--scheduler-gamma 0.5", "--dropout 0.3", "--momentum 0.9", "--seed 1"]
 LATER = {
     "--pretrain a.pt": "--weights a.pt",
@@ -100,7 +107,9 @@ def test_every_alias_becomes_flags_that_exist(command):
 
 def test_the_whole_command_line_of_the_seed(tmp_path, capsys):
     """Every flag of rows 0.1 to 0.11 at once; only what is really missing is complained about."""
-    given = [flag for flag in SEED if flag not in ("--val-interval 200", "--no-mps", "--no-cuda", "--freeze-conv")]
+    given = [
+        flag for flag in SEED if flag not in ("--val-interval 200", "--no-mps", "--no-cuda", "--freeze-conv")
+    ]
     argv = " ".join(given + SAME).replace("../data", str(tmp_path)).split()
     assert main(["finetune", *argv]) == 2
     captured = capsys.readouterr()

@@ -114,7 +114,7 @@ def test_an_unreadable_file(base, write, tmp_path, content, reason):
 
 
 def test_a_folder_is_no_config(base):
-    with pytest.raises(UserError, match="cannot read the config .*: Is a directory"):
+    with pytest.raises(UserError, match=r"cannot read the config .*: Is a directory"):
         io.load(base, base["data"])
 
 
@@ -123,7 +123,9 @@ def test_windows_line_ends_and_a_byte_order_mark_are_fine(base, write):
 
 
 def test_an_unknown_preset(base):
-    with pytest.raises(UserError, match=r"there is no preset 'lite'\n.*conservative.*\nFix: Did you mean 'light'"):
+    with pytest.raises(
+        UserError, match=r"there is no preset 'lite'\n.*conservative.*\nFix: Did you mean 'light'"
+    ):
         io.load(base, preset="lite")
 
 
@@ -170,7 +172,9 @@ def test_all_problems_come_together(base, write):
         assert part in message
 
 
-@pytest.mark.parametrize("flag", ["lrs", "freeze", "unfreeze", "warmup", "clip", "ema", "patience", "limit", "mean"])
+@pytest.mark.parametrize(
+    "flag", ["lrs", "freeze", "unfreeze", "warmup", "clip", "ema", "patience", "limit", "mean"]
+)
 def test_none_is_a_word(base, flag):
     config = io.load(base | {flag: "none"}).config
     leaf = next(leaf for leaf in leaves() if leaf.flag == flag)
@@ -238,7 +242,9 @@ def test_a_recorded_config_that_was_spoilt():
 
 def test_the_template_sets_what_is_known(base, write):
     settings = write(io.template({"data.path": base["data"], "model.name": "builtin:fashion_cnn"}))
-    assert io.load({}, settings).config == io.load({"data": base["data"], "model": "builtin:fashion_cnn"}).config
+    assert (
+        io.load({}, settings).config == io.load({"data": base["data"], "model": "builtin:fashion_cnn"}).config
+    )
 
 
 @pytest.mark.parametrize("mark", ["#", "# "], ids=["hash", "hash and a space"])
@@ -266,5 +272,7 @@ def test_sections_alone():
     from warmstart.config.schema import DataConfig
 
     assert io.validate_section(DataConfig, {"image_size": "32"}).image_size == (32, 32)
-    with pytest.raises(UserError, match=r"2 problems in the settings:\n  1\. --image-size: 'x' is not an image size"):
+    with pytest.raises(
+        UserError, match=r"2 problems in the settings:\n  1\. --image-size: 'x' is not an image size"
+    ):
         io.validate_section(DataConfig, {"image_size": "x", "crop_pct": 7})

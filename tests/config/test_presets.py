@@ -63,4 +63,4 @@ def test_the_header_says_the_command(name):
 @pytest.mark.parametrize("name", DOCUMENT)
 def test_the_expected_score_is_a_number(name):
     expected = next(line for line in text_of(name).split("\n") if line.startswith("# Expected:"))
-    assert re.search(r"\d\.\d", expected), "a preset states what it was measured to give"
+    assert re.search(r"\.\d{2,} \+- \.\d{2,}", expected), "a preset states what it was measured to give"

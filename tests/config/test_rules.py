@@ -25,7 +25,10 @@ def base(tmp_path: Path) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        ({"train_ratio": 0.8, "val_ratio": 0.3}, r"--train-ratio 0\.8 and --val-ratio 0\.3 add up to more than 1"),
+        (
+            {"train_ratio": 0.8, "val_ratio": 0.3},
+            r"--train-ratio 0\.8 and --val-ratio 0\.3 add up to more than 1",
+        ),
         ({"mean": ".5"}, "only one of --mean and --std is given"),
         ({"std": ".5"}, "only one of --mean and --std is given"),
         ({"mean": ".5,.5", "std": ".5,.5"}, r"--mean has 2 values and --std 2\nExpected: 1 \(grey\) or 3"),
@@ -44,7 +47,10 @@ def base(tmp_path: Path) -> dict[str, Any]:
         ({"save_every": ".5"}, r"--save-every 0\.5 is in share"),
         ({"log_every": "1h"}, "--log-every 3600s is in seconds"),
         ({"scheduler": "step", "scheduler_step": ".5"}, r"--scheduler-step 0\.5 is in share"),
-        ({"warmup": "1m"}, r"--warmup 60s is in seconds\nExpected: 500steps or 2epochs or a share such as \.1"),
+        (
+            {"warmup": "1m"},
+            r"--warmup 60s is in seconds\nExpected: 500steps or 2epochs or a share such as \.1",
+        ),
         ({"time_budget": "5epochs"}, "--time-budget 5epochs is in epochs\nExpected: 10m"),
         ({"time_budget": "5"}, "--time-budget 5epochs is in epochs"),
         ({"data": None}, "--data is missing\nExpected: a folder of class folders, or of IDX files"),
@@ -52,7 +58,10 @@ def base(tmp_path: Path) -> dict[str, Any]:
         ({"model": None}, "--weights none says nothing about the model"),
         ({"name": "a/b"}, "--name a/b is a path\nExpected: a name; .* --runs-dir"),
         ({"name": ".."}, r"--name \.\. is a path"),
-        ({"save_as": "x.onnx"}, r"--save-as x\.onnx has the suffix '\.onnx'\nExpected: NAME\.pt or NAME\.pth"),
+        (
+            {"save_as": "x.onnx"},
+            r"--save-as x\.onnx has the suffix '\.onnx'\nExpected: NAME\.pt or NAME\.pth",
+        ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",
 )
@@ -70,7 +79,9 @@ def test_a_missing_path_names_its_sibling(base, tmp_path):
     (tmp_path / "model.pt").touch()
     with pytest.raises(UserError, match=r"--data: .*/dat does not exist\n.*\nFix: Did you mean 'data'\?"):
         load(base, data=str(tmp_path / "dat"))
-    with pytest.raises(UserError, match=r"--weights: .*/modle.pt does not exist\n.*\nFix: Did you mean 'model.pt'"):
+    with pytest.raises(
+        UserError, match=r"--weights: .*/modle.pt does not exist\n.*\nFix: Did you mean 'model.pt'"
+    ):
         load(base, weights=str(tmp_path / "modle.pt"))
     with pytest.raises(UserError, match=r"Fix: its folder .*/nowhere does not exist either"):
         load(base, data=str(tmp_path / "nowhere" / "data"))
@@ -83,7 +94,7 @@ def test_a_run_and_its_step_are_weights(base, tmp_path):
     run.mkdir(parents=True)
     for weights in (run, f"{run}@12", f"{run}@best"):
         assert load(base, weights=str(weights)).config.model.weights == str(weights)
-    with pytest.raises(UserError, match="--weights: .*@12 does not exist"):
+    with pytest.raises(UserError, match=r"--weights: .*@12 does not exist"):
         load(base, weights=f"{run}x@12")
 
 
@@ -97,7 +108,7 @@ def test_a_directory_that_holds_something_is_refused(base, tmp_path):
     assert f"choose another --output-dir, or, if it is an interrupted run, `warmstart resume {used}`" in str(
         caught.value
     )
-    with pytest.raises(UserError, match="the output directory .*/precious.txt is a file"):
+    with pytest.raises(UserError, match=r"the output directory .*/precious.txt is a file"):
         load(base, output_dir=str(used / "precious.txt"))
 
 
@@ -107,7 +118,9 @@ def test_nothing_is_overwritten_by_save_as(base, tmp_path):
     target.touch()
     with pytest.raises(UserError, match=r"--save-as .*/best\.pt exists already\n.*never overwrites"):
         load(base, save_as=str(target))
-    with pytest.raises(UserError, match=r"--save-as .*: .*/best\.pt is a file\nExpected: a folder to write to"):
+    with pytest.raises(
+        UserError, match=r"--save-as .*: .*/best\.pt is a file\nExpected: a folder to write to"
+    ):
         load(base, save_as=str(target / "best.pt"))
 
 
@@ -119,13 +132,19 @@ def test_nothing_is_overwritten_by_save_as(base, tmp_path):
             {"scheduler_gamma": 0.5, "scheduler": "linear"},
             "--scheduler-gamma has no effect with --scheduler linear (read by step or exponential or plateau)",
         ),
-        ({"scheduler_patience": 2}, "--scheduler-patience has no effect with --scheduler cosine (read by plateau)"),
+        (
+            {"scheduler_patience": 2},
+            "--scheduler-patience has no effect with --scheduler cosine (read by plateau)",
+        ),
         (
             {"min_lr": 1e-5, "scheduler": "none"},
             "--min-lr has no effect with --scheduler none "
             "(read by cosine or linear or step or exponential or plateau)",
         ),
-        ({"momentum": 0.8}, "--momentum has no effect with --optimizer adamw (read by sgd and its relatives)"),
+        (
+            {"momentum": 0.8},
+            "--momentum has no effect with --optimizer adamw (read by sgd and its relatives)",
+        ),
         ({"runs_dir": "x", "output_dir": "y"}, "--runs-dir has no effect beside --output-dir"),
         ({"name": "x", "output_dir": "y"}, "--name has no effect beside --output-dir"),
     ],

@@ -56,7 +56,9 @@ def test_the_defaults_are_valid_values():
     assert Config.model_validate(config.model_dump()) == config
 
 
-@pytest.mark.parametrize("leaf", [leaf for leaf in LEAVES if leaf.annotation is not bool], ids=lambda x: x.path)
+@pytest.mark.parametrize(
+    "leaf", [leaf for leaf in LEAVES if leaf.annotation is not bool], ids=lambda x: x.path
+)
 def test_true_is_not_the_number_one(leaf):
     with pytest.raises(ValidationError, match="this setting is not a yes or no"):
         Config.model_validate({leaf.section: {leaf.name: True}})
@@ -65,7 +67,7 @@ def test_true_is_not_the_number_one(leaf):
 @pytest.mark.parametrize("name", ["lr", "weight_decay", "clip"])
 @pytest.mark.parametrize("value", ["inf", "nan"])
 def test_numbers_are_finite(name, value):
-    with pytest.raises(ValidationError, match="finite|greater than"):
+    with pytest.raises(ValidationError, match=r"finite|greater than"):
         OptimConfig.model_validate({name: value})
 
 

@@ -104,7 +104,9 @@ def test_limits():
 
 @pytest.mark.parametrize("bad", ["", "x", 0, -3, 1.5, "inf", math.inf, "nan", [1], {}])
 def test_what_is_no_limit(bad: Any):
-    with pytest.raises(ValueError, match=r"is not a limit; write a share such as \.1 or a number such as 500"):
+    with pytest.raises(
+        ValueError, match=r"is not a limit; write a share such as \.1 or a number such as 500"
+    ):
         values.parse_limit(bad)
 
 

@@ -17,7 +17,7 @@ from safetensors.torch import load_file
 
 from warmstart import api
 from warmstart.config import io
-from warmstart.engine import train
+from warmstart.engine import loop, train
 from warmstart.engine.state import TrainState
 from warmstart.errors import UserError
 from warmstart.inference.predictions import read_predictions
@@ -82,7 +82,10 @@ def run_through(values: dict[str, Any]) -> Run:
 
 
 def run_interrupted(
-    values: dict[str, Any], at_steps: tuple[int, ...], monkeypatch: pytest.MonkeyPatch, workers: int | None = None
+    values: dict[str, Any],
+    at_steps: tuple[int, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    workers: int | None = None,
 ) -> Run:
     """Start, get a real SIGINT at each of the steps, and resume after each."""
     left = list(at_steps)
@@ -151,17 +154,22 @@ CASES: dict[str, dict[str, Any]] = {
         "warmup": "1steps",
         "min_lr": 1e-5,
     },
-    "odd pace": {"eval_every": "2steps", "save_every": "50epochs", "log_every": "4steps", "select_by": "loss"},
+    "odd pace": {
+        "eval_every": "2steps",
+        "save_every": "50epochs",
+        "log_every": "4steps",
+        "select_by": "loss",
+    },
     "workers": {"workers": 2, "optimizer": "lamb", "flip": 0.5, "rotation": 30},
 }
-WHEN = {1: (1,), 3: (3,), 5: (5,), 24: (2, 4), 8: (8,)}
+WHEN = {3: (3,), 5: (5,), 24: (2, 4)}
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_resumed_run_is_the_run_that_was_started(
     case: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Interrupted at the first step, at the end of an epoch (a stage boundary), within one, twice, near the end."""
+    """Interrupted at the end of an epoch (a stage boundary), within one, and twice."""
     straight = run_through(settings("straight", **CASES[case]))
     for number, at_steps in WHEN.items():
         values = settings(f"resumed-{number}", **CASES[case])
@@ -172,7 +180,14 @@ def test_a_resumed_channels_last_model_with_dropout_is_bit_identical(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fused AdamW on channels_last weights, whose saved moments are not: the trap of DESIGN section 6."""
-    given = {"model": "timm:mobilenetv3_small_100", "image_size": "32", "dropout": 0.3, "unfreeze": "0:head,1:all", "epochs": 2, "ema": 0.5}
+    given = {
+        "model": "timm:mobilenetv3_small_100",
+        "image_size": "32",
+        "dropout": 0.3,
+        "unfreeze": "0:head,1:all",
+        "epochs": 2,
+        "ema": 0.5,
+    }
     straight = run_through(settings("straight", **given))
     resumed = run_interrupted(settings("resumed", **given), (2, 4), monkeypatch)
     assert_same_run(resumed, straight)
@@ -188,7 +203,9 @@ def test_an_early_stop_comes_at_the_same_step_after_a_resume(
         assert_same_run(run_interrupted(settings(f"at-{step}", **given), (step,), monkeypatch), straight)
 
 
-def test_order_and_pixels_do_not_depend_on_workers(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_and_pixels_do_not_depend_on_workers(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     in_loop = run_through(settings("in-loop"))
     in_threads = run_through(settings("in-threads", workers=2))
     changed = run_interrupted(settings("changed"), (4,), monkeypatch, workers=2)
@@ -197,7 +214,9 @@ def test_order_and_pixels_do_not_depend_on_workers(settings: Settings, monkeypat
 
 
 def test_a_run_depends_on_its_seed(settings: Settings) -> None:
-    runs = [run_through(settings(f"seed-{number}", seed=seed, epochs=1)) for number, seed in enumerate((0, 0, 1))]
+    runs = [
+        run_through(settings(f"seed-{number}", seed=seed, epochs=1)) for number, seed in enumerate((0, 0, 1))
+    ]
     weights = [(run.checkpoint(3) / layout.MODEL).read_bytes() for run in runs]
     assert weights[0] == weights[1] != weights[2]
 
@@ -235,6 +254,23 @@ def test_a_run_that_ended_without_saying_so_is_not_trained_on(
             run_through(settings("killed", **given))
     resumed = Run(train.resume(str(tmp_path / "killed"), {}))
     assert_same_run(resumed, straight)
+
+
+def test_a_signal_during_the_first_validation_ends_the_run_after_one_step(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    straight = run_through(settings("straight"))
+    real = loop.measure
+
+    def measure(*args: Any) -> dict[str, float]:
+        os.kill(os.getpid(), signal.SIGINT)
+        return real(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "measure", measure)
+        with pytest.raises(UserError, match="interrupted at step 1 of 9"):
+            run_through(settings("run"))
+    assert_same_run(Run(train.resume(str(tmp_path / "run"), {})), straight)
 
 
 def test_a_second_signal_leaves_at_once_and_the_run_can_be_resumed(
@@ -284,7 +320,7 @@ def test_changed_data_are_not_resumed_on(
         return real(*args)
 
     monkeypatch.setattr(train, "resume", resume_on_other_data)
-    with pytest.raises(UserError, match="have changed since the run was started(.|\n)*restore the data"):
+    with pytest.raises(UserError, match=r"have changed since the run was started(.|\n)*restore the data"):
         run_interrupted(settings("run", data=str(copied)), (2,), monkeypatch)
 
 

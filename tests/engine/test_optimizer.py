@@ -23,7 +23,18 @@ from warmstart.engine.optimizer import (
 from warmstart.errors import UserError
 
 CPU = torch.device("cpu")
-NAMES = ("adamw", "sgd", "lamb", "lion", "adafactor", "adafactorbv", "nadamw", "madgrad", "adan", "nadamlegacy")
+NAMES = (
+    "adamw",
+    "sgd",
+    "lamb",
+    "lion",
+    "adafactor",
+    "adafactorbv",
+    "nadamw",
+    "madgrad",
+    "adan",
+    "nadamlegacy",
+)
 NAMES += ("rmsproptf", "laprop", "mars", "muon", "adopt", "lars")
 
 
@@ -43,7 +54,9 @@ def groups(module: nn.Module, blocks: tuple[str, ...] = ("0", "2", "4")) -> tupl
     return tuple(made)
 
 
-def steps(module: nn.Module, optimizer: torch.optim.Optimizer, first: int, num: int, channels_last: bool = False) -> None:
+def steps(
+    module: nn.Module, optimizer: torch.optim.Optimizer, first: int, num: int, channels_last: bool = False
+) -> None:
     for step in range(first, first + num):
         images = torch.randn(4, 3, 8, 8, generator=torch.Generator().manual_seed(step))
         if channels_last:
@@ -53,7 +66,9 @@ def steps(module: nn.Module, optimizer: torch.optim.Optimizer, first: int, num: 
         optimizer.step()
 
 
-def through_files(tensors: dict[str, Tensor], values: dict[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+def through_files(
+    tensors: dict[str, Tensor], values: dict[str, Any]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """As a checkpoint keeps them: contiguous tensors and JSON."""
     return load(save({k: v.contiguous() for k, v in tensors.items()})), json.loads(json.dumps(values))
 
@@ -140,7 +155,10 @@ def test_the_kernel_in_use_is_not_state() -> None:
 def test_rates_keep_their_ratio() -> None:
     module = model()
     parameters = dict(module.named_parameters())
-    planned = [Group(n, lr, 0.0, (f"{n}.weight",), (parameters[f"{n}.weight"],)) for n, lr in (("0", 1e-4), ("4", 1e-2))]
+    planned = [
+        Group(n, lr, 0.0, (f"{n}.weight",), (parameters[f"{n}.weight"],))
+        for n, lr in (("0", 1e-4), ("4", 1e-2))
+    ]
     optimizer = make_optimizer(OptimConfig(lr=5.0), planned, CPU)
     assert set_rates(optimizer, 0.5) == [0.5e-4, 0.5e-2]
     assert set_rates(optimizer, 1.0) == [1e-4, 1e-2]
@@ -167,14 +185,20 @@ def test_state_that_no_file_can_hold_is_refused() -> None:
         return loss
 
     optimizer.step(closure)
-    with pytest.raises(UserError, match="the optimizer keeps 'old_dirs' as list, which a checkpoint cannot hold"):
+    with pytest.raises(
+        UserError, match="the optimizer keeps 'old_dirs' as list, which a checkpoint cannot hold"
+    ):
         state_by_name(optimizer)
 
 
 @pytest.mark.parametrize(
     ("name", "words"),
     [
-        ("adamv", "--optimizer 'adamv' is unknown\nExpected: adamw, sgd, or a name of timm's optimizer factory\nFix: Did you mean 'adam"),
+        (
+            "adamv",
+            "--optimizer 'adamv' is unknown\n"
+            "Expected: adamw, sgd, or a name of timm's optimizer factory\nFix: Did you mean 'adam",
+        ),
         ("adahessian", "--optimizer adahessian needs second-order gradients, which this loop does not keep"),
         ("fusedsgd", "--optimizer fusedsgd cannot be used here: "),
     ],

@@ -40,12 +40,22 @@ class Double(nn.Module):
 def norm_free() -> nn.Module:
     torch.manual_seed(0)
     return nn.Sequential(
-        nn.Conv2d(1, 6, 3, stride=2), nn.ReLU(), nn.Flatten(), nn.Linear(6 * 49, 16), nn.Tanh(), nn.Linear(16, 3)
+        nn.Conv2d(1, 6, 3, stride=2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(6 * 49, 16),
+        nn.Tanh(),
+        nn.Linear(16, 3),
     )
 
 
 def frozen_norms() -> nn.Module:
-    built = build(ModelConfig(name="builtin:fashion_cnn", weights="none", dropout=0), {"image_size": (16, 16)}, CLASSES, 0)
+    built = build(
+        ModelConfig(name="builtin:fashion_cnn", weights="none", dropout=0),
+        {"image_size": (16, 16)},
+        CLASSES,
+        0,
+    )
     sizes = {name: tuple(p.shape) for name, p in built.module.named_parameters()}
     plan = make_plan(built.blocks, sizes, AdaptConfig(freeze_bn=True), OptimConfig())
     apply_stage(built.module, plan, 0)
@@ -94,9 +104,14 @@ def gradient(module: nn.Module, data: tuple[np.ndarray, np.ndarray], task: Class
 
 @pytest.mark.parametrize("make", [norm_free, frozen_norms])
 @pytest.mark.parametrize("task", [PLAIN, WEIGHTED])
-def test_four_times_eight_is_one_times_thirty_two(make: Callable[[], nn.Module], task: Classification) -> None:
+def test_four_times_eight_is_one_times_thirty_two(
+    make: Callable[[], nn.Module], task: Classification
+) -> None:
     whole, parts = Double(make()), Double(make())
-    once, cut = torch.optim.SGD(whole.parameters(), lr=0.1, momentum=0.9), torch.optim.SGD(parts.parameters(), lr=0.1, momentum=0.9)
+    once, cut = (
+        torch.optim.SGD(whole.parameters(), lr=0.1, momentum=0.9),
+        torch.optim.SGD(parts.parameters(), lr=0.1, momentum=0.9),
+    )
     for step in range(4):
         data = images(32, seed=step)
         one = take(whole, [np.arange(32)], data, task, once)
@@ -142,7 +157,9 @@ def test_a_window_of_no_weight_changes_nothing(smoothing: float) -> None:
     arithmetic = Arithmetic(may_weigh_nothing=True)
     take(module, [np.arange(8)], (pixels, np.ones_like(targets)), task, optimizer, arithmetic)  # momentum
     before = [p.detach().clone() for p in module.parameters()]
-    result = take(module, np.array_split(np.arange(8), 2), (pixels, np.zeros_like(targets)), task, optimizer, arithmetic)
+    result = take(
+        module, np.array_split(np.arange(8), 2), (pixels, np.zeros_like(targets)), task, optimizer, arithmetic
+    )
     assert [float(value) for value in result] == [0.0, 0.0, 0.0]
     assert all(torch.equal(a, b) for a, b in zip(before, module.parameters(), strict=True))
     take(module, [np.arange(8)], (pixels, np.ones_like(targets)), task, optimizer, arithmetic)
@@ -188,7 +205,9 @@ def test_fp16_follows_float32_and_leaves_out_steps_that_overflow() -> None:
     for step in range(20):
         data = batch(*images(32, seed=step))
         train_window(exact, [data], inputs, PLAIN.objective, sgd(exact), Arithmetic())
-        train_window(half, [data], inputs, PLAIN.objective, sgd(half), Arithmetic(torch.float16, scaler=scaler))
+        train_window(
+            half, [data], inputs, PLAIN.objective, sgd(half), Arithmetic(torch.float16, scaler=scaler)
+        )
     for a, b in zip(exact.parameters(), half.parameters(), strict=True):
         torch.testing.assert_close(a, b, rtol=0.05, atol=0.02)
     scaler.load_state_dict({**scaler.state_dict(), "scale": 2.0**40})

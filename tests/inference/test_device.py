@@ -13,7 +13,9 @@ CPU = torch.device("cpu")
 
 def test_names_that_are_no_device_are_refused() -> None:
     assert resolve_device("cpu") == CPU
-    with pytest.raises(UserError, match="--device 'gpu' is not a device\nExpected: auto, cpu, cuda, cuda:1 or mps"):
+    with pytest.raises(
+        UserError, match="--device 'gpu' is not a device\nExpected: auto, cpu, cuda, cuda:1 or mps"
+    ):
         resolve_device("gpu")
     with pytest.raises(UserError, match="--device meta: not supported"):
         resolve_device("meta")

@@ -19,12 +19,16 @@ def batches(sizes: tuple[int, ...]) -> list[Batch]:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (sum(sizes), 8, 8, 1), dtype=np.uint8)
     parts = np.split(images, np.cumsum(sizes)[:-1])
-    return [Batch(p, np.zeros(len(p), np.int64), np.zeros(len(p), np.uint64), np.arange(len(p))) for p in parts]
+    return [
+        Batch(p, np.zeros(len(p), np.int64), np.zeros(len(p), np.uint64), np.arange(len(p))) for p in parts
+    ]
 
 
 def test_outputs_are_those_of_evaluation_mode_and_the_mode_stays() -> None:
     torch.manual_seed(0)
-    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(0.9), nn.Linear(144, 3))
+    module = nn.Sequential(
+        nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Dropout(0.9), nn.Linear(144, 3)
+    )
     module.train()
     statistics = module[1].running_mean.clone()
     outputs = predict_outputs(module, batches((3, 3, 1)), InputBuffer(PIXELS, CPU, False))

@@ -15,7 +15,9 @@ def test_names_sort_like_their_steps():
     assert names == sorted(names)
 
 
-@pytest.mark.parametrize("name", ["", "LAST", "step_", "step_x", ".step_00000001.tmp", "step_1.old", "step_-1"])
+@pytest.mark.parametrize(
+    "name", ["", "LAST", "step_", "step_x", ".step_00000001.tmp", "step_1", "step_0000001", "step_-1"]
+)
 def test_what_is_no_checkpoint(name):
     assert layout.checkpoint_step(name) is None
 

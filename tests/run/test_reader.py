@@ -32,7 +32,16 @@ def test_rows_taken_back_by_a_resume(tmp_path):
 
 def test_damaged_rows_are_counted(tmp_path):
     path = tmp_path / "rows.jsonl"
-    torn = [b'{"step": 2, "lo', b"\xff\xfe", b"3", b"[1]", b"null", b'{"loss": 1}', b'{"kind": "resume"}', b""]
+    torn = [
+        b'{"step": 2, "lo',
+        b"\xff\xfe",
+        b"3",
+        b"[1]",
+        b"null",
+        b'{"loss": 1}',
+        b'{"kind": "resume"}',
+        b"",
+    ]
     path.write_bytes(b"\n".join([b'{"step": 1}', *torn, b'{"step": 4}', b'{"st']))
     rows = reader.read_rows(path)
     assert [row["step"] for row in rows.rows] == [1, 4]
@@ -61,7 +70,8 @@ def test_damage_of_every_kind_is_found(with_steps, name):
 
 
 @pytest.mark.parametrize(
-    "content", [None, b"", b"{", b"\xff", b"[]", b"{}", b'{"files": []}', b'{"files": {"model.safetensors": 1}}']
+    "content",
+    [None, b"", b"{", b"\xff", b"[]", b"{}", b'{"files": []}', b'{"files": {"model.safetensors": 1}}'],
 )
 def test_a_manifest_that_cannot_be_trusted(with_steps, content):
     folder = reader.Run(with_steps).checkpoint(9)
@@ -93,9 +103,13 @@ def test_references_to_nothing(run, with_steps, tmp_path):
     with pytest.raises(UserError, match=r"has no checkpoint 3\nExpected: one of the steps kept: 2, 9, 12"):
         reader.model_file(f"{with_steps}@3")
     shutil.rmtree(with_steps / layout.CHECKPOINTS)
-    with pytest.raises(UserError, match=r"has no checkpoint to read\nExpected: one of the steps kept: none yet"):
+    with pytest.raises(
+        UserError, match=r"has no checkpoint to read\nExpected: one of the steps kept: none yet"
+    ):
         reader.model_file(str(run))
-    with pytest.raises(UserError, match=r"/oen does not exist\nExpected: a run directory\nFix: Did you mean 'one'\?"):
+    with pytest.raises(
+        UserError, match=r"/oen does not exist\nExpected: a run directory\nFix: Did you mean 'one'\?"
+    ):
         reader.model_file(str(run.parent / "oen"))
 
 
@@ -113,9 +127,13 @@ def test_what_stands_after_the_at_sign():
 
 
 def test_a_folder_of_runs_is_no_run(with_steps):
-    with pytest.raises(UserError, match=r"is not a run directory\n.*\nFix: it holds the runs one: name one of them"):
+    with pytest.raises(
+        UserError, match=r"is not a run directory\n.*\nFix: it holds the runs one: name one of them"
+    ):
         reader.open_run(with_steps.parent)
-    with pytest.raises(UserError, match=r"is not a run directory\nExpected: a folder with config.yaml and resolved.json"):
+    with pytest.raises(
+        UserError, match=r"is not a run directory\nExpected: a folder with config.yaml and res"
+    ):
         reader.open_run(with_steps / layout.CHECKPOINTS)
 
 
@@ -131,7 +149,12 @@ def test_runs_of_a_folder(with_steps, tmp_path):
 @pytest.mark.parametrize("content", [b"", b"{", b"\xff", b"[1]"])
 @pytest.mark.parametrize("name", ["config", "plan", "resolved", "status"])
 def test_damaged_files_are_named(run, name, content):
-    file = {"config": layout.CONFIG, "plan": layout.PLAN, "resolved": layout.RESOLVED, "status": layout.STATUS}[name]
+    file = {
+        "config": layout.CONFIG,
+        "plan": layout.PLAN,
+        "resolved": layout.RESOLVED,
+        "status": layout.STATUS,
+    }[name]
     (run / file).write_bytes(content)
     with pytest.raises(UserError, match=f"{file} is damaged"):
         getattr(reader.Run(run), name)
@@ -147,3 +170,23 @@ def test_a_run_of_another_format_is_refused(run):
     writer.write_json(run / layout.RESOLVED, {"format": 99})
     with pytest.raises(UserError, match=r"has the run format 99\nExpected: format 1"):
         reader.Run(run).resolved  # noqa: B018
+
+
+def test_a_run_whose_process_is_gone_is_said_to_be_killed(tmp_path):
+    import os
+    import platform
+    import subprocess
+    import sys
+
+    from warmstart.run.writer import write_json, write_status
+
+    write_status(tmp_path, "running")
+    assert reader.Run(tmp_path).status["state"] == "running", "this process is alive"
+    gone = subprocess.run(
+        [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, check=True
+    )
+    record = {"state": "running", "pid": int(gone.stdout), "host": platform.node()}
+    write_json(tmp_path / layout.STATUS, record)
+    assert reader.Run(tmp_path).status["state"] == ("killed" if os.name == "posix" else "running")
+    write_json(tmp_path / layout.STATUS, {**record, "host": "elsewhere"})
+    assert reader.Run(tmp_path).status["state"] == "running", "another machine's processes cannot be seen"

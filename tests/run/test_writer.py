@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,9 @@ def test_a_whole_file(tmp_path):
 def test_a_full_disk_leaves_the_old_file(tmp_path, full_disk):
     writer.write_whole(tmp_path / "x", b"old")
     full_disk(1)
-    with pytest.raises(UserError, match=r"cannot write .*/x: No space left on device\nExpected: room for 2\.0 MB") as e:
+    with pytest.raises(
+        UserError, match=r"cannot write .*/x: No space left on device\nExpected: room for 2\.0 MB"
+    ) as e:
         writer.write_whole(tmp_path / "x", b"n" * 2_000_000)
     assert "what was saved before is intact" in str(e.value)
     assert (tmp_path / "x").read_bytes() == b"old"
@@ -50,7 +53,9 @@ def test_an_interruption_leaves_the_old_file(tmp_path, monkeypatch):
 
 
 def test_a_folder_that_is_not_there(tmp_path):
-    with pytest.raises(UserError, match=r"cannot write .*No such file.*\nExpected: an existing folder .*/nowhere"):
+    with pytest.raises(
+        UserError, match=r"cannot write .*No such file.*\nExpected: an existing folder .*/nowhere"
+    ):
         writer.write_text(tmp_path / "nowhere" / "x", "text")
 
 
@@ -93,17 +98,25 @@ def test_rows_that_cannot_be_appended(tmp_path):
 def test_a_run_directory_is_new(tmp_path):
     run = writer.create_run(tmp_path / "a" / "b")
     assert names(run) == [layout.CHECKPOINTS, layout.PREDICTIONS]
-    with pytest.raises(UserError, match=r"is not empty\n.*\nFix: choose another --output-dir or --name, or `warmstart"):
+    with pytest.raises(
+        UserError, match=r"is not empty\n.*\nFix: choose another --output-dir or --name, or `warmstart"
+    ):
         writer.create_run(run)
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match="cannot make the run directory .*: Not a directory"):
+    with pytest.raises(UserError, match=r"cannot make the run directory .*: Not a directory"):
         writer.create_run(tmp_path / "file" / "run")
 
 
 def test_status(run):
     writer.write_status(run, "failed", step=3, reason="it rained")
     status = json.loads((run / layout.STATUS).read_text())
-    assert status == {"state": "failed", "pid": os.getpid(), "step": 3, "reason": "it rained"}
+    assert status == {
+        "state": "failed",
+        "pid": os.getpid(),
+        "host": platform.node(),
+        "step": 3,
+        "reason": "it rained",
+    }
 
 
 def test_a_checkpoint_is_complete_and_named(run):
@@ -144,7 +157,7 @@ def test_a_disk_that_fills_up_at_the_pointer(run, full_disk):
 def test_a_folder_that_cannot_be_made_is_an_error_for_users(run):
     (run / layout.CHECKPOINTS).rmdir()
     (run / layout.CHECKPOINTS).touch()
-    with pytest.raises(UserError, match="cannot write .*step_00000001: Not a directory"):
+    with pytest.raises(UserError, match=r"cannot write .*step_00000001: Not a directory"):
         writer.write_checkpoint(run, 1, FILES)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from warmstart.analysis.samples import EvaluationSet, open_evaluation_set
 from warmstart.console import progress
 from warmstart.data.batches import evaluation_batches
+from warmstart.errors import UserError
 from warmstart.inference.inputs import InputBuffer
 from warmstart.inference.predictions import write_predictions
 from warmstart.inference.predictor import predict_outputs
@@ -79,7 +80,7 @@ def evaluate(
     )
     if folder is not None:
         _write(folder, result, task)
-    if run is not None and chosen.is_own:
+    if run is not None and chosen.is_own and not restored.overridden:
         row = {
             "step": restored.reference.step,
             "split": chosen.split,
@@ -99,15 +100,20 @@ def _outputs(restored: Restored, chosen: EvaluationSet, batch_size: int, workers
         for part in chosen.samples
     )
     with progress("evaluating", len(chosen.targets)) as bar:
-        return predict_outputs(built.module, batches, inputs, on_batch=bar.update)
+        return predict_outputs(built.module, batches, inputs, restored.precision, bar.update)
 
 
 def _folder(restored: Restored, chosen: EvaluationSet, output_dir: str | None) -> Path | None:
     """Where tables and pictures go: as told, else into the run, else nowhere."""
     if output_dir is not None:
-        return Path(output_dir)
+        folder = Path(output_dir)
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            raise UserError(
+                f"--output-dir {folder} is in use", "a new or empty folder", "choose another name"
+            )
+        return folder
     run = restored.reference.run
-    if run is None:
+    if run is None or restored.overridden:
         return None
     name = f"{chosen.split.replace(',', '+')}@{restored.reference.step}"
     if not chosen.is_own:

@@ -101,7 +101,7 @@ def predict(
     inputs = InputBuffer(built.preprocessing, next(built.module.parameters()).device, built.channels_last)
     batches = evaluation_batches(readable, built.preprocessing, restored.native, size, workers)
     with progress("predicting", len(readable)) as bar:
-        outputs = predict_outputs(built.module, batches, inputs, on_batch=bar.update)
+        outputs = predict_outputs(built.module, batches, inputs, restored.precision, bar.update)
     scores = Classification(built.classes).scores(outputs)
     best = np.argsort(-scores, axis=1, kind="stable")[:, : min(top_k, len(built.classes))]
     predictions = [

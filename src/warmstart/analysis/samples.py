@@ -39,16 +39,16 @@ def open_evaluation_set(
     Raises:
         UserError: no data named, no such split, or classes that the model does not have.
     """
-    own = run.config["data"]["path"] if run is not None else None
+    own = run.resolved["data"]["path"] if run is not None else None
     is_own = run is not None and (data is None or _same_path(data, own))
     if is_own:
         assert run is not None
         config = from_dict(run.config)
         known = tuple((name, reason) for name, reason in run.resolved["data"]["quarantined"])
-        dataset = open_dataset(config.data, config.train.seed, known)
+        dataset = open_dataset(config.data.model_copy(update={"path": own}), config.train.seed, known)
         if dataset.facts.fingerprint != run.resolved["data"]["fingerprint"]:
             log.warning("the data in %s have changed since the run", own)
-    elif data is None:
+    elif not data:
         raise UserError("--data is missing", "the data set to evaluate on", "pass --data FOLDER")
     else:
         # Foreign data are evaluated as they are: one folder without splits is not cut into three.

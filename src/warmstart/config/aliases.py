@@ -76,7 +76,7 @@ ALIASES: dict[str, dict[str, Alias]] = {
     "evaluate": _MODEL_READERS,
     "check": _MODEL_READERS,
     "predict": {
-        **_MODEL_READERS,
+        **{name: alias for name, alias in _MODEL_READERS.items() if name not in _DATA},
         "image": Alias(lambda value: ["--images", value]),
         "image-dir": Alias(lambda value: ["--images", value]),
     },

@@ -121,7 +121,9 @@ class OptimConfig(Section):
 
     optimizer: str = Field("adamw", description="adamw, sgd, or a name of timm's optimizer factory")
     lr: float = Field(1e-3, gt=0, description="learning rate")
-    min_lr: float = Field(0.0, ge=0, description="floor of the schedule")
+    min_lr: float = Field(
+        0.0, ge=0, description="floor of the schedule at --lr; rates of --lrs have it in proportion"
+    )
     momentum: float = Field(0.9, ge=0, lt=1, description="momentum (sgd and its relatives)")
     weight_decay: float = Field(0.01, ge=0, description="decoupled decay; biases and norms have none")
     scheduler: Literal["none", "cosine", "step", "exponential", "linear", "plateau"] = Field(

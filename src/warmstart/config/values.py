@@ -86,6 +86,8 @@ def parse_limit(value: Any) -> float | int | None:
         number = float(str(value))
     except ValueError:
         number = math.nan
+    if number == 1 and "." in str(value):
+        raise ValueError(f"{value!r} could mean one image or all; write 1, or leave the limit out")
     if not 0 < number < math.inf or (number > 1 and number != int(number)):
         raise ValueError(f"{value!r} is not a limit; write a share such as .1 or a number such as 500")
     return number if number < 1 else int(number)

@@ -9,12 +9,10 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save
-from torch import nn
-from torch.amp import GradScaler
-from torch.optim.swa_utils import AveragedModel
 
 from warmstart.console import log
 from warmstart.engine.job import Job
+from warmstart.engine.learner import Learner
 from warmstart.engine.optimizer import state_by_name
 from warmstart.engine.state import TrainState
 from warmstart.errors import UserError
@@ -37,25 +35,15 @@ class Saved:
     num_threads: int
 
 
-def weights_to_use(module: nn.Module, ema: AveragedModel | None) -> nn.Module:
-    """The weights that are measured and saved: averaged ones where they are kept."""
-    return ema.module if ema is not None else module
-
-
-def save_checkpoint(
-    job: Job,
-    state: TrainState,
-    ema: AveragedModel | None,
-    scaler: GradScaler | None,
-    optimizer: torch.optim.Optimizer,
-) -> None:
+def save_checkpoint(job: Job, state: TrainState, learner: Learner) -> None:
     """
     Raises:
         UserError: the weights are not finite, or the disk is full; older checkpoints are intact.
     """
     _check_finite(job, state)
-    used = weights_to_use(job.built.module, ema).state_dict()
-    tensors, values = state_by_name(optimizer)
+    ema, scaler = learner.ema, learner.scaler
+    used = learner.weights_to_use(job.built.module).state_dict()
+    tensors, values = state_by_name(learner.optimizer)
     kept = {f"optimizer.{name}": tensor for name, tensor in tensors.items()}
     if ema is not None:
         kept |= {f"raw.{name}": tensor for name, tensor in job.built.module.state_dict().items()}

@@ -13,16 +13,18 @@ from torch.amp import GradScaler
 from torch.optim.swa_utils import AveragedModel
 
 from warmstart.adapt.apply import apply_stage, frozen_hash, set_modes
-from warmstart.console import progress
+from warmstart.console import log, progress
 from warmstart.data.batches import Batch, epoch_order, epoch_windows, training_batches
-from warmstart.engine.checkpoint import save_checkpoint, weights_to_use
+from warmstart.engine.checkpoint import save_checkpoint
 from warmstart.engine.gradients import GradientWatch
 from warmstart.engine.job import Job
+from warmstart.engine.learner import Learner
 from warmstart.engine.measure import describe, measure, select
 from warmstart.engine.optimizer import make_optimizer, restore_by_name, set_rates, state_by_name
 from warmstart.engine.rows import Rows
 from warmstart.engine.state import TrainState
 from warmstart.engine.step import Arithmetic, train_window
+from warmstart.errors import listing
 from warmstart.inference.inputs import InputBuffer
 
 OptimizerState = tuple[dict[str, torch.Tensor], dict[str, Any]]
@@ -55,9 +57,20 @@ def run_loop(
             # ---- Stage: the blocks that train now, in one optimizer; what is known about them comes along by name
             stage = plan.stage(state.epoch)
             stage_epoch = plan.stage_epochs[stage]
-            optimizer = make_optimizer(job.config.optim, apply_stage(module, plan, stage_epoch), job.device)
+            groups = apply_stage(module, plan, stage_epoch)
+            learner = Learner(make_optimizer(job.config.optim, groups, job.device), ema, scaler)
+            optimizer = learner.optimizer
             if carried is not None:
                 restore_by_name(optimizer, *carried)
+            if stage > 0:
+                names = listing(dict.fromkeys(group.block for group in groups))
+                log.info(
+                    "stage %d of %d from step %d: %s train",
+                    stage + 1,
+                    len(plan.stage_epochs),
+                    state.step,
+                    names,
+                )
             is_fresh = state.frozen_stage is None
             if state.frozen_stage != stage:
                 state.frozen_stage, state.frozen_hash = stage, frozen_hash(module, plan, blocks, stage_epoch)
@@ -65,8 +78,8 @@ def run_loop(
 
             # ---- Step 0 is measured before anything is trained
             if is_fresh:
-                _validate(job, state, ema, rows)
-                save_checkpoint(job, state, ema, scaler, optimizer)
+                _validate(job, state, learner, rows)
+                save_checkpoint(job, state, learner)
             set_modes(module, plan, blocks, stage_epoch)
 
             # ---- Steps
@@ -79,7 +92,7 @@ def run_loop(
                 watch.look()
                 state.advance(pace.steps_per_epoch)
                 state.seconds = time.perf_counter() - started
-                done = _after_step(job, state, ema, scaler, optimizer, rows, interrupted())
+                done = _after_step(job, state, learner, rows, interrupted())
                 bar.update(state.step, rows.text)
                 if done:
                     break
@@ -102,15 +115,7 @@ def _windows(job: Job, state: TrainState, stage: int) -> Iterator[Iterator[Batch
                 yield islice(batches, len(window))
 
 
-def _after_step(
-    job: Job,
-    state: TrainState,
-    ema: AveragedModel | None,
-    scaler: GradScaler | None,
-    optimizer: torch.optim.Optimizer,
-    rows: Rows,
-    stopping: bool,
-) -> bool:
+def _after_step(job: Job, state: TrainState, learner: Learner, rows: Rows, stopping: bool) -> bool:
     """Rows, validation, checkpoint, in this order: a checkpoint holds what was measured. Whether to end here."""
     pace, step = job.pace, state.step
     out_of_time = pace.max_seconds is not None and state.seconds >= pace.max_seconds
@@ -122,7 +127,7 @@ def _after_step(
     is_best = False
     if done or step % pace.eval_every == 0:
         rows.collect(state)  # stops here if the loss is not finite: nothing is measured or saved then
-        is_best = _validate(job, state, ema, rows)
+        is_best = _validate(job, state, learner, rows)
         set_modes(
             job.built.module, job.plan, job.built.blocks, job.plan.stage_epochs[state.frozen_stage or 0]
         )
@@ -131,13 +136,13 @@ def _after_step(
     done = done or state.stop_reason is not None
     if done or is_best or stopping or step % pace.save_every == 0:
         rows.collect(state)
-        save_checkpoint(job, state, ema, scaler, optimizer)
+        save_checkpoint(job, state, learner)
     return done or stopping
 
 
-def _validate(job: Job, state: TrainState, ema: AveragedModel | None, rows: Rows) -> bool:
+def _validate(job: Job, state: TrainState, learner: Learner, rows: Rows) -> bool:
     """Measure, choose, and decide whether to stop early; whether this step is the new best."""
-    metrics = measure(job, state, weights_to_use(job.built.module, ema))
+    metrics = measure(job, state, learner.weights_to_use(job.built.module))
     is_best = select(job, state, metrics)
     rows.validation(state, metrics)
     describe(job, state, metrics, is_best)

@@ -15,6 +15,7 @@ from warmstart.data.batches import Batch, evaluation_batches
 from warmstart.data.sources import Samples
 from warmstart.engine.job import Job
 from warmstart.engine.state import TrainState
+from warmstart.errors import UserError
 from warmstart.inference.inputs import InputBuffer
 from warmstart.inference.predictions import write_predictions
 from warmstart.inference.predictor import predict_outputs
@@ -45,6 +46,12 @@ def measure(job: Job, state: TrainState, weights: nn.Module) -> dict[str, float]
         write_eval_row(job, state, split, len(samples), rows[split])
         if split != "train":
             keep_predictions(job, state, split, samples, outputs)
+    if state.step == 0 and not all(math.isfinite(row["loss"]) for row in rows.values()):
+        raise UserError(
+            "the start model gives outputs that are not finite",
+            "finite outputs before anything is trained",
+            "look at the weights with `warmstart check`, and at --mean and --std",
+        )
     return rows.get("val", {})
 
 

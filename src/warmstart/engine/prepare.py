@@ -214,6 +214,7 @@ def _record(
         "origins": origins,
         "seed": job.config.train.seed,
         "device": str(job.device),
+        "precision": str(job.precision or torch.float32).removeprefix("torch."),
         "num_threads": torch.get_num_threads(),
         "workers": job.workers,
         "eval_batch_size": job.eval_batch_size,
@@ -228,7 +229,8 @@ def _record(
             "head": asdict(built.head_change),
             "preprocessing": asdict(built.preprocessing),
         },
-        "data": asdict(job.dataset.facts) | {"path": job.config.data.path, "native": job.dataset.native},
+        "data": asdict(job.dataset.facts)
+        | {"path": str(Path(job.config.data.path or "").resolve()), "native": job.dataset.native},
         "augment": {"settings": asdict(_given(job.train_view.augment)), "origin": augment_origin},
         "pace": asdict(job.pace),
         "probe": measured.to_json() if measured else None,

@@ -31,8 +31,8 @@ class Schedule:
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         done = step - self.warmup_steps
-        # The last step stands exactly on the floor.
-        progress = min(1.0, done / max(1, self.total_steps - self.warmup_steps - 1))
+        # As torch's T_max: the floor is where a step after the last would stand, so that none is spent at rate 0.
+        progress = min(1.0, done / (self.total_steps - self.warmup_steps))
         if self.kind == "cosine":
             return self.floor + (1 - self.floor) * 0.5 * (1 + math.cos(math.pi * progress))
         if self.kind == "linear":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from warmstart.engine.probe import Probe, probe
 from warmstart.engine.signals import stop_on_signal
 from warmstart.engine.state import TrainState
 from warmstart.engine.step import make_scaler
-from warmstart.errors import UserError
+from warmstart.errors import Interrupted, UserError
 from warmstart.run import layout, reader, writer
 
 
@@ -60,10 +61,21 @@ def resume(path: str, execution: dict[str, Any]) -> Path:
             "an interrupted run",
             f"to train on from its result: `warmstart finetune --weights {path} --data DATA`",
         )
+    if run.status["state"] == "running" and run.status.get("pid") != os.getpid():
+        raise UserError(
+            f"{path} is still running (process {run.status.get('pid')} on {run.status.get('host')})",
+            "a run that has stopped",
+            f"wait for it, or, if that machine is gone, remove {run.path / layout.STATUS}",
+        )
+    config = from_dict(run.config)
+    target = config.output.save_as
+    if target is not None and Path(target).exists():
+        raise UserError(f"--save-as {target} exists already", "a new file", "move it away, then resume")
     step, saved = load_checkpoint(run.path)
     mend_pointers(run, step, saved.state)
-    config = from_dict(run.config)
-    updates = {"train": {"device": execution.get("device")}, "data": {"workers": execution.get("workers")}}
+    # The folder of the data may have been given relative to another working directory.
+    data = {"path": run.resolved["data"]["path"], "workers": execution.get("workers")}
+    updates = {"train": {"device": execution.get("device")}, "data": data}
     for section, values in updates.items():
         given = {name: value for name, value in values.items() if value is not None}
         config = config.model_copy(update={section: getattr(config, section).model_copy(update=given)})
@@ -126,12 +138,15 @@ def _train(job: Job, state: TrainState, saved: Saved | None) -> None:
         writer.write_status(job.run, "running")
         try:
             run_loop(job, state, ema, scaler, saved.optimizer if saved is not None else None, interrupted)
+            is_over = state.step >= job.pace.total_steps or state.stop_reason is not None
+            if is_over and job.config.output.save_as:
+                save_as(job, Path(job.config.output.save_as))
         except BaseException as error:
             writer.write_status(job.run, "failed", step=state.step, reason=f"{type(error).__name__}: {error}")
             raise
-    if state.step < job.pace.total_steps and state.stop_reason is None:
+    if not is_over:
         writer.write_status(job.run, "interrupted", step=state.step)
-        raise UserError(
+        raise Interrupted(
             f"interrupted at step {state.step} of {job.pace.total_steps}; everything up to it is saved",
             fix=f"warmstart resume {job.run}",
         )
@@ -141,8 +156,6 @@ def _train(job: Job, state: TrainState, saved: Saved | None) -> None:
 def _finish(job: Job, state: TrainState) -> None:
     if state.stop_reason:
         log.info("stopped at step %d: %s", state.step, state.stop_reason)
-    if job.config.output.save_as:
-        save_as(job, Path(job.config.output.save_as))
     writer.write_status(
         job.run,
         "finished",

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from warmstart.config.schema import ModelConfig
+from warmstart.errors import UserError
 from warmstart.inference.reference import WeightsReference, resolve_weights
 from warmstart.models.build import BuiltModel, build
 
@@ -19,6 +20,7 @@ class Restored:
 
     built: BuiltModel
     reference: WeightsReference
+    overridden: bool  # its preprocessing was changed by hand: what it scores is not the run's own result
 
     @property
     def names_known(self) -> bool:
@@ -30,6 +32,14 @@ class Restored:
         """Whether an image of exactly the input's size is taken as it is: as in training, and for bare files."""
         run = self.reference.run
         return run is None or bool(run.resolved["data"]["native"])
+
+    @property
+    def precision(self) -> torch.dtype | None:
+        """The arithmetic of the run's own validations, where this device has it; float32 for bare files."""
+        run = self.reference.run
+        recorded = "float32" if run is None else run.resolved["precision"]
+        on_cuda = next(self.built.module.parameters()).device.type == "cuda"
+        return getattr(torch, recorded) if recorded != "float32" and on_cuda else None
 
     @property
     def label(self) -> str:
@@ -47,9 +57,11 @@ def restore(
     Raises:
         UserError: no such run, step or file, a damaged one, or weights of another architecture.
     """
+    if not model:
+        raise UserError("no model is named", "a run directory, RUN@step, or a file of weights")
     reference = resolve_weights(model)
     built = build(ModelConfig(name=name, weights=reference.file), overrides or {}, None, seed=0)
     layout = torch.channels_last if built.channels_last else torch.contiguous_format
     built.module.to(device=device, memory_format=layout)  # type: ignore[call-overload]
     built.module.eval()
-    return Restored(built, reference)
+    return Restored(built, reference, bool(overrides))

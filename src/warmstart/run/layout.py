@@ -28,7 +28,7 @@ STATE_TENSORS = "state.safetensors"
 STATE = "state.json"
 MANIFEST = "MANIFEST.json"
 
-_STEP = re.compile(r"^step_(\d+)$")
+_STEP = re.compile(r"^step_(\d{8,})$")
 
 
 def checkpoint_name(step: int) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import platform
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -57,7 +59,10 @@ class Run:
     @cached_property
     def status(self) -> dict[str, Any]:
         path = self.path / layout.STATUS
-        return _read_json(path) if path.exists() else {"state": "unknown"}
+        status = _read_json(path) if path.exists() else {"state": "unknown"}
+        if status.get("state") == "running" and _is_gone(status):
+            return {**status, "state": "killed"}
+        return status
 
     @cached_property
     def metrics(self) -> Rows:
@@ -194,6 +199,19 @@ def find_damage(checkpoint: Path, names: tuple[str, ...] | None = None) -> str |
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                 return f"{name} does not have the contents it was written with"
     return None
+
+
+def _is_gone(status: dict[str, Any]) -> bool:
+    """Whether the process that wrote `running` is known to have ended (on this machine; elsewhere nobody knows)."""
+    if os.name != "posix" or status.get("host") != platform.node() or not isinstance(status.get("pid"), int):
+        return False
+    try:
+        os.kill(status["pid"], 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it exists and belongs to somebody else
+        return False
+    return False
 
 
 def _read_json(path: Path) -> dict[str, Any]:

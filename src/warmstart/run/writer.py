@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+import platform
 import shutil
 from collections.abc import Mapping
 from contextlib import suppress
@@ -109,8 +110,8 @@ def create_run(folder: Path) -> Path:
 
 
 def write_status(run: Path, state: str, **details: Any) -> None:
-    """`state` is running, interrupted, finished or failed."""
-    write_json(run / layout.STATUS, {"state": state, "pid": os.getpid(), **details})
+    """`state` is running, interrupted, finished or failed; readers say killed where the process is gone."""
+    write_json(run / layout.STATUS, {"state": state, "pid": os.getpid(), "host": platform.node(), **details})
 
 
 def write_checkpoint(run: Path, step: int, files: Mapping[str, bytes]) -> Path:

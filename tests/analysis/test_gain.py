@@ -1,0 +1,50 @@
+"""What a run changed: paired with the predictions of step 0, on the same images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from warmstart.analysis.gain import Gain, measure_gains
+from warmstart.errors import UserError
+from warmstart.inference.predictions import read_predictions, write_predictions
+
+
+def test_gains_are_the_difference_of_the_same_images(small_run: Path) -> None:
+    gains, result = measure_gains(small_run, torch.device("cpu"), workers=0)
+    assert [gain.split for gain in gains] == ["val", "test"] and result.split == "test"
+    start = read_predictions(small_run / "predictions" / "test@0.parquet")
+    before = (start.scores.argmax(axis=1) == start.targets).mean()
+    after = (result.outputs.argmax(axis=1) == result.targets).mean()
+    assert gains[1].difference == pytest.approx(after - before)
+    assert gains[1].start["accuracy"] == pytest.approx(before)
+    assert gains[1].low <= gains[1].difference <= gains[1].high
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.01, 0.2, "better"),
+        (-0.2, -0.01, "worse"),
+        (-0.1, 0.1, "cannot be told"),
+        (0.0, 0.1, "cannot be told"),
+    ],
+)
+def test_the_verdict_follows_the_interval(low: float, high: float, verdict: str) -> None:
+    assert verdict in Gain("val", 40, {}, {}, (low + high) / 2, low, high).verdict
+
+
+def test_changed_samples_are_refused(small_run: Path, tmp_path: Path) -> None:
+    import shutil
+
+    copy = Path(shutil.copytree(small_run, tmp_path / "run"))
+    path = copy / "predictions" / "val@0.parquet"
+    old = read_predictions(path)
+    path.write_bytes(
+        write_predictions([f"x{i}" for i in old.ids], old.targets, np.array(old.scores), old.classes)
+    )
+    with pytest.raises(UserError, match="the val samples have changed"):
+        measure_gains(copy, torch.device("cpu"), workers=0)

@@ -1,0 +1,52 @@
+"""Predictions of single files, folders and broken files."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+import warmstart as ws
+from warmstart.errors import UserError
+
+
+def test_a_prediction_does_not_depend_on_its_neighbours(small_run: Path) -> None:
+    data = small_run.parent / "data"
+    alone = ws.predict(str(small_run), [str(data / "owl" / "3.png")]).predictions[0]
+    among = ws.predict(str(small_run), [str(data)], batch_size=7).predictions
+    twin = next(p for p in among if p.id == alone.id)
+    assert twin.classes == alone.classes
+    assert twin.scores == pytest.approx(alone.scores, abs=1e-6)
+    assert len(among) == 60
+
+
+def test_predictions_agree_with_evaluate(small_run: Path) -> None:
+    found = ws.evaluate(str(small_run), split="all").evaluation
+    predicted = ws.predict(str(small_run), [str(small_run.parent / "data")], top_k=1).predictions
+    by_name = {p.id.split("/data/")[1]: p.classes[0] for p in predicted}
+    for name, row in zip(found.ids, found.outputs, strict=True):
+        assert by_name[name] == found.classes[int(row.argmax())]
+
+
+def test_output_files(small_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    images = [str(small_run.parent / "data" / "cat"), str(tmp_path / "broken.jpg")]
+    for suffix in ("csv", "json"):
+        result = ws.predict(str(small_run), images, top_k=2, output=str(tmp_path / "new" / f"p.{suffix}"))
+        assert len(result.predictions) == 20
+        assert [name for name, _ in result.unreadable] == [str(tmp_path / "broken.jpg")]
+        assert "unreadable:" in result.text()
+    with (tmp_path / "new" / "p.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert list(rows[0]) == ["id", "class_1", "score_1", "class_2", "score_2"]
+    record = json.loads((tmp_path / "new" / "p.json").read_text())
+    assert [row["id"] for row in record["predictions"]] == [row["id"] for row in rows]
+    assert record["unreadable"][0]["id"].endswith("broken.jpg")
+
+
+def test_nothing_readable_is_an_error(small_run: Path, tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    with pytest.raises(UserError, match="none of the 1 images can be read"):
+        ws.predict(str(small_run), [str(tmp_path / "broken.jpg")])
