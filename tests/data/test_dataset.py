@@ -68,7 +68,7 @@ def test_data_to_evaluate_on_need_not_be_fit_for_training(write_folders, write_i
     dataset = open_dataset(settings, 0, for_training=False)
     assert sizes(dataset) == {"all": 2}
     assert dataset.classes == ("0", "1", "2", "3")
-    with pytest.raises(UserError, match="Classes without training images: 0, 2"):
+    with pytest.raises(UserError, match="classes without training images: 0, 2"):
         open_dataset(settings, 0)
 
 
@@ -87,7 +87,7 @@ def test_a_limit_thins_train_only(write_folders):
     assert thin.splits["val"].ids == whole.splits["val"].ids
     assert set(thin.splits["train"].ids) < set(whole.splits["train"].ids)
     assert "limit 0.25: 8 of 32 training images" in thin.facts.notes
-    with pytest.raises(UserError, match="Classes without training images after limit 1: "):
+    with pytest.raises(UserError, match="classes without training images after limit 1: "):
         open_dataset(settings.model_copy(update={"limit": 1}), seed=0)
 
 
@@ -130,7 +130,7 @@ def test_all_corrupt_is_an_error_at_any_share(write_folders):
 def test_a_class_that_is_all_corrupt_is_named(write_folders):
     root = write_folders({"a": 5, "b": 1})
     (root / "b" / "0.png").write_text("no")
-    with pytest.raises(UserError, match="Classes without training images: b"):
+    with pytest.raises(UserError, match="classes without training images: b"):
         open_dataset(DataConfig(path=str(root), max_corrupt=1), seed=0)
 
 
@@ -157,7 +157,7 @@ def test_progress_runs_over_all_splits(write_folders):
 
 
 def test_no_path_is_an_error():
-    with pytest.raises(UserError, match="No data set was given"):
+    with pytest.raises(UserError, match="no data set is named"):
         open_dataset(DataConfig(), seed=0)
 
 

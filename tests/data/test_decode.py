@@ -146,7 +146,7 @@ def test_float_and_wide_integers_are_refused_not_shown_white(tmp_path):
 @pytest.mark.parametrize("ending", ["jpg", "png"])
 def test_decompression_bombs_are_refused_by_the_header(tmp_path, monkeypatch, picture, ending):
     path = save(tmp_path / f"a.{ending}", Image.fromarray(picture()))
-    monkeypatch.setattr(module, "MAX_PIXELS", 800)
+    monkeypatch.setattr(module, "_MAX_PIXELS", 800)
     with pytest.raises(CorruptImage, match="24 x 36 = 864 pixels, more than 800"):
         decode(path)
 

@@ -14,7 +14,6 @@ FULL = {"train/cat": 3, "train/dog": 2, "val/cat": 1, "val/dog": 1, "test/cat": 
 
 def test_split_folders(write_folders):
     source = open_source(write_folders(FULL))
-    assert source.kind == "folders"
     assert source.classes == ("cat", "dog")
     assert {split: len(samples) for split, samples in source.splits.items()} == {
         "train": 5,
@@ -111,7 +110,7 @@ def test_the_fingerprint_follows_names_and_sizes(write_folders, tmp_path):
         ),
         ({"cat": 1}, "one class only: cat"),
         ({"train/cat": 1, "val/cat": 1}, "has one class only: cat"),
-        ({"cat": 2, "dog": 0}, "Class folders without images: .*dog"),
+        ({"cat": 2, "dog": 0}, "class folders without images: .*dog"),
         ({"train/cat": 1, "train/dog": 1, "val/cat": 1, "val/dog": 0}, "without images: .*dog"),
         ({"train": 3, "test": 2}, "train holds 3 images but no class folders"),
         ({"train": 3, "test1": 2}, "train holds 3 images but no class folders"),
@@ -130,7 +129,7 @@ def test_what_is_no_data_set_is_explained(write_folders, layout, message):
 
 def test_one_level_too_high_is_told(write_folders):
     root = write_folders({"zoo/cat": 1, "zoo/dog": 1})
-    with pytest.raises(UserError, match=r"If the data lies one level deeper: --data .*zoo"):
+    with pytest.raises(UserError, match=r"if the data lie one level deeper: --data .*zoo"):
         open_source(root)
 
 

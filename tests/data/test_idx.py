@@ -17,7 +17,6 @@ LABELS = np.array([0, 1, 2, 0, 1, 2])
 def test_pairs_become_splits(write_idx, packed):
     write_idx("train", IMAGES, LABELS, packed)
     source = open_source(write_idx("t10k", IMAGES[:3], LABELS[:3], packed))
-    assert source.kind == "idx"
     assert source.classes == ("0", "1", "2")
     assert list(source.splits) == ["train", "test"]
     test = source.splits["test"]

@@ -18,10 +18,10 @@ def test_a_missing_path_names_its_neighbour(write_folders):
 
 def test_a_file_is_not_a_data_set(write_folders, write_idx, tmp_path):
     root = write_folders({"cat": 1, "dog": 1})
-    with pytest.raises(UserError, match=r"0.png is a file(.|\n)*Give the folder that holds it: --data .*cat"):
+    with pytest.raises(UserError, match=r"0.png is a file(.|\n)*give the folder that holds it: --data .*cat"):
         open_source(root / "cat" / "0.png")
     (tmp_path / "data.zip").write_bytes(b"PK")
-    with pytest.raises(UserError, match="Unpack it"):
+    with pytest.raises(UserError, match="unpack it"):
         open_source(tmp_path / "data.zip")
 
 
@@ -42,9 +42,9 @@ def test_images_to_predict(write_folders, monkeypatch):
 
 
 def test_nothing_to_predict(tmp_path):
-    with pytest.raises(UserError, match="No images in"):
+    with pytest.raises(UserError, match="no images in"):
         open_images([tmp_path])
-    with pytest.raises(UserError, match="No images in an empty list"):
+    with pytest.raises(UserError, match="no images in an empty list"):
         open_images([])
     with pytest.raises(UserError, match="does not exist"):
         open_images([tmp_path / "x.jpg"])

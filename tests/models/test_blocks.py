@@ -137,10 +137,3 @@ def test_plain_modules_with_shared_parts() -> None:
     assert blocks["three"].parameters == ("three.0.bias", "three.1.weight", "three.1.bias")
     assert blocks["three"].modules == ("three.1",)  # three.0 holds a weight of block one
     assert blocks["head"].modules == ("head",)  # the whole subtree, its dropout too
-
-
-def test_a_given_matcher_wins() -> None:
-    module = create("fashion_cnn").module
-    matcher = {"stem": r"^(?:conv1|bn1)", "blocks": r"^(?:conv|bn)(\d)"}
-    names = [block.name for block in find_blocks(module, "fc2", matcher)]
-    assert names == ["stem", "conv2", "conv3", "fc1", "head"]

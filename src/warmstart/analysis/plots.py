@@ -6,6 +6,7 @@ Okabe & Ito's colours, which colour-blind people tell apart. Shapes: N samples, 
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from warmstart import stats
+from warmstart.run import writer
 
 Rows = Sequence[Mapping[str, Any]]
 Cases = Sequence[tuple[str, Sequence[float]]]  # label, values over seeds
@@ -236,10 +238,10 @@ def _draw_panel(axes: Axes, panel: str, series: Mapping[str, Rows], x_name: str)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=9)
 
 
-def plot_story(cases: Cases, path: Path, title: str = "", ylabel: str = "") -> None:
-    """One horizontal bar per case: mean over seeds, each seed as a dot, spread; `ylabel` is the quantity."""
+def plot_story(cases: Cases, path: Path, title: str = "", quantity: str = "") -> None:
+    """One horizontal bar per case: mean over seeds, each seed as a dot, spread; `quantity` names the axis."""
     assert cases, "a story needs a case"
-    names, fonts, note = _drawable([*(label for label, _ in cases), title, ylabel], MAX_LABEL_LENGTH)
+    names, fonts, note = _drawable([*(label for label, _ in cases), title, quantity], MAX_LABEL_LENGTH)
     farthest = max(max(values) for _, values in cases)
     digits = ".3f" if farthest < 100 else ".0f"
     key = f"bar: mean; dots: seeds; line: one standard deviation to each side\n{note}".strip()
@@ -292,9 +294,7 @@ def _characters(family: str, wanted: set[str]) -> set[str]:
 
 
 def _save(figure: Figure, path: Path, note: str = "") -> None:
-    """Written under a temporary name first, so that a reader never finds half a picture."""
     figure.supxlabel(note, fontsize=8, color=GREY, x=0.01, ha="left")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(path.name + ".tmp")
-    figure.savefig(temporary, format="png")
-    temporary.replace(path)
+    content = io.BytesIO()
+    figure.savefig(content, format="png")
+    writer.write_whole(path, content.getvalue())

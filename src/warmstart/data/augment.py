@@ -1,6 +1,6 @@
 """Augmentation as a function of (seed, epoch, sample): geometry on uint8 pixels, one warp per sample.
 
-Shapes: N samples, H x W the stored size, h x w what the model takes (not larger), C channels.
+Shapes: N samples, H x W the resized images, h x w what the model takes (not larger), C channels.
 """
 
 from __future__ import annotations

@@ -51,18 +51,17 @@ class View:
         """(h, w, C) of a finished image."""
         return (*self.preprocessing.image_size, self.preprocessing.num_channels)
 
-    def store(self, image: np.ndarray) -> np.ndarray:
-        """One decoded image -> its stored size: resize_size, or untouched where native and already right."""
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """One decoded image -> `resize_size`, or untouched where native and already of the model's size."""
         if self.native and image.shape[:2] == self.preprocessing.image_size:
             return to_channels(image, self.preprocessing.num_channels)
         return fit(image, self.preprocessing)
 
     def finish(self, images: Sequence[np.ndarray], keys: np.ndarray, epoch: int) -> np.ndarray:
-        """Stored images (N of H, W, C) -> uint8 (N, h, w, C)."""
+        """Resized images (N of H, W, C) -> uint8 (N, h, w, C): augmented, or cropped to the centre."""
         size = self.preprocessing.image_size
-        if (
-            self.augment is None
-        ):  # cropped one by one: a foreign image may be stored larger than its neighbour
+        if self.augment is None:
+            # One by one: where sizes are taken as they are, an image may be larger than its neighbour.
             return np.stack([centre_crop(image, size) for image in images])
         return self.augment(np.stack(images), keys, epoch, size)
 
@@ -148,12 +147,12 @@ def _fill(batch: Batch, rows: slice, samples: Samples, view: View, epoch: int) -
     images = []
     for index in batch.indices[rows].tolist():
         try:
-            images.append(view.store(samples.pixels.read(index)))
+            images.append(view.resize(samples.pixels.read(index)))
         except CorruptImage as error:
             raise UserError(
                 f"{samples.ids[index]} can no longer be read: {error.reason}",
                 "the file as it was when the data set was opened",
-                "Restore the file; then resume the run.",
+                "restore the file, then resume the run",
             ) from error
     if images:
         batch.images[rows] = view.finish(images, batch.keys[rows], epoch)

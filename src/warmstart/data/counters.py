@@ -10,12 +10,10 @@ import numpy as np
 
 AUGMENT, ORDER, SPLIT, LIMIT = range(4)  # purposes; the numbers are part of every recorded run
 
-_WORD = (1 << 64) - 1
-
 
 def generator(seed: int, epoch: int, purpose: int, item: int = 0) -> np.random.Generator:
     """A fresh generator for one item (a sample's key, a class) of one purpose; about 8 us."""
     # explicit uint64: numpy makes float64, and so loses bits, of a list of mixed integer types
-    key = np.array([seed & _WORD, epoch], dtype=np.uint64)
+    key = np.array([seed, epoch], dtype=np.uint64)
     counter = np.array([0, item, purpose, 0], dtype=np.uint64)
     return np.random.Generator(np.random.Philox(key=key, counter=counter))

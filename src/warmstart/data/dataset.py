@@ -44,7 +44,7 @@ def open_dataset(
     """
     if settings.path is None:
         raise UserError(
-            "No data set was given", "a folder of class folders or of IDX files", "Add --data FOLDER."
+            "no data set is named", "a folder of class folders or of IDX files", "add --data FOLDER"
         )
     source = open_source(settings.path, allow_single_class=not for_training)
     scanned, results = _examine(source.splits, scan_workers(settings.workers), known_quarantine, on_progress)
@@ -58,7 +58,7 @@ def open_dataset(
         raise UserError(
             f"{settings.path} has {listing(splits)} but no train split",
             "a train split",
-            "Name one of the folders train.",
+            "name one of the folders train",
         )
     if settings.limit is not None and for_training:
         kept = stratified_limit(splits["train"].targets, settings.limit, seed)
@@ -114,8 +114,8 @@ def _check_corrupt(quarantine: Quarantine, splits: dict[str, Samples], max_corru
         named = listing((f"{name} ({reason})" for name, reason in quarantine), 5)
         raise UserError(
             f"{len(quarantine)} of {total} images ({share:.1%}) are unreadable: {named}",
-            f"at most {max_corrupt:.1%} (data.max_corrupt)",
-            "Replace or remove these files, or raise --max-corrupt; unreadable images are then left out.",
+            f"at most {max_corrupt:.1%} (--max-corrupt)",
+            "replace or remove these files, or raise --max-corrupt: unreadable images are then left out",
         )
 
 
@@ -169,11 +169,11 @@ def _check_counts(counts: dict[str, dict[str, int]], settings: DataConfig, for_t
     if for_training and lacking["train"]:
         limit = f" after limit {settings.limit}" if settings.limit is not None else ""
         raise UserError(
-            f"Classes without training images{limit}: {listing(lacking['train'])}",
+            f"classes without training images{limit}: {listing(lacking['train'])}",
             "at least one training image per class",
-            "Raise --limit, --train-ratio, or add images."
+            "raise --limit or --train-ratio, or add images"
             if limit
-            else "Add images, or raise --train-ratio.",
+            else "add images, or raise --train-ratio",
         )
     return [f"{split} has no image of {listing(names)}" for split, names in lacking.items() if names]
 

@@ -17,24 +17,9 @@ from PIL import Image, ImageOps
 
 from warmstart.records import Preprocessing
 
-_FORMATS = (
-    "jpg",
-    "jpeg",
-    "jpe",
-    "jfif",
-    "png",
-    "webp",
-    "gif",
-    "bmp",
-    "tif",
-    "tiff",
-    "ppm",
-    "pgm",
-    "pbm",
-    "avif",
-)
-IMAGE_SUFFIXES = frozenset(f".{ending}" for ending in _FORMATS)
-MAX_PIXELS = 178_956_970  # where Pillow, too, takes a file for a decompression bomb
+_FORMATS = "jpg jpeg jpe jfif png webp gif bmp tif tiff ppm pgm pbm avif"
+IMAGE_SUFFIXES = frozenset(f".{ending}" for ending in _FORMATS.split())
+_MAX_PIXELS = 178_956_970  # where Pillow, too, takes a file for a decompression bomb
 
 _GREY_MODES = frozenset(("1", "L", "LA", "La", "I", "I;16", "I;16L", "I;16B", "I;16N", "F"))
 _ORIENTATION = 274  # EXIF tag; 5 to 8 exchange height and width
@@ -50,11 +35,11 @@ class CorruptImage(Exception):
 
 def decode(path: str | Path) -> np.ndarray:
     """uint8 (H, W, 1 or 3) in RGB order. Raises CorruptImage, and nothing else, for any unreadable file."""
-    return decode_bytes(_read(Path(path)))
+    return _decode_bytes(_read(Path(path)))
 
 
-def decode_bytes(data: bytes) -> np.ndarray:
-    """`decode` for the content of a file."""
+def _decode_bytes(data: bytes) -> np.ndarray:
+    """A whole JPEG of the plain kind by OpenCV, which is fast; anything else by Pillow."""
     jpeg = _jpeg_header(data)
     if jpeg is not None and jpeg.plain:
         _check_size(jpeg.height, jpeg.width)
@@ -71,7 +56,7 @@ def read_shape(path: str | Path) -> tuple[int, int, int]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.format == "TIFF":  # Pillow turns it while loading, its size before that is no promise
-                height, width, channels = decode_bytes(data).shape
+                height, width, channels = _decode_bytes(data).shape
                 return height, width, channels
             width, height = image.size
             if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
@@ -82,7 +67,7 @@ def read_shape(path: str | Path) -> tuple[int, int, int]:
 
 
 def fit(image: np.ndarray, preprocessing: Preprocessing) -> np.ndarray:
-    """Any decoded image -> uint8 (*resize_size, num_channels): channels, cover, centre crop."""
+    """Any decoded image -> uint8 (*resize_size, num_channels)."""
     return cover(to_channels(image, preprocessing.num_channels), preprocessing.resize_size)
 
 
@@ -102,7 +87,7 @@ def cover(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
         return image
     scale = max(size[0] / image.shape[0], size[1] / image.shape[1])
     image = _trim(image, size, scale)
-    height, width = (max(want, round(have * scale)) for have, want in zip(image.shape, size, strict=False))
+    height, width = (max(want, round(have * scale)) for have, want in zip(image.shape[:2], size, strict=True))
     if (height, width) != image.shape[:2]:
         channels = image.shape[2]
         method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
@@ -121,7 +106,7 @@ def centre_crop(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 def _trim(image: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
     """Cut the far ends off a ribbon (1 x 60000), whose enlargement would not fit in memory."""
     keep = []
-    for have, want in zip(image.shape, size, strict=False):
+    for have, want in zip(image.shape[:2], size, strict=True):
         room = math.ceil(4 * want / scale)
         keep.append(min(have, room + (have - room) % 2) if have * scale > 8 * want else have)
     return centre_crop(image, (keep[0], keep[1]))
@@ -138,8 +123,8 @@ def _read(path: Path) -> bytes:
 
 
 def _check_size(height: int, width: int) -> None:
-    if height * width > MAX_PIXELS:
-        raise CorruptImage(f"{height} x {width} = {height * width} pixels, more than {MAX_PIXELS}")
+    if height * width > _MAX_PIXELS:
+        raise CorruptImage(f"{height} x {width} = {height * width} pixels, more than {_MAX_PIXELS}")
 
 
 def _reason(error: Exception) -> str:

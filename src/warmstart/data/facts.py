@@ -52,7 +52,7 @@ def read_sizes(samples: Samples, workers: int, on_progress: Progress | None = No
         raise UserError(
             f"{name} was readable when the run started and is not now: {reason}",
             "the data as it was",
-            "Restore the file, or start a new run.",
+            "restore the file, or start a new run",
         )
     return result
 

@@ -80,7 +80,7 @@ def open_folders(root: Path) -> Source:
         notes.append(f"{root.name} has a {split} folder only: its images are split")
     splits = {split: _samples(entries, root) for split, entries in listings.items()}
     notes += _passed_over([*passed, _loose(root)] if "all" not in split_folders else passed)
-    return Source("folders", classes, splits, _fingerprint(splits.values()), tuple(notes))
+    return Source(classes, splits, _fingerprint(splits.values()), tuple(notes))
 
 
 def _is_hidden(name: str) -> bool:
@@ -113,7 +113,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
         same = [folder for folder in named if _SPLIT_FOLDERS[folder.name.lower()] == split]
         if len(same) > 1:
             names = listing(folder.name for folder in same)
-            raise UserError(f"{root} has several {split} folders: {names}", "one", "Join or rename them.")
+            raise UserError(f"{root} has several {split} folders: {names}", "one", "join or rename them")
         if same:
             splits[split] = same[0]
     return splits
@@ -128,16 +128,16 @@ def _classes_of(folder: Path) -> dict[str, Path]:
             raise UserError(
                 f"{folder} holds {num_images} images but no class folders",
                 _LAYOUT,
-                "Sort the images into one folder per class; unlabelled images belong outside the data folder.",
+                "sort the images into one folder per class; unlabelled images belong outside the data folder",
             )
         inside = listing(sorted(path.name for path in folder.iterdir()), 6)
         what = f"holds no images: {inside}" if inside else "is empty"
-        raise UserError(f"{folder} {what}", f"{_LAYOUT}, or IDX files", "Check the path given as --data.")
+        raise UserError(f"{folder} {what}", f"{_LAYOUT}, or IDX files", "check the path given as --data")
     if "images" in table and len(table) > 1 and set(table) <= {"images", *_MASK_WORDS}:
         raise UserError(
             f"{folder} holds {listing(table)}: it looks like a segmentation data set",
             _LAYOUT,
-            "Point --data at images sorted by class.",
+            "point --data at images sorted by class",
         )
     return table
 
@@ -157,9 +157,9 @@ def _shared_classes(tables: dict[str, dict[str, Path]], folders: dict[str, Path]
             )
     if problems:
         raise UserError(
-            "Class folders differ between splits: " + " ".join(problems),
+            "class folders differ between splits: " + " ".join(problems),
             "the same class folders in every split",
-            "Rename, move or remove the folders that differ.",
+            "rename, move or remove the folders that differ",
         )
     return tuple(union)
 
@@ -169,9 +169,9 @@ def _check_filled(found: dict[str, Found], table: dict[str, Path]) -> None:
     if empty:
         others = listing((name for folder in empty for name in find_images(folder).others), 4)
         raise UserError(
-            f"Class folders without images: {listing(empty)}" + (f" (found {others})" if others else ""),
+            f"class folders without images: {listing(empty)}" + (f" (found {others})" if others else ""),
             f"at least one image in each; known endings are {' '.join(sorted(IMAGE_SUFFIXES))}",
-            "Fill them, or remove them from every split.",
+            "fill them, or remove them from every split",
         )
 
 

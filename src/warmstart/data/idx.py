@@ -31,7 +31,7 @@ def idx_files(root: Path) -> dict[tuple[str, str], Path]:
             raise UserError(
                 f"{root} holds two data sets: {before.name} and {path.name}",
                 f"one, as {_PAIR}",
-                "Move one of them to a folder of its own.",
+                "move one of them to a folder of its own",
             )
         found[match[1], match[2]] = path
     return found
@@ -41,7 +41,7 @@ def open_idx(root: Path, files: dict[tuple[str, str], Path]) -> Source:
     """Splits train and test, or `all` where there is one; classes are the labels 0 to max as text."""
     prefixes = sorted({prefix for prefix, _ in files}, reverse=True)
     if {"t10k", "test"} <= set(prefixes):
-        raise UserError(f"{root} holds both t10k and test files", "one test set", "Move one of them away.")
+        raise UserError(f"{root} holds both t10k and test files", "one test set", "move one of them away")
     splits, contents = {}, {}
     for prefix in prefixes:
         images, labels = (_partner(root, files, prefix, part) for part in ("images", "labels"))
@@ -52,14 +52,14 @@ def open_idx(root: Path, files: dict[tuple[str, str], Path]) -> Source:
         notes = (f"{root.name} has {prefixes[0]} files only: they are split",)
         splits = {"all": next(iter(splits.values()))}
     fingerprint = hashlib.sha256("".join(f"{name}:{contents[name]}" for name in sorted(contents)).encode())
-    return Source("idx", tuple(map(str, range(num_classes))), splits, fingerprint.hexdigest(), notes)
+    return Source(tuple(map(str, range(num_classes))), splits, fingerprint.hexdigest(), notes)
 
 
 def _partner(root: Path, files: dict[tuple[str, str], Path], prefix: str, part: str) -> Path:
     if (prefix, part) not in files:
         here = listing(path.name for (name, _), path in files.items() if name == prefix)
         raise UserError(
-            f"{root} has {here} but no {prefix}-{part} file", _PAIR, "Copy the missing file there."
+            f"{root} has {here} but no {prefix}-{part} file", _PAIR, "copy the missing file there"
         )
     return files[prefix, part]
 
@@ -77,7 +77,7 @@ def _read_pair(images_path: Path, labels_path: Path, prefix: str) -> tuple[Sampl
         raise UserError(
             f"{images_path.name} has {len(images)} images, {labels_path.name} has {len(labels)} labels",
             "one label per image",
-            f"Download the pair again; both lie in {images_path.parent}.",
+            f"download the pair again; both lie in {images_path.parent}",
         )
     if images.size == 0:
         raise UserError(f"{images_path} holds no images (shape {images.shape})", "at least one image")
@@ -94,13 +94,13 @@ def read_idx(path: Path) -> np.ndarray:
         data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(
-            f"{path} cannot be read: {error}", "a whole (gzipped) IDX file", "Download the file again."
+            f"{path} cannot be read: {error}", "a whole (gzipped) IDX file", "download the file again"
         ) from error
     if len(data) < 4 or data[:2] != b"\0\0" or data[2] != 8 or not 1 <= data[3] <= 4:
         raise UserError(
             f"{path} is not an IDX file of bytes: it begins with {data[:4].hex(' ') or 'nothing'}",
             "00 00 08 and the number of dimensions",
-            "Download the file again; if it is gzipped, its name must end in .gz.",
+            "download the file again; if it is gzipped, its name must end in .gz",
         )
     header = 4 + 4 * data[3]
     shape = tuple(int.from_bytes(data[start : start + 4], "big") for start in range(4, header, 4))
@@ -108,6 +108,6 @@ def read_idx(path: Path) -> np.ndarray:
         raise UserError(
             f"{path} has {len(data)} bytes, its header promises {header + math.prod(shape)} (shape {shape})",
             "a whole IDX file",
-            "Download the file again.",
+            "download the file again",
         )
     return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)

@@ -1,4 +1,4 @@
-"""Samples: ids, targets and a way to their pixels. The same record before and after splitting.
+"""Samples: ids, targets and a way to their pixels, the same record before and after splitting; and a Source of them.
 
 N is the number of samples; an id is stable across machines (POSIX, relative to the data's root).
 """
@@ -113,7 +113,6 @@ def _bytes(name: str) -> bytes:
 class Source:
     """A data set as found, before anything is split, dropped or limited."""
 
-    kind: str  # folders or idx
     classes: tuple[str, ...]
     splits: dict[str, Samples]  # train, val, test; or only `all`
     fingerprint: str  # changes when a file comes, goes, or changes its size (folders) or content (idx)

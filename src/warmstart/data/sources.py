@@ -9,10 +9,8 @@ import numpy as np
 
 from warmstart.data.folders import find_images, open_folders
 from warmstart.data.idx import idx_files, open_idx
-from warmstart.data.samples import ArrayPixels, FilePixels, Pixels, Samples, Source
+from warmstart.data.samples import FilePixels, Samples, Source
 from warmstart.errors import UserError, closest, listing
-
-__all__ = ["ArrayPixels", "FilePixels", "Pixels", "Samples", "Source", "open_images", "open_source"]
 
 _PACKED = frozenset((".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"))
 
@@ -25,9 +23,9 @@ def open_source(path: str | Path, allow_single_class: bool = False) -> Source:
     root = Path(path).expanduser()
     _check_exists(root)
     if not root.is_dir():
-        fix = f"Give the folder that holds it: --data {root.parent}"
+        fix = f"give the folder that holds it: --data {root.parent}"
         if root.suffix.lower() in _PACKED and "ubyte" not in root.name:
-            fix = "Unpack it and give the folder."
+            fix = "unpack it and give the folder"
         raise UserError(f"{root} is a file", "a folder of class folders or of IDX files", fix)
     files = idx_files(root)
     source = open_idx(root, files) if files else open_folders(root)
@@ -37,7 +35,7 @@ def open_source(path: str | Path, allow_single_class: bool = False) -> Source:
         raise UserError(
             f"{root} has one class only: {only.name}",
             "at least two classes",
-            f"If the data lies one level deeper: --data {only}" if deeper else "",
+            f"if the data lie one level deeper: --data {only}" if deeper else "",
         )
     return source
 
@@ -56,7 +54,7 @@ def open_images(paths: Sequence[str | Path]) -> Samples:
             found.setdefault((path / image.relative_to(place)).as_posix(), image)
     if not found:
         raise UserError(
-            f"No images in {listing(paths) or 'an empty list of paths'}",
+            f"no images in {listing(paths) or 'an empty list of paths'}",
             "image files, or folders that hold some",
         )
     targets = np.full(len(found), -1, dtype=np.int64)

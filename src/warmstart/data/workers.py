@@ -9,19 +9,19 @@ import cv2
 
 from warmstart.data.samples import FilePixels, Samples
 
-_MOST = 8  # more threads wait for each other's Python
+_MAX_THREADS = 8  # more threads wait for each other's Python
 
 
 def resolve_workers(setting: int | str, samples: Samples) -> int:
     """`--workers` as a number; `auto` leaves two cores to the model, and needs none for pixels in memory."""
     if setting != "auto":
         return int(setting)
-    return max(0, min(_MOST, num_cores() - 2)) if isinstance(samples.pixels, FilePixels) else 0
+    return max(0, min(_MAX_THREADS, num_cores() - 2)) if isinstance(samples.pixels, FilePixels) else 0
 
 
 def scan_workers(setting: int | str) -> int:
     """Threads while nothing else runs: all cores by default."""
-    return min(_MOST, num_cores()) if setting == "auto" else int(setting)
+    return min(_MAX_THREADS, num_cores()) if setting == "auto" else int(setting)
 
 
 def num_cores() -> int:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from itertools import chain
-from typing import Any
 
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
@@ -13,26 +12,24 @@ from warmstart.models.zoo import timm_groups
 from warmstart.records import Block
 
 # Words of --freeze, --lrs and --unfreeze, or names given here: no other block may take them.
-RESERVED = frozenset({"stem", "head", "backbone", "all"})
-NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
+_RESERVED = frozenset({"stem", "head", "backbone", "all"})
+_NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
-def find_blocks(module: nn.Module, head: str, group_matcher: Any = None) -> tuple[Block, ...]:
+def find_blocks(module: nn.Module, head: str) -> tuple[Block, ...]:
     """Blocks from stem to head; the classifier at path `head` is always the last, named `head`.
 
-    A timm model is cut by its own layer groups (`group_matcher`, read from the model if not given),
-    any other by its children. Norms behind the last stage belong to it. Every parameter and buffer is
+    A timm model is cut by its own layer groups (`group_matcher`), any other by its children.
+    Norms behind the last stage belong to it. Every parameter and buffer is
     in exactly one block; shared ones are named once, under their first name.
     """
     parameters = dict(module.named_parameters())
     in_head = [name for name in parameters if _under(name, head)]
     assert in_head, f"no parameter under the head {head!r}"
-    if group_matcher is None and hasattr(module, "group_matcher"):
-        group_matcher = module.group_matcher(coarse=True)  # type: ignore[operator]
-    if group_matcher is None:
-        groups, first_name = _child_groups(module, parameters), None
+    if hasattr(module, "group_matcher"):
+        groups, first_name = timm_groups(module), "stem"
     else:
-        groups, first_name = timm_groups(module, group_matcher), "stem"
+        groups, first_name = _child_groups(module, parameters), None
     backbone = [[name for name in group if not _under(name, head)] for group in groups]
     backbone = _join_trailing_norms([group for group in backbone if group], parameters)
     names = _block_names(backbone, parameters, first_name)
@@ -49,7 +46,7 @@ def _child_groups(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> 
     fresh = True  # the group in hand holds no child yet
     for path, child in _children(module):
         names = [name for name in parameters if _under(name, path)]
-        if fresh or isinstance(child, NORMS):
+        if fresh or isinstance(child, _NORMS):
             groups[-1] += names
         else:
             groups.append(names)
@@ -99,7 +96,7 @@ def _block_name(index: int, owner: Mapping[str, int], parameters: Mapping[str, n
         prefix = max(sizes, key=lambda part: sizes[part])
         mine = [name for name in mine if _under(name, prefix)]
         alone = all(at == index for name, at in owner.items() if _under(name, prefix))
-        if alone and (prefix not in RESERVED or (prefix == "stem" and index == 0)):
+        if alone and (prefix not in _RESERVED or (prefix == "stem" and index == 0)):
             return prefix
     return prefix
 

@@ -16,10 +16,10 @@ from warmstart.models.heads import HeadChange, fit_head
 from warmstart.models.metadata import write_metadata
 from warmstart.models.sizes import resize
 from warmstart.models.weights import WeightsFile, load_into, read_weights
-from warmstart.models.zoo import Created, create, outline, recognise, split_name
+from warmstart.models.zoo import Created, create, outline, split_name
 from warmstart.records import Block, Preprocessing
 
-PREPROCESSING_KEYS = frozenset({"mean", "std", "image_size", "crop_pct"})
+_PREPROCESSING_KEYS = frozenset({"mean", "std", "image_size", "crop_pct"})
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ def build(
     win over what a file of weights states, which wins over the model's own.
     UserError: whatever `create`, `read_weights`, `load_into` and `fit_head` find, no or two models named.
     """
-    unknown = set(overrides) - PREPROCESSING_KEYS
+    unknown = set(overrides) - _PREPROCESSING_KEYS
     assert not unknown, f"not a preprocessing setting: {unknown}"
     given = {key: value for key, value in overrides.items() if value is not None}
     random = settings.weights == "none"
@@ -65,10 +65,8 @@ def build(
         created = _create(name, settings, file, len(classes) if random else None, stated.get("image_size"))
     if file is not None:
         change, source = _load(created, file, classes, seed)
-        old, new = (
-            created.preprocessing.image_size,
-            stated.get("image_size", created.preprocessing.image_size),
-        )
+        old = created.preprocessing.image_size
+        new = stated.get("image_size", old)
         if new != old:
             resize(created.module, name, old, new)
     elif random:
@@ -78,17 +76,17 @@ def build(
         change = fit_head(created.module, created.head, created.classes, classes, seed)
         source = {"kind": "pretrained", "path": created.origin, "sha256": None}
     return BuiltModel(
-        created.module,
-        name,
-        find_blocks(created.module, created.head),
-        created.head,
-        _preprocessing(created.preprocessing, stated, name),
-        classes,
-        created.channels_last,
-        created.licence,
-        change,
-        source,
-        names_known,
+        module=created.module,
+        name=name,
+        blocks=find_blocks(created.module, created.head),
+        head=created.head,
+        preprocessing=_preprocessing(created.preprocessing, stated, name),
+        classes=classes,
+        channels_last=created.channels_last,
+        licence=created.licence,
+        head_change=change,
+        source=source,
+        names_known=names_known,
     )
 
 
@@ -121,7 +119,7 @@ def _resolve_name(settings: ModelConfig, file: WeightsFile | None) -> str:
                 "no model named", "--model NAME, or --weights FILE that names its model", "pass one"
             )
         return asked
-    found = file.arch or recognise(file.state, file.shapes)
+    found = file.arch
     if asked is None and found is None:
         raise UserError(
             f"{file.path} does not say which model its {len(file.state)} tensors belong to",
@@ -155,13 +153,13 @@ def _create(
     """Create with the outputs and input channels that the file has, so that it loads as it is."""
     channels = None
     if file is not None:
-        layout = outline(name)
-        if layout.fixed_size:  # as the file has it; build resizes it once loaded
+        shape = outline(name)
+        if shape.fixed_size:  # as the file has it; build resizes it once loaded
             image_size = file.preprocessing.get("image_size")
-        head, stem = file.state.get(f"{layout.head}.weight"), file.state.get(f"{layout.first_conv}.weight")
+        head, stem = file.state.get(f"{shape.head}.weight"), file.state.get(f"{shape.first_conv}.weight")
         num_classes = head.shape[0] if head is not None and head.ndim else None
         # A stem of another rank is a mismatch, which load_into explains better.
-        channels = stem.shape[1] if stem is not None and stem.ndim == 4 and name.startswith("timm:") else None
+        channels = stem.shape[1] if stem is not None and stem.ndim == 4 else None
     return create(name, num_classes, settings.dropout, settings.weights is None, channels, image_size)
 
 

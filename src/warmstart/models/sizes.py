@@ -11,7 +11,7 @@ from torch import nn
 from warmstart.errors import UserError
 
 Size = tuple[int, int]  # (height, width) in pixels
-CANDIDATES = (8, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+_CANDIDATES = (8, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
 
 
 def first_line(error: Exception) -> str:
@@ -30,7 +30,7 @@ def check_image_size(make: Callable[[Size], nn.Module], name: str, size: Size, i
     cause = _failure(make, size, in_channels, "cpu")
     if cause is None:
         return
-    workable = next((s for s in CANDIDATES if _failure(make, (s, s), in_channels, "meta") is None), None)
+    workable = next((s for s in _CANDIDATES if _failure(make, (s, s), in_channels, "meta") is None), None)
     smallest = f" {workable}x{workable} is the smallest square that works of those tried." if workable else ""
     height, width = size
     raise UserError(

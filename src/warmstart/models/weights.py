@@ -19,10 +19,10 @@ from warmstart.models.builtin import recognise
 from warmstart.models.metadata import arch_in, classes_in, expand, preprocessing_in
 from warmstart.models.sizes import first_line
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
-NUM_EXAMPLES = 5
-LFS_POINTER = b"version https://git-lfs"
-SAVE_BARE = "torch.save(model.state_dict(), 'weights.pt')"
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+_NUM_EXAMPLES = 5
+_LFS_POINTER = b"version https://git-lfs"
+_SAVE_BARE = "torch.save(model.state_dict(), 'weights.pt')"
 
 
 @dataclass(frozen=True)
@@ -31,15 +31,14 @@ class WeightsFile:
 
     path: Path
     state: dict[str, Tensor]
-    metadata: dict[str, str]
     classes: tuple[str, ...] | None
-    arch: str | None  # a name for zoo.split_name
+    arch: str | None  # a name for zoo.split_name: as stated, else by the tensors
     preprocessing: dict[str, Any]  # any of mean, std, image_size, crop_pct
     sha256: str
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        return {key: tuple(tensor.shape) for key, tensor in self.state.items()}
+        return _shapes(self.state)
 
 
 def read_weights(path: str | Path) -> WeightsFile:
@@ -51,7 +50,7 @@ def read_weights(path: str | Path) -> WeightsFile:
         sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
     if not start:
         raise UserError(f"{file} is empty (0 bytes)", "a file of weights", "copy or download it again")
-    if start.startswith(LFS_POINTER):
+    if start.startswith(_LFS_POINTER):
         raise UserError(
             f"{file} is a git-lfs pointer, not the weights", "the file it points to", "run git lfs pull"
         )
@@ -60,13 +59,12 @@ def read_weights(path: str | Path) -> WeightsFile:
     else:
         state, metadata = _read_pickle(file), {}
     return WeightsFile(
-        file,
-        state,
-        metadata,
-        classes_in(metadata, str(file)),
-        arch_in(metadata),
-        preprocessing_in(metadata, str(file)),
-        sha256,
+        path=file,
+        state=state,
+        classes=classes_in(metadata, str(file)),
+        arch=arch_in(metadata) or recognise(state, _shapes(state)),
+        preprocessing=preprocessing_in(metadata, str(file)),
+        sha256=sha256,
     )
 
 
@@ -104,8 +102,8 @@ def _mismatch(
         ("not in the model", unexpected),
         ("of another shape", shapes),
     ]
-    counts = "; ".join(f"{len(keys)} {what}: {listing(keys, NUM_EXAMPLES)}" for what, keys in parts if keys)
-    known = recognise(state, {key: tuple(tensor.shape) for key, tensor in state.items()})
+    counts = "; ".join(f"{len(keys)} {what}: {listing(keys, _NUM_EXAMPLES)}" for what, keys in parts if keys)
+    known = recognise(state, _shapes(state))
     return UserError(
         f"{source} does not fit the model: {counts}",
         "every tensor of the backbone, by name and shape",
@@ -113,6 +111,10 @@ def _mismatch(
         if known
         else "pass the --model the file was saved from",
     )
+
+
+def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
+    return {key: tuple(tensor.shape) for key, tensor in state.items()}
 
 
 def _shape(tensor: Tensor) -> str:
@@ -123,24 +125,22 @@ def _find_file(path: Path) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix in SUFFIXES)
+        files = sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES)
         if len(files) == 1:
             return files[0]
-        found = (
-            f"holds {len(files)} files of weights: {listing(p.name for p in files)}"
-            if files
-            else (
-                f"holds no weights ({listing((p.name for p in sorted(path.iterdir())), NUM_EXAMPLES) or 'it is empty'})"
-            )
-        )
+        if files:
+            found = f"holds {len(files)} files of weights: {listing(p.name for p in files)}"
+        else:
+            inside = listing((p.name for p in sorted(path.iterdir())), _NUM_EXAMPLES)
+            found = f"holds no weights ({inside or 'it is empty'})"
         raise UserError(
-            f"the folder {path} {found}", f"a file ({', '.join(SUFFIXES)})", "--weights FOLDER/FILE"
+            f"the folder {path} {found}", f"a file ({', '.join(_SUFFIXES)})", "--weights FOLDER/FILE"
         )
     parent = path.parent
     while not parent.is_dir():
         parent = parent.parent
     near = closest(path.name, (p.name for p in parent.iterdir())) if parent == path.parent else ""
-    where = f"In {parent}: {listing(sorted(p.name for p in parent.iterdir()), NUM_EXAMPLES) or 'nothing'}."
+    where = f"In {parent}: {listing(sorted(p.name for p in parent.iterdir()), _NUM_EXAMPLES) or 'nothing'}."
     raise UserError(f"there is no file {path}", "a file of weights", f"{near} {where}".strip())
 
 
@@ -174,7 +174,7 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
             f"{file} holds more than tensors: reading it would run code of {refused[1] or refused[2]}. "
             "It was refused, and nothing in it was executed",
             "a state_dict of tensors only, or a safetensors file",
-            f"on the machine that trusts the file: {SAVE_BARE}, or safetensors.torch.save_file(...)",
+            f"on the machine that trusts the file: {_SAVE_BARE}, or safetensors.torch.save_file(...)",
         ) from error
     except Exception as error:  # a damaged archive raises RuntimeError, EOFError, KeyError, ...
         if "TorchScript" in str(error):
@@ -189,20 +189,20 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
 
 def _bare_state(content: Any, file: Path) -> dict[str, Tensor]:
     if not isinstance(content, Mapping):
-        raise UserError(f"{file} holds a {type(content).__name__}", "a state_dict {name: tensor}", SAVE_BARE)
+        raise UserError(f"{file} holds a {type(content).__name__}", "a state_dict {name: tensor}", _SAVE_BARE)
     if not content:
-        raise UserError(f"{file} holds an empty dict", "a state_dict {name: tensor}", SAVE_BARE)
+        raise UserError(f"{file} holds an empty dict", "a state_dict {name: tensor}", _SAVE_BARE)
     others = {k: v for k, v in content.items() if not isinstance(v, Tensor)}
     if not others and all(isinstance(key, str) for key in content):
         return dict(content)
     inner = next((k for k, v in others.items() if isinstance(v, Mapping) and _all_tensors(v)), None)
-    kinds = listing((f"{key} ({type(value).__name__})" for key, value in others.items()), NUM_EXAMPLES)
+    kinds = listing((f"{key} ({type(value).__name__})" for key, value in others.items()), _NUM_EXAMPLES)
     raise UserError(
         f"{file} is not a bare state_dict: of its {len(content)} keys, {len(others)} hold no tensor: {kinds}",
         "a state_dict {name: tensor}",
         f"the weights seem to be under {inner!r}: torch.save(torch.load(file)[{inner!r}], 'weights.pt')"
         if inner is not None
-        else SAVE_BARE,
+        else _SAVE_BARE,
     )
 
 

@@ -17,10 +17,10 @@ from warmstart.records import Preprocessing
 
 __all__ = ["Created", "Outline", "create", "outline", "recognise", "split_name", "timm_groups"]
 
-ZOOS = ("timm", "builtin")
+_ZOOS = ("timm", "builtin")
 # Patch embeddings and convolutional stems of transformers have at most four spatial convolutions.
-MAX_STEM_CONVOLUTIONS = 4
-PROBE_DROPOUT = 0.123
+_MAX_STEM_CONVOLUTIONS = 4
+_PROBE_DROPOUT = 0.123
 
 
 @dataclass(frozen=True)
@@ -49,11 +49,11 @@ def split_name(name: str) -> tuple[str, str]:
     """`timm:resnet18` or bare `resnet18` -> ("timm", "resnet18"); unknown or ambiguous names raise UserError."""
     zoo, colon, bare = name.partition(":")
     if colon:
-        if zoo not in ZOOS:
+        if zoo not in _ZOOS:
             raise UserError(
                 f"unknown model zoo {zoo!r} in --model {name}",
                 "timm:NAME or builtin:NAME",
-                closest(zoo, ZOOS),
+                closest(zoo, _ZOOS),
             )
         _check_known(zoo, bare, name)
         return zoo, bare
@@ -104,13 +104,13 @@ def create(
             lambda _: spec.make(classes, rate), f"builtin:{bare}", size, spec.preprocessing.num_channels
         )
     return Created(
-        spec.make(classes, rate),
-        spec.head,
-        replace(spec.preprocessing, image_size=size),
-        None,
-        False,
-        None,
-        None,
+        module=spec.make(classes, rate),
+        head=spec.head,
+        preprocessing=replace(spec.preprocessing, image_size=size),
+        licence=None,
+        channels_last=False,
+        classes=None,
+        origin=None,
     )
 
 
@@ -129,11 +129,11 @@ def outline(name: str) -> Outline:
     return Outline(_timm_head(module, bare), path if direct else None, bool(config.get("fixed_input_size")))
 
 
-def timm_groups(module: nn.Module, matcher: Any) -> list[list[str]]:
+def timm_groups(module: Any) -> list[list[str]]:
     """Parameter names by timm's own layer groups, stem to head; shared parameters are named once."""
     from timm.models import group_parameters
 
-    groups = group_parameters(module, matcher)
+    groups = group_parameters(module, module.group_matcher(coarse=True))
     return [groups[index] for index in sorted(groups)]
 
 
@@ -223,13 +223,13 @@ def _create_timm(
         check_image_size(make, f"timm:{bare}", size, channels)
     module: Any = fetch(lambda: make(size, pretrained=True), bare, size) if pretrained else make(size)
     return Created(
-        module,
-        _timm_head(module, bare),
-        _timm_preprocessing(module, size, channels),
-        module.pretrained_cfg.get("license") if pretrained else None,
-        _is_convolutional(module),
-        _imagenet_classes(module) if pretrained and num_classes is None else None,
-        _origin(module) if pretrained else None,
+        module=module,
+        head=_timm_head(module, bare),
+        preprocessing=_timm_preprocessing(module, size, channels),
+        licence=module.pretrained_cfg.get("license") if pretrained else None,
+        channels_last=_is_convolutional(module),
+        classes=_imagenet_classes(module) if pretrained and num_classes is None else None,
+        origin=_origin(module) if pretrained else None,
     )
 
 
@@ -260,7 +260,7 @@ def _timm_preprocessing(module: nn.Module, size: Size, channels: int) -> Preproc
 
 def _is_convolutional(module: nn.Module) -> bool:
     spatial = [m for m in module.modules() if isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1]
-    return len(spatial) > MAX_STEM_CONVOLUTIONS
+    return len(spatial) > _MAX_STEM_CONVOLUTIONS
 
 
 def _imagenet_classes(module: nn.Module) -> tuple[str, ...] | None:
@@ -280,9 +280,9 @@ def _has_dropout(bare: str) -> bool:
     """Whether the rate arrives anywhere: some timm models refuse `drop_rate`, some swallow it."""
     try:
         with torch.device("meta"):
-            module = _timm().create_model(bare, drop_rate=PROBE_DROPOUT, num_classes=2)
+            module = _timm().create_model(bare, drop_rate=_PROBE_DROPOUT, num_classes=2)
     except TypeError:
         return False
     return any(
-        PROBE_DROPOUT in (getattr(m, "p", None), getattr(m, "drop_rate", None)) for m in module.modules()
+        _PROBE_DROPOUT in (getattr(m, "p", None), getattr(m, "drop_rate", None)) for m in module.modules()
     )
