@@ -23,7 +23,6 @@ install: $(STAMP)
 		|| $(BIN)/python -m pip install --quiet --no-deps -e .
 
 demo: install
-	rm -rf warmstart-demo
 	$(BIN)/warmstart demo
 
 test: install
@@ -42,4 +41,4 @@ build: install
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf dist build warmstart-demo .pytest_cache .mypy_cache .ruff_cache
+	rm -rf dist build warmstart-demo* .pytest_cache .mypy_cache .ruff_cache

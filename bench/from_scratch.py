@@ -49,7 +49,7 @@ def one_run(args: argparse.Namespace, folder: Path, weights: str, seed: int) -> 
     """1.0 for each image of val + test that the weights of the last step classify correctly."""
     with console.quiet():
         ws.finetune(data=args.data, **settings(args, folder, weights, seed))
-        result = ws.evaluate(f"{folder}@last", split="val,test").evaluation
+        result = ws.evaluate(f"{folder}@last", split="val,test")
     return (result.outputs.argmax(axis=1) == result.targets).astype(float)
 
 

@@ -13,12 +13,16 @@ from warmstart import console
 from warmstart.config import io as config_io
 from warmstart.config.schema import DataConfig
 from warmstart.errors import UserError
+from warmstart.run import reader
 
 if TYPE_CHECKING:
     from warmstart.analysis.check import Check
     from warmstart.analysis.evaluate import Evaluation
     from warmstart.analysis.gain import Gain
     from warmstart.analysis.predict import PredictionResult
+
+
+_WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -47,11 +51,7 @@ class FinetuneResult:
             for name in ("accuracy", "f1", "loss", "ece")
         ]
         lines = [console.table("", ("split", "metric", "start", "best"), rows, left=2), ""]
-        for gain in self.gains:
-            lines.append(
-                f"{gain.split}: {gain.verdict}: accuracy {gain.difference:+.4f} "
-                f"(95 % paired interval {gain.low:+.4f} to {gain.high:+.4f}, {gain.num_samples} samples)"
-            )
+        lines += [gain.text() for gain in self.gains]
         lines += ["", f"run: {self.run}", f"look: warmstart show {self.run}"]
         return "\n".join(lines)
 
@@ -69,34 +69,6 @@ class DryRunResult:
         return "dry run: nothing was written"
 
 
-@dataclass(frozen=True)
-class EvaluationResult:
-    evaluation: Evaluation
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        return self.evaluation.metrics
-
-    def to_json(self) -> dict[str, Any]:
-        names = ("run", "model", "data", "split", "num_samples", "metrics", "per_class", "folder")
-        return {name: getattr(self.evaluation, name) for name in names}
-
-    def text(self) -> str:
-        found = self.evaluation
-        m = found.metrics
-        rows = [(r["name"], r["precision"], r["recall"], r["f1"], r["support"]) for r in found.per_class]
-        summary = (
-            f"{found.model} on {found.split} of {found.data}: {found.num_samples} images\n"
-            f"accuracy {m['accuracy']:.4f} (95 % interval {m['accuracy_low']:.4f} to {m['accuracy_high']:.4f})  "
-            + (f"top-5 {m['top5']:.4f}  " if "top5" in m else "")
-            + f"f1 {m['f1']:.4f}  balanced accuracy {m['balanced_accuracy']:.4f}  "
-            f"loss {m['loss']:.4f}  calibration error {m['ece']:.4f}"
-        )
-        table = console.table("", ("class", "precision", "recall", "f1", "support"), rows)
-        kept = found.folder or "not kept; pass --output-dir to keep tables and pictures"
-        return f"{summary}\n\n{table}\n\ntables and pictures: {kept}"
-
-
 def _settings(model: str | None, data: str | None, settings: dict[str, Any]) -> dict[str, Any]:
     """`model` may be a file, a run, or a zoo's name: told apart by whether something lies at that path."""
     given = dict(settings)
@@ -108,7 +80,8 @@ def _settings(model: str | None, data: str | None, settings: dict[str, Any]) -> 
                 f"{model} and weights={settings['weights']} both name weights",
                 "one file or run to start from",
             )
-        is_path = Path(model).exists() or Path(model.rpartition("@")[0] or model).exists()
+        path = Path(model.rpartition("@")[0] or model)
+        is_path = Path(model).exists() or path.exists() or "/" in model or path.suffix in _WEIGHT_SUFFIXES
         given["weights" if is_path else "model"] = model
     return given
 
@@ -152,7 +125,8 @@ def resume(run: str, *, device: str | None = None, workers: int | None = None) -
 
     if workers is not None:
         config_io.validate_section(DataConfig, {"workers": workers})
-    return _finish(train.resume(run, {"device": device, "workers": workers}), device or "auto")
+    folder = train.resume(run, {"device": device, "workers": workers})
+    return _finish(folder, device or reader.open_run(folder).config["train"]["device"])
 
 
 def _finish(run: Path, device: str) -> FinetuneResult:
@@ -175,7 +149,7 @@ def evaluate(
     device: str = "auto",
     output_dir: str | None = None,
     **settings: Any,
-) -> EvaluationResult:
+) -> Evaluation:
     """Measure a run, RUN@step or a file of weights on labelled images.
 
     `settings`: workers, and model_name, image_size, mean, std, crop_pct for files that do not say them.
@@ -184,7 +158,7 @@ def evaluate(
     from warmstart.analysis.evaluate import evaluate as run_evaluation
 
     restored, workers = _restore(model, device, settings)
-    return EvaluationResult(run_evaluation(restored, data, split, batch_size, workers, output_dir))
+    return run_evaluation(restored, data, split, batch_size, workers, output_dir)
 
 
 def predict(
@@ -199,11 +173,13 @@ def predict(
 ) -> PredictionResult:
     """Classes of image files and folders; `output` is a CSV or JSON file to write."""
     console.setup()
+    from warmstart.analysis.predict import check_output, write_predictions_file
     from warmstart.analysis.predict import predict as run_prediction
-    from warmstart.analysis.predict import write_predictions_file
 
     if top_k < 1:
         raise UserError(f"--top-k {top_k}", "1 or more")
+    if output is not None:
+        check_output(Path(output))
     restored, workers = _restore(model, device, settings)
     result = run_prediction(restored, images, top_k, batch_size, workers)
     if output is not None:
@@ -235,9 +211,14 @@ def _restore(model: str, device: str, settings: dict[str, Any]) -> tuple[Any, in
         )
     data = config_io.validate_section(DataConfig, {**given, "workers": workers})
     overrides = {key: getattr(data, key) for key in given}
-    return restore(model, resolve_device(device), name, overrides), 0 if data.workers == "auto" else int(
-        data.workers
-    )
+    threads = 0 if data.workers == "auto" else int(data.workers)
+    restored = restore(model, resolve_device(device), name, overrides)
+    if restored.reference.run is None:
+        used = restored.built.preprocessing
+        console.log.info(
+            "%s: input %dx%d, mean %s, std %s", restored.built.name, *used.image_size, used.mean, used.std
+        )
+    return restored, threads
 
 
 def runs(folder: str = "runs") -> list[dict[str, Any]]:

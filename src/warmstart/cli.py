@@ -6,7 +6,6 @@ Exit codes: 0 done; 1 a fault of warmstart itself; 2 something the user can mend
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Sequence
@@ -16,6 +15,7 @@ from warmstart import __version__
 from warmstart.commands import COMMANDS, Command, build_app
 from warmstart.config import aliases
 from warmstart.errors import Interrupted, UserError, closest, listing
+from warmstart.records import finite
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,15 +74,7 @@ def _run(tokens: list[str]) -> int:
 
 def _json_text(value: Any) -> str:
     """Plain JSON in ASCII: what is not a number (NaN, infinity) is null."""
-    return json.dumps(_finite(value), allow_nan=False)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
+    return json.dumps(finite(value), allow_nan=False)
 
 
 def _parse(name: str, tokens: list[str]) -> dict[str, Any]:

@@ -240,7 +240,7 @@ COMMANDS: dict[str, Command] = {
         lambda: (
             _MODEL,
             Flag("data", "data set", required=True),
-            _BATCH,
+            Flag("batch_size", "images per batch [default: 32]", int, least=1),
             _DEVICE,
             _WORKERS,
             _JSON,
@@ -277,7 +277,7 @@ COMMANDS: dict[str, Command] = {
     "demo": Command(
         "The whole story in a minute on small data that come with it.",
         lambda: (
-            Flag("output_dir", "folder to write [default: warmstart-demo]"),
+            Flag("output_dir", "folder to write [default: warmstart-demo, or the next free number]"),
             Flag("seeds", "how many [default: 3]", int, least=1),
             _JSON,
         ),

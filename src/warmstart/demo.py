@@ -7,6 +7,7 @@ is in both.
 
 from __future__ import annotations
 
+import itertools
 import shlex
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,6 @@ from typing import Any
 import numpy as np
 
 from warmstart import api, console
-from warmstart.config.values import parse_limit
 from warmstart.console import log
 from warmstart.errors import UserError
 from warmstart.stats import spread
@@ -50,15 +50,13 @@ class Story:
             mean, deviation = spread(values)
             rows.append((label, f"{mean:.3f}", "-" if len(values) < 2 else f"{deviation:.3f}", _list(values)))
         table = console.table("", ("", "mean", "spread", "seeds"), rows)
-        fresh, scratch = (
-            dict(self.cases)["fine-tuned on B, tested on B"],
-            dict(self.cases)["B from scratch, tested on B"],
-        )
-        gains = np.subtract(fresh, scratch)
+        told = dict(self.cases)
+        gains = np.subtract(told["fine-tuned on B, tested on B"], told["B from scratch, tested on B"])
+        train, val = 10 * _NUM_TRAIN, 10 * _NUM_VAL
         return (
             f"{table}\n\n"
-            f"With {self.num_labelled} labelled images of B (50 to train, 30 to choose), starting from A gives "
-            f"{gains.mean():+.3f} accuracy on B over starting from nothing "
+            f"With {self.num_labelled} labelled images of B ({train} to train, {val} to choose), "
+            f"starting from A gives {gains.mean():+.3f} accuracy on B over starting from nothing "
             f"({gains.min():+.3f} to {gains.max():+.3f} over seeds).\n"
             "The last line is the price: what the tuned model still knows of A.\n\n"
             f"picture: {self.picture}\nruns:    warmstart runs {shlex.quote(self.folder + '/runs')}\n\n"
@@ -67,15 +65,14 @@ class Story:
         )
 
 
-def demo(output_dir: str = "warmstart-demo", seeds: str | int = 3) -> Story:
+def demo(output_dir: str | None = None, seeds: int = 3) -> Story:
     """Write the data, train 3 models per seed, and tell what came out.
 
     Raises:
         UserError: the folder is in use.
     """
     console.setup()
-    num_seeds = int(parse_limit(seeds) or 0)
-    root = Path(output_dir)
+    root = Path(output_dir) if output_dir is not None else _free_folder()
     if root.exists() and any(root.iterdir()):
         raise UserError(
             f"{root} is not empty", "a new or empty folder", "pass another --output-dir or remove it"
@@ -84,8 +81,8 @@ def demo(output_dir: str = "warmstart-demo", seeds: str | int = 3) -> Story:
     data_a, data_b = write_digits(root)
     told: dict[str, list[float]] = {}
     runs = []
-    with console.progress("three models per seed", 3 * num_seeds) as bar:
-        for seed in range(num_seeds):
+    with console.progress("three models per seed", 3 * seeds) as bar:
+        for seed in range(seeds):
             for label, value, run in _one_seed(root, data_a, data_b, seed, bar):
                 told.setdefault(label, []).append(value)
                 runs.append(run)
@@ -95,6 +92,12 @@ def demo(output_dir: str = "warmstart-demo", seeds: str | int = 3) -> Story:
     cases = list(told.items())
     plot_story(cases, picture, "From A to B: handwritten digits, few labels", "test accuracy")
     return Story(str(root), cases, str(picture), 10 * (_NUM_TRAIN + _NUM_VAL), sorted(set(runs)))
+
+
+def _free_folder() -> Path:
+    """warmstart-demo, or with a number where an earlier demo lies."""
+    numbered = (Path("warmstart-demo" if n == 1 else f"warmstart-demo-{n}") for n in itertools.count(1))
+    return next(folder for folder in numbered if not folder.exists())
 
 
 def _one_seed(

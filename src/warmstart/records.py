@@ -1,9 +1,19 @@
-"""Small frozen records that cross floors. No behaviour beyond what follows from their fields."""
+"""Small frozen records that cross floors, and how their values become JSON."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
+
+
+def finite(value: Any) -> Any:
+    """The same value for JSON, which has no word for NaN and infinity: they become None, at any depth."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(frozen=True)

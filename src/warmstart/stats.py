@@ -5,6 +5,7 @@ Shapes: N samples, K values per sample, R resamples.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -44,6 +45,34 @@ def bootstrap_interval(
         results = _resampled(samples, statistic, num_resamples, rng)
     low, high = np.quantile(results, [(1 - level) / 2, (1 + level) / 2])
     return float(low), float(high)
+
+
+def accuracy_interval(correct: ArrayLike, seed: int = 0) -> tuple[float, float]:
+    """95 % interval of a share of right answers: bootstrap, and exact where every answer agrees.
+
+    The bootstrap of N answers that are all right has no width; the exact bound of Clopper and Pearson
+    (1934) is then .025 ** (1 / N).
+    """
+    values = np.asarray(correct, dtype=np.float64)
+    bound = float(0.025 ** (1 / len(values)))
+    if values.min() == 1:
+        return bound, 1.0
+    if values.max() == 0:
+        return 0.0, 1 - bound
+    return bootstrap_interval(values, seed=seed)
+
+
+def mcnemar_p(num_only_first: int, num_only_second: int) -> float:
+    """Two-sided exact p of McNemar's test (1947): how likely so uneven a split of the changed answers is by chance.
+
+    Of the samples that one of two models answers right and the other wrong, half would fall to each
+    side if they were equally good: a binomial test with p = 1/2.
+    """
+    changed, fewer = num_only_first + num_only_second, min(num_only_first, num_only_second)
+    if changed == 0:
+        return 1.0
+    tail = sum(math.comb(changed, k) for k in range(fewer + 1))
+    return min(1.0, 2 * tail / 2**changed)
 
 
 def _resampled_means(samples: NDArray[np.float64], num_resamples: int, rng: np.random.Generator) -> NDArray:

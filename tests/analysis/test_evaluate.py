@@ -28,7 +28,7 @@ def test_evaluating_val_gives_validations_own_numbers(small_run: Path) -> None:
 
 
 def test_tables_and_pictures_of_an_evaluation(small_run: Path, tmp_path: Path) -> None:
-    found = ws.evaluate(str(small_run), split="val,test", output_dir=str(tmp_path / "out")).evaluation
+    found = ws.evaluate(str(small_run), split="val,test", output_dir=str(tmp_path / "out"))
     assert found.num_samples == 12
     with (tmp_path / "out" / "confusion.csv").open() as file:
         header, *rows = list(csv.reader(file))
@@ -49,7 +49,7 @@ def test_other_data_are_matched_by_class_name(
 ) -> None:
     """Data that lack a class of the model must not shift the numbers of the others."""
     pictures(tmp_path / "owls", {"owl": 6}, seed=1)
-    found = ws.evaluate(str(small_run), str(tmp_path / "owls")).evaluation
+    found = ws.evaluate(str(small_run), str(tmp_path / "owls"))
     assert set(found.targets.tolist()) == {2}
     assert found.split == "all" and found.num_samples == 6
     assert found.folder is not None and found.folder.endswith("-owls")
@@ -68,7 +68,7 @@ def test_what_is_not_the_runs_own_result_is_not_recorded_as_such(small_run: Path
     rows = len(reader.open_run(small_run).evals.rows)
     folder = small_run / "evaluations"
     before = {path: path.read_bytes() for path in folder.rglob("*.json")}
-    found = ws.evaluate(str(small_run), split="test", mean=".9", std=".1").evaluation
+    found = ws.evaluate(str(small_run), split="test", mean=".9", std=".1")
     assert found.folder is None
     assert len(reader.open_run(small_run).evals.rows) == rows
     assert {path: path.read_bytes() for path in folder.rglob("*.json")} == before

@@ -23,7 +23,7 @@ def test_a_prediction_does_not_depend_on_its_neighbours(small_run: Path) -> None
 
 
 def test_predictions_agree_with_evaluate(small_run: Path) -> None:
-    found = ws.evaluate(str(small_run), split="all").evaluation
+    found = ws.evaluate(str(small_run), split="all")
     predicted = ws.predict(str(small_run), [str(small_run.parent / "data")], top_k=1).predictions
     by_name = {p.id.split("/data/")[1]: p.classes[0] for p in predicted}
     for name, row in zip(found.ids, found.outputs, strict=True):

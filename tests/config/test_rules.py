@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from warmstart.config import io, rules
-from warmstart.config.schema import Config
+from warmstart.config import io
 from warmstart.errors import UserError
 
 
@@ -167,8 +166,3 @@ def test_settings_with_effect_are_not(base):
 def test_a_default_asked_for_by_name_is_warned_about(base):
     """Whoever writes `--momentum 0.9` expects it to count."""
     assert len(load(base, momentum=0.9).warnings) == 1
-
-
-def test_other_commands_need_no_paths():
-    assert rules.problems(Config(), command="evaluate") == []
-    assert len(rules.problems(Config())) == 2

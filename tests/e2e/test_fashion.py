@@ -44,9 +44,7 @@ def test_evaluating_the_untouched_file_equals_plain_pytorch_exactly(
     fashion: tuple[Path, Path], tmp_path: Path
 ) -> None:
     weights, data = fashion
-    found = ws.evaluate(
-        str(weights), str(data), split="test", batch_size=64, output_dir=str(tmp_path / "e")
-    ).evaluation
+    found = ws.evaluate(str(weights), str(data), split="test", batch_size=64, output_dir=str(tmp_path / "e"))
 
     plain = PlainNetwork().eval()
     plain.load_state_dict(torch.load(weights, weights_only=True))

@@ -1,23 +1,21 @@
-"""A look before the run: does the checkpoint load, do the data fit it, what does a batch cost? (0.31)"""
+"""A look before the run: does the checkpoint load, do the data fit it, what does a batch cost?"""
 
 from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from itertools import islice
 from typing import Any
 
 import numpy as np
 import torch
 
-from warmstart.analysis.samples import open_evaluation_set
+from warmstart.analysis.samples import open_evaluation_set, targets_for
 from warmstart.console import table
-from warmstart.data.batches import evaluation_batches
-from warmstart.errors import listing
+from warmstart.data import counters
+from warmstart.errors import UserError, listing
 from warmstart.inference.device import peak_bytes
-from warmstart.inference.inputs import InputBuffer
-from warmstart.inference.predictor import predict_outputs
 from warmstart.inference.restore import Restored
+from warmstart.models.build import BuiltModel
 from warmstart.tasks.classification import Classification
 
 _NUM_BATCHES = 3
@@ -27,6 +25,7 @@ _NUM_BATCHES = 3
 class Check:
     """What was found; `metrics` are over the first three batches, `notes` what deserves a thought."""
 
+    run: str | None
     model: str
     architecture: str
     num_parameters: int
@@ -35,7 +34,7 @@ class Check:
     preprocessing: dict[str, Any]
     classes: tuple[str, ...] | None
     num_samples: int
-    metrics: dict[str, float]
+    metrics: dict[str, float] | None  # None: the data have classes that the model does not know
     seconds_per_batch: float
     images_per_s: float
     peak_bytes: int | None
@@ -55,12 +54,18 @@ class Check:
             "",
             blocks,
             "",
-            f"{self.num_samples} images: accuracy {self.metrics['accuracy']:.4f} "
-            f"(95 % interval {self.metrics['accuracy_low']:.3f} to {self.metrics['accuracy_high']:.3f}), "
-            f"loss {self.metrics['loss']:.4f}",
-            f"{self.seconds_per_batch:.3f} s per batch, {self.images_per_s:.0f} images/s forward; peak memory {memory}",
+            self._quality(),
+            f"{self.seconds_per_batch:.3f} s per batch, {self.images_per_s:.0f} images/s with decoding; "
+            f"peak memory {memory}",
         ]
         return "\n".join(lines + [f"note: {note}" for note in self.notes])
+
+    def _quality(self) -> str:
+        if self.metrics is None:
+            return f"{self.num_samples} images: no accuracy, as the classes differ"
+        m = self.metrics
+        interval = f"95 % interval {m['accuracy_low']:.3f} to {m['accuracy_high']:.3f}"
+        return f"{self.num_samples} images: accuracy {m['accuracy']:.4f} ({interval}), loss {m['loss']:.4f}"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -73,37 +78,39 @@ def check(restored: Restored, data: str, batch_size: int = 32, workers: int = 0)
         UserError: as for evaluate.
     """
     built = restored.built
-    chosen = open_evaluation_set(None, data, None, built.classes, restored.names_known)
-    samples = chosen.samples[0]
-    order = np.random.Generator(np.random.Philox(key=[0, 0])).permutation(len(samples))[
-        : _NUM_BATCHES * batch_size
-    ]
-    picked, targets = samples.subset(order), chosen.targets[order]
     device = next(built.module.parameters()).device
-    inputs = InputBuffer(built.preprocessing, device, built.channels_last)
-    batches = evaluation_batches(picked, built.preprocessing, restored.native, batch_size, workers)
+    chosen = open_evaluation_set(None, data, None)
+    samples = chosen.samples[0]
+    order = counters.generator(0, 0, counters.CHECK).permutation(len(samples))[: _NUM_BATCHES * batch_size]
     outputs, times = [], []
-    for batch in islice(batches, _NUM_BATCHES):
-        start = time.perf_counter()
-        outputs.append(predict_outputs(built.module, [batch], inputs))
-        times.append(time.perf_counter() - start)
+    for start in range(0, len(order), batch_size):
+        began = time.perf_counter()
+        part = samples.subset(order[start : start + batch_size])
+        outputs.append(restored.outputs([part], batch_size, workers))
+        times.append(time.perf_counter() - began)
     scores = np.concatenate(outputs)
-    metrics = Classification(built.classes).evaluate(scores, targets[: len(scores)])
+    notes = _notes(restored, scores)
+    metrics: dict[str, float] | None = None
+    try:
+        metrics = Classification(built.classes).evaluate(scores, targets_for(chosen, built)[order])
+    except UserError as error:  # for `check` no mistake: new classes are what fine-tuning is for
+        notes.append(f"{error.happened}; `finetune` keeps the rows of equal names and makes the others anew")
     seconds = float(np.median(times))
     return Check(
+        run=str(restored.reference.run.path) if restored.reference.run is not None else None,
         model=restored.label,
         architecture=built.name,
         num_parameters=sum(p.numel() for p in built.module.parameters()),
         parameter_bytes=sum(p.numel() * p.element_size() for p in built.module.parameters()),
         blocks=_blocks(restored),
         preprocessing=asdict(built.preprocessing),
-        classes=built.classes if restored.names_known else None,
+        classes=built.classes if restored.built.names_known else None,
         num_samples=len(scores),
         metrics=metrics,
         seconds_per_batch=seconds,
         images_per_s=min(batch_size, len(scores)) / seconds,
         peak_bytes=peak_bytes(device),
-        notes=tuple(_notes(restored, scores, metrics)),
+        notes=tuple(notes + _chance_notes(built, metrics)),
     )
 
 
@@ -115,7 +122,7 @@ def _blocks(restored: Restored) -> list[dict[str, Any]]:
     ]
 
 
-def _notes(restored: Restored, scores: np.ndarray, metrics: dict[str, float]) -> list[str]:
+def _notes(restored: Restored, scores: np.ndarray) -> list[str]:
     built = restored.built
     notes = []
     broken = [
@@ -123,14 +130,18 @@ def _notes(restored: Restored, scores: np.ndarray, metrics: dict[str, float]) ->
     ]
     if broken:
         notes.append(f"{len(broken)} tensors hold NaN or infinite values, the first is {broken[0]}")
-    if not restored.names_known:
+    if not restored.built.names_known:
         notes.append("the file names no classes: outputs are taken in the order of the data's classes")
-    chance = 1 / len(built.classes)
-    if metrics["accuracy_high"] < 2 * chance and len(built.classes) > 2:
-        notes.append(
-            f"accuracy {metrics['accuracy']:.3f} is near chance ({chance:.3f}): "
-            "other classes, another class order, or another preprocessing (--mean, --std, --image-size)?"
-        )
     if len(np.unique(scores.argmax(axis=1))) == 1 and len(scores) > 10:
         notes.append("every image gets the same class")
     return notes
+
+
+def _chance_notes(built: BuiltModel, metrics: dict[str, float] | None) -> list[str]:
+    chance = 1 / len(built.classes)
+    if metrics is None or len(built.classes) == 2 or metrics["accuracy_high"] >= 2 * chance:
+        return []
+    return [
+        f"accuracy {metrics['accuracy']:.3f} is near chance ({chance:.3f}): "
+        "other classes, another class order, or another preprocessing (--mean, --std, --image-size)?"
+    ]

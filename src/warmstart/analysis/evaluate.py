@@ -5,20 +5,17 @@ from __future__ import annotations
 import csv
 import io
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from warmstart.analysis.samples import EvaluationSet, open_evaluation_set
-from warmstart.console import progress
-from warmstart.data.batches import evaluation_batches
+from warmstart.analysis.samples import EvaluationSet, open_evaluation_set, targets_for
+from warmstart.console import progress, table
 from warmstart.errors import UserError
-from warmstart.inference.inputs import InputBuffer
 from warmstart.inference.predictions import write_predictions
-from warmstart.inference.predictor import predict_outputs
 from warmstart.inference.restore import Restored
+from warmstart.records import finite
 from warmstart.run import layout, writer
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.metrics import confusion
@@ -40,6 +37,36 @@ class Evaluation:
     outputs: np.ndarray
     targets: np.ndarray
     ids: tuple[str, ...]
+    unreadable: tuple[tuple[str, str], ...]  # (id, reason) of images that were left out
+
+    def to_json(self) -> dict[str, Any]:
+        names = (
+            "run",
+            "model",
+            "data",
+            "split",
+            "num_samples",
+            "metrics",
+            "per_class",
+            "folder",
+            "unreadable",
+        )
+        return {name: getattr(self, name) for name in names}
+
+    def text(self) -> str:
+        """What `evaluate` prints: the metrics with their interval, and a row per class."""
+        m = self.metrics
+        rows = [(r["name"], r["precision"], r["recall"], r["f1"], r["support"]) for r in self.per_class]
+        top5 = f"top-5 {m['top5']:.4f}  " if "top5" in m else ""
+        kept = self.folder or "not kept; pass --output-dir to keep tables and pictures"
+        return (
+            f"{self.model} on {self.split} of {self.data}: {self.num_samples} images\n"
+            f"accuracy {m['accuracy']:.4f} (95 % interval {m['accuracy_low']:.4f} to {m['accuracy_high']:.4f})  "
+            f"{top5}f1 {m['f1']:.4f}  balanced accuracy {m['balanced_accuracy']:.4f}  "
+            f"loss {m['loss']:.4f}  calibration error {m['ece']:.4f}\n\n"
+            f"{table('', ('class', 'precision', 'recall', 'f1', 'support'), rows)}\n\n"
+            f"tables and pictures: {kept}"
+        )
 
 
 def evaluate(
@@ -58,25 +85,26 @@ def evaluate(
         UserError: no data, no such split, classes the model does not have, or an output folder in use.
     """
     built, run = restored.built, restored.reference.run
-    chosen = open_evaluation_set(run, data, split, built.classes, restored.names_known)
-    if batch_size is None:
-        batch_size = run.resolved["eval_batch_size"] if run is not None else 64
-    outputs = _outputs(restored, chosen, batch_size, workers)
-    task = Classification(built.classes)
+    chosen = open_evaluation_set(run, data, split)
+    targets = targets_for(chosen, built)
     folder = _folder(restored, chosen, output_dir)
+    with progress("evaluating", len(chosen.targets)) as bar:
+        outputs = restored.outputs(chosen.samples, batch_size, workers, bar.update)
+    task = Classification(built.classes)
     result = Evaluation(
         model=restored.label,
         data=chosen.path,
         split=chosen.split,
         num_samples=len(outputs),
-        metrics=task.evaluate(outputs, chosen.targets),
-        per_class=task.table(outputs, chosen.targets),
+        metrics=task.evaluate(outputs, targets),
+        per_class=task.table(outputs, targets),
         classes=built.classes,
         run=str(run.path) if run is not None else None,
         folder=str(folder) if folder is not None else None,
         outputs=outputs,
-        targets=chosen.targets,
+        targets=targets,
         ids=chosen.ids,
+        unreadable=chosen.unreadable,
     )
     if folder is not None:
         _write(folder, result, task)
@@ -89,18 +117,6 @@ def evaluate(
         }
         writer.append_row(run.path / layout.EVALS, {"kind": "evaluate", **row})
     return result
-
-
-def _outputs(restored: Restored, chosen: EvaluationSet, batch_size: int, workers: int) -> np.ndarray:
-    built = restored.built
-    device = next(built.module.parameters()).device
-    inputs = InputBuffer(built.preprocessing, device, built.channels_last)
-    batches = chain.from_iterable(
-        evaluation_batches(part, built.preprocessing, restored.native, batch_size, workers)
-        for part in chosen.samples
-    )
-    with progress("evaluating", len(chosen.targets)) as bar:
-        return predict_outputs(built.module, batches, inputs, restored.precision, bar.update)
 
 
 def _folder(restored: Restored, chosen: EvaluationSet, output_dir: str | None) -> Path | None:
@@ -117,7 +133,7 @@ def _folder(restored: Restored, chosen: EvaluationSet, output_dir: str | None) -
         return None
     name = f"{chosen.split.replace(',', '+')}@{restored.reference.step}"
     if not chosen.is_own:
-        name += f"-{Path(chosen.path).resolve().name}"
+        name += f"-{Path(chosen.path).resolve().name}-{chosen.fingerprint[:6]}"  # folders may share a name
     return run.path / layout.EVALUATIONS / name
 
 
@@ -128,10 +144,7 @@ def _write(folder: Path, result: Evaluation, task: Classification) -> None:
     predicted = result.outputs.argmax(axis=1)
     matrix = confusion(result.targets, predicted, len(result.classes))
     scores = task.scores(result.outputs)
-    record = {
-        key: getattr(result, key) for key in ("model", "data", "split", "num_samples", "metrics", "per_class")
-    }
-    writer.write_json(folder / "metrics.json", record)
+    writer.write_json(folder / "metrics.json", finite(result.to_json()))
     writer.write_text(folder / "confusion.csv", confusion_csv(matrix, result.classes))
     writer.write_whole(
         folder / "predictions.parquet", write_predictions(result.ids, result.targets, scores, result.classes)

@@ -12,12 +12,9 @@ from typing import Any
 import numpy as np
 
 from warmstart.console import progress, table
-from warmstart.data.batches import evaluation_batches
-from warmstart.data.facts import scan
+from warmstart.data.scan import scan
 from warmstart.data.sources import open_images
 from warmstart.errors import UserError
-from warmstart.inference.inputs import InputBuffer
-from warmstart.inference.predictor import predict_outputs
 from warmstart.inference.restore import Restored
 from warmstart.run import writer
 from warmstart.tasks.classification import Classification
@@ -36,6 +33,9 @@ class Prediction:
 
 @dataclass(frozen=True)
 class PredictionResult:
+    """What was predicted, and the images that could not be read: (id, reason)."""
+
+    run: str | None
     model: str
     predictions: list[Prediction]
     unreadable: tuple[tuple[str, str], ...]
@@ -51,7 +51,13 @@ class PredictionResult:
             for p in self.predictions
         ]
         unreadable = [{"id": name, "reason": reason} for name, reason in self.unreadable]
-        return {"model": self.model, "num_samples": len(rows), "predictions": rows, "unreadable": unreadable}
+        return {
+            "run": self.run,
+            "model": self.model,
+            "num_samples": len(rows),
+            "predictions": rows,
+            "unreadable": unreadable,
+        }
 
     def text(self) -> str:
         """A table of the first images, and what could not be read."""
@@ -96,29 +102,33 @@ def predict(
     if not len(readable):
         name, reason = scanned.corrupt[0]
         raise UserError(f"none of the {len(samples)} images can be read; {name}: {reason}", "readable images")
-    run = restored.reference.run
-    size = batch_size or (run.resolved["eval_batch_size"] if run is not None else 64)
-    inputs = InputBuffer(built.preprocessing, next(built.module.parameters()).device, built.channels_last)
-    batches = evaluation_batches(readable, built.preprocessing, restored.native, size, workers)
     with progress("predicting", len(readable)) as bar:
-        outputs = predict_outputs(built.module, batches, inputs, restored.precision, bar.update)
+        outputs = restored.outputs([readable], batch_size, workers, bar.update)
     scores = Classification(built.classes).scores(outputs)
     best = np.argsort(-scores, axis=1, kind="stable")[:, : min(top_k, len(built.classes))]
     predictions = [
         Prediction(name, tuple(built.classes[c] for c in row), tuple(float(s[c]) for c in row))
         for name, row, s in zip(readable.ids, best.tolist(), scores, strict=True)
     ]
-    return PredictionResult(restored.label, predictions, scanned.corrupt)
+    run = restored.reference.run
+    return PredictionResult(
+        str(run.path) if run is not None else None, restored.label, predictions, scanned.corrupt
+    )
 
 
-def write_predictions_file(result: PredictionResult, path: Path) -> None:
-    """CSV or JSON, by the suffix.
-
+def check_output(path: Path) -> None:
+    """
     Raises:
-        UserError: another suffix.
+        UserError: a suffix other than .csv or .json, or a file that exists.
     """
     if path.suffix not in (".csv", ".json"):
         raise UserError(f"--output {path} has the suffix {path.suffix!r}", "NAME.csv or NAME.json")
+    if path.exists():
+        raise UserError(f"--output {path} exists already", "a new file", "choose another name")
+
+
+def write_predictions_file(result: PredictionResult, path: Path) -> None:
+    """CSV or JSON, by the suffix."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = (
         result.to_csv()

@@ -10,7 +10,7 @@ from warmstart.data.sources import open_source
 from warmstart.errors import UserError
 from warmstart.inference.reference import resolve_weights
 from warmstart.models.weights import read_weights
-from warmstart.models.zoo import recognise
+from warmstart.models.zoo import split_name
 
 
 def starting_settings(data: str, weights: str | None) -> dict[str, Any]:
@@ -30,13 +30,12 @@ def starting_settings(data: str, weights: str | None) -> dict[str, Any]:
         values["model.weights"] = weights
         reference = resolve_weights(weights)
         file = read_weights(reference.file or weights)
-        name = file.arch or recognise(file.state, file.shapes)
-        if name is None:
+        if file.arch is None:
             raise UserError(
                 f"{weights} does not say which model it belongs to",
                 "weights of a model that is known",
                 "write model: {name: timm:NAME, weights: FILE} into the YAML by hand",
             )
-        values["model.name"] = name if ":" in name else f"timm:{name}"
+        values["model.name"] = ":".join(split_name(file.arch))
     values |= {"optim.lr": 1e-3, "train.epochs": 10, "train.seed": 0}
     return values

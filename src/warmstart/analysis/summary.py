@@ -87,19 +87,25 @@ def describe_run(path: str) -> dict[str, Any]:
         "checkpoints": run.checkpoint_steps(),
         "num_damaged_rows": evals.num_damaged + run.metrics.num_damaged,
         "lr_rule": lr_rule(run),
+        "gains": run.gains,
     }
 
 
 def _splits_at(run: Run, step: int | None) -> dict[str, dict[str, Any]]:
-    return {row["split"]: row for row in run.evals.rows if row["step"] == step}
+    """split -> its row; the run's own measurements win over later evaluations, which may cover other images."""
+    rows = [row for row in run.evals.rows if row["step"] == step]
+    later = {row["split"]: row for row in rows if row.get("kind") == "evaluate"}
+    return later | {row["split"]: row for row in rows if row.get("kind") != "evaluate"}
 
 
 def lr_rule(run: Run) -> dict[str, float] | None:
-    """Document 000's rule (0.16): tune with 1/100 to 1/50 of the rate that the start model was trained with."""
-    parent = run.resolved["parent"]
-    if parent is None:
+    """Document 000's rule: tune with 1/100 to 1/50 of the rate that the original training had.
+
+    None for a training from nothing, and where no run of the line has recorded that rate.
+    """
+    original = run.resolved["original_lr"]
+    if original is None or run.resolved["model"]["source"]["kind"] == "random":
         return None
-    original = parent["lr"]
     return {"original_lr": original, "low": original / 100, "high": original / 50, "lr": run.resolved["lr"]}
 
 
@@ -121,11 +127,18 @@ def show_text(info: dict[str, Any]) -> str:
         "",
         _plan_text(info["plan"]),
     ]
+    for gain in info["gains"]:
+        changed = f"{gain['fixed']} fixed, {gain['broken']} broken"
+        interval = f"95 % paired interval {gain['low']:+.4f} to {gain['high']:+.4f}"
+        lines += [
+            "",
+            f"{gain['split']}: {gain['verdict']}: accuracy {gain['difference']:+.4f} ({interval}; {changed})",
+        ]
     rule = info["lr_rule"]
     if rule is not None:
         lines += [
             "",
-            f"rate: {rule['lr']:g}; the parent was trained with {rule['original_lr']:g}, "
+            f"rate: {rule['lr']:g}; the original training had {rule['original_lr']:g}, "
             f"of which document 000 advises 1/100 to 1/50: {rule['low']:g} to {rule['high']:g}",
         ]
     if info["num_damaged_rows"]:

@@ -25,8 +25,8 @@ def _to(flag: str) -> Alias:
     return Alias(lambda value: [flag, value])
 
 
-def _dead(why: str, takes_value: bool = False) -> Alias:
-    return Alias(lambda value: [], why, takes_value)
+def _dead(why: str) -> Alias:
+    return Alias(lambda value: [], why, takes_value=False)
 
 
 def _no_accelerator(system: str, why: str) -> Alias:

@@ -45,9 +45,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load(
-    flags: dict[str, Any], yaml_path: str | None = None, preset: str | None = None, command: str = "finetune"
-) -> Loaded:
+def load(flags: dict[str, Any], yaml_path: str | None = None, preset: str | None = None) -> Loaded:
     """Merge defaults < preset < YAML < flags, validate once, and check the cross-field rules.
 
     `flags` maps flag names (`lr`, `batch_size`, `data`) to values, written or typed; None means not given.
@@ -78,7 +76,7 @@ def load(
         else:
             _put(merged, origins, leaf.path, value, "flag")
     config = _validate(merged, problems)
-    problems += rules.problems(config, command)
+    problems += rules.problems(config)
     if problems:
         raise UserError.of_problems(problems, "the settings")
     return Loaded(config, origins, tuple(rules.warnings(config, origins)))

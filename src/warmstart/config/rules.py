@@ -28,12 +28,9 @@ _MOMENTUM_FREE = (
 )
 
 
-def problems(config: Config, command: str = "finetune") -> list[UserError]:
+def problems(config: Config) -> list[UserError]:
     """Everything that contradicts itself or cannot be read, before any download, decode or device work."""
-    found = _contradictions(config)
-    if command == "finetune":
-        found += _inputs(config) + _outputs(config)
-    return found
+    return _contradictions(config) + _inputs(config) + _outputs(config)
 
 
 def _contradictions(config: Config) -> list[UserError]:

@@ -153,7 +153,8 @@ class TrainConfig(Section):
         None, ge=1, description="stop after so many optimizer steps (shortens the schedule)"
     )
     time_budget: OptionalDuration = Field(
-        None, description="e.g. 10m: becomes steps by a probe, plus a hard stop"
+        None,
+        description="time for steps and validations, e.g. 10m: becomes steps by a probe, plus a hard stop",
     )
     eval_every: OptionalDuration = Field(Duration(1, "epochs"), description="interval between validations")
     save_every: OptionalDuration = Field(Duration(1, "epochs"), description="interval between checkpoints")

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from warmstart.config.schema import DataConfig
-from warmstart.data.facts import Progress, ScanResult, read_sizes, scan
 from warmstart.data.samples import Samples
+from warmstart.data.scan import Progress, ScanResult, read_sizes, scan
 from warmstart.data.sources import open_source
 from warmstart.data.splits import stratified_limit, stratified_split
 from warmstart.data.workers import scan_workers

@@ -45,6 +45,11 @@ def announce(job: Job, resolved: dict[str, Any]) -> None:
         f"; licence of the weights: {built.licence}" if built.licence else "",
     )
     log.info("head: %s (%s)", built.head_change.kind, built.head_change.reason)
+    if built.head_change.by_order and any(name != str(number) for number, name in enumerate(facts.classes)):
+        pairs = listing((f"output {number} as {name!r}" for number, name in enumerate(facts.classes)), 6)
+        log.warning(
+            "the weights name no classes; taken by order: %s. Use --weights none if that is wrong", pairs
+        )
     augment = {k: v for k, v in resolved["augment"]["settings"].items() if v and k != "seed"}
     described = ", ".join(f"{name} {value:.4g}" for name, value in augment.items()) or "none"
     log.info("augmentation: %s (%s)", described, resolved["augment"]["origin"])

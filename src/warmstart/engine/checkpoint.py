@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save
 from warmstart.console import log
 from warmstart.engine.job import Job
 from warmstart.engine.learner import Learner
-from warmstart.engine.optimizer import state_by_name
+from warmstart.engine.optimizer import OptimizerState, state_by_name
 from warmstart.engine.state import TrainState
 from warmstart.errors import UserError
 from warmstart.models.build import metadata_for
@@ -30,13 +30,14 @@ class Saved:
     weights: dict[str, torch.Tensor]  # of the model that trains
     averaged: dict[str, torch.Tensor]  # of the EMA, or empty
     scaler: dict[str, Any]  # of fp16's gradients, or empty
-    optimizer: tuple[dict[str, torch.Tensor], dict[str, Any]]
+    optimizer: OptimizerState
     random: dict[str, torch.Tensor]
     num_threads: int
 
 
 def save_checkpoint(job: Job, state: TrainState, learner: Learner) -> None:
-    """
+    """Write the full state as the run's newest checkpoint, move the pointers, remove what is no longer kept.
+
     Raises:
         UserError: the weights are not finite, or the disk is full; older checkpoints are intact.
     """
@@ -101,8 +102,8 @@ def mend_pointers(run: reader.Run, step: int, state: TrainState) -> None:
 
 
 def _read(folder: Path) -> Saved:
-    used = load_file(folder / layout.MODEL)
-    kept = load_file(folder / layout.STATE_TENSORS)
+    used = _in_memory(folder / layout.MODEL)
+    kept = _in_memory(folder / layout.STATE_TENSORS)
     record = json.loads((folder / layout.STATE).read_text())
     raw = _below(kept, "raw.")
     averaged = (
@@ -155,6 +156,11 @@ def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         plain[name] = own.clone() if own.numel() and own.data_ptr() in seen else own
         seen.add(plain[name].data_ptr())
     return plain
+
+
+def _in_memory(file: Path) -> dict[str, torch.Tensor]:
+    """Tensors of their own: those of `load_file` keep the file open, and Windows could not remove it later."""
+    return {name: tensor.clone() for name, tensor in load_file(file).items()}
 
 
 def _below(tensors: dict[str, torch.Tensor], prefix: str) -> dict[str, torch.Tensor]:

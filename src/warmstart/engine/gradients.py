@@ -46,4 +46,4 @@ def _norm(parameters: list[torch.Tensor]) -> torch.Tensor:
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:
         return torch.zeros((), device=parameters[0].device)
-    return torch.nn.utils.get_total_norm(gradients, foreach=True).float()
+    return torch.nn.utils.get_total_norm(gradients).float()

@@ -6,9 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from itertools import islice
-from typing import Any
 
-import torch
 from torch.amp import GradScaler
 from torch.optim.swa_utils import AveragedModel
 
@@ -19,15 +17,19 @@ from warmstart.engine.checkpoint import save_checkpoint
 from warmstart.engine.gradients import GradientWatch
 from warmstart.engine.job import Job
 from warmstart.engine.learner import Learner
-from warmstart.engine.measure import describe, measure, select
-from warmstart.engine.optimizer import make_optimizer, restore_by_name, set_rates, state_by_name
-from warmstart.engine.rows import Rows
+from warmstart.engine.measure import log_validation, measure, update_best
+from warmstart.engine.metric_writer import MetricWriter
+from warmstart.engine.optimizer import (
+    OptimizerState,
+    make_optimizer,
+    restore_by_name,
+    set_rates,
+    state_by_name,
+)
 from warmstart.engine.state import TrainState
 from warmstart.engine.step import Arithmetic, train_window
 from warmstart.errors import listing
 from warmstart.inference.inputs import InputBuffer
-
-OptimizerState = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 
 def run_loop(
@@ -50,7 +52,7 @@ def run_loop(
     may_weigh_nothing = min(job.task.class_weights or (1.0,)) == 0
     arithmetic = Arithmetic(job.precision, job.config.optim.clip, scaler, may_weigh_nothing)
     started = time.perf_counter() - state.seconds
-    with Rows(job, state) as rows, progress("training", pace.total_steps) as bar:
+    with MetricWriter(job, state) as rows, progress("training", pace.total_steps) as bar:
         # A run may have ended without saying so, as when its process was killed at the very end.
         done = state.step >= pace.total_steps or state.stop_reason is not None
         while not done:
@@ -71,7 +73,7 @@ def run_loop(
                     state.step,
                     names,
                 )
-            is_fresh = state.frozen_stage is None
+            is_fresh = state.frozen_stage is None  # no checkpoint was ever written from this state
             if state.frozen_stage != stage:
                 state.frozen_stage, state.frozen_hash = stage, frozen_hash(module, plan, blocks, stage_epoch)
             watch = GradientWatch(optimizer)
@@ -115,7 +117,7 @@ def _windows(job: Job, state: TrainState, stage: int) -> Iterator[Iterator[Batch
                 yield islice(batches, len(window))
 
 
-def _after_step(job: Job, state: TrainState, learner: Learner, rows: Rows, stopping: bool) -> bool:
+def _after_step(job: Job, state: TrainState, learner: Learner, rows: MetricWriter, stopping: bool) -> bool:
     """Rows, validation, checkpoint, in this order: a checkpoint holds what was measured. Whether to end here."""
     pace, step = job.pace, state.step
     out_of_time = pace.max_seconds is not None and state.seconds >= pace.max_seconds
@@ -128,9 +130,7 @@ def _after_step(job: Job, state: TrainState, learner: Learner, rows: Rows, stopp
     if done or step % pace.eval_every == 0:
         rows.collect(state)  # stops here if the loss is not finite: nothing is measured or saved then
         is_best = _validate(job, state, learner, rows)
-        set_modes(
-            job.built.module, job.plan, job.built.blocks, job.plan.stage_epochs[state.frozen_stage or 0]
-        )
+        set_modes(job.built.module, job.plan, job.built.blocks, state.epoch)
     if out_of_time and step < pace.total_steps:
         state.stop_reason = "the time budget is used up"
     done = done or state.stop_reason is not None
@@ -140,12 +140,12 @@ def _after_step(job: Job, state: TrainState, learner: Learner, rows: Rows, stopp
     return done or stopping
 
 
-def _validate(job: Job, state: TrainState, learner: Learner, rows: Rows) -> bool:
+def _validate(job: Job, state: TrainState, learner: Learner, rows: MetricWriter) -> bool:
     """Measure, choose, and decide whether to stop early; whether this step is the new best."""
     metrics = measure(job, state, learner.weights_to_use(job.built.module))
-    is_best = select(job, state, metrics)
+    is_best = update_best(job, state, metrics)
     rows.validation(state, metrics)
-    describe(job, state, metrics, is_best)
+    log_validation(job, state, metrics, is_best)
     if metrics and state.step > 0:
         gamma, patience = job.schedule.gamma, job.config.optim.scheduler_patience
         state.plateau = state.plateau.observe(metrics["loss"], gamma, patience)

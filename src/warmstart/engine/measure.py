@@ -1,4 +1,4 @@
-"""Measuring a model while it trains, and choosing the best: honest selection (DESIGN promise 6)."""
+"""Measuring a model while it trains, and choosing the best: on val alone, never on test."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from torch import nn
 
 from warmstart.config.schema import SELECTION_METRICS
 from warmstart.console import log
+from warmstart.data import counters
 from warmstart.data.batches import Batch, evaluation_batches
 from warmstart.data.sources import Samples
 from warmstart.engine.job import Job
@@ -26,7 +27,7 @@ def train_subset(samples: Samples, size: int, seed: int) -> Samples:
     """A fixed part of the training images, of val's size, on which the gap to val is measured."""
     if size >= len(samples):
         return samples
-    chosen = np.random.Generator(np.random.Philox(key=[seed, 2**32])).permutation(len(samples))[:size]
+    chosen = counters.generator(seed, 0, counters.TRAIN_SUBSET).permutation(len(samples))[:size]
     return samples.subset(np.sort(chosen))
 
 
@@ -44,8 +45,8 @@ def measure(job: Job, state: TrainState, weights: nn.Module) -> dict[str, float]
         outputs = predict_outputs(weights, _batches(job, samples), inputs, job.precision)
         rows[split] = job.task.evaluate(outputs, samples.targets)
         write_eval_row(job, state, split, len(samples), rows[split])
-        if split != "train":
-            keep_predictions(job, state, split, samples, outputs)
+        if split != "train" and state.step == 0:
+            keep_start_predictions(job, split, samples, outputs)
     if state.step == 0 and not all(math.isfinite(row["loss"]) for row in rows.values()):
         raise UserError(
             "the start model gives outputs that are not finite",
@@ -61,13 +62,11 @@ def _batches(job: Job, samples: Samples) -> Iterator[Batch]:
     )
 
 
-def keep_predictions(job: Job, state: TrainState, split: str, samples: Samples, outputs: np.ndarray) -> None:
-    """predictions/SPLIT@0.parquet: what the start model said; the best step's are written after the run."""
-    if state.step == 0:
-        path = job.run / layout.PREDICTIONS / layout.predictions_name(split, 0)
-        writer.write_whole(
-            path, write_predictions(samples.ids, samples.targets, job.task.scores(outputs), job.task.classes)
-        )
+def keep_start_predictions(job: Job, split: str, samples: Samples, outputs: np.ndarray) -> None:
+    """predictions/SPLIT@0.parquet: what the start model said; the best one's are written after the run."""
+    path = job.run / layout.PREDICTIONS / layout.predictions_name(split, 0)
+    scores = job.task.scores(outputs)
+    writer.write_whole(path, write_predictions(samples.ids, samples.targets, scores, job.task.classes))
 
 
 def write_eval_row(
@@ -83,8 +82,8 @@ def write_eval_row(
     writer.append_row(job.run / layout.EVALS, row)
 
 
-def select(job: Job, state: TrainState, metrics: dict[str, float]) -> bool:
-    """Whether this step is the new best; updates the bar and the count towards early stopping.
+def update_best(job: Job, state: TrainState, metrics: dict[str, float]) -> bool:
+    """Whether this step is the new best; changes the bar and the count towards early stopping in `state`.
 
     Ties go to the earlier step. Step 0 takes part only if its head was kept: a new head is a coin toss.
     """
@@ -105,25 +104,17 @@ def select(job: Job, state: TrainState, metrics: dict[str, float]) -> bool:
     return False
 
 
-def describe(job: Job, state: TrainState, metrics: dict[str, float], is_best: bool) -> None:
+def log_validation(job: Job, state: TrainState, metrics: dict[str, float], is_best: bool) -> None:
     if not metrics:
         return
-    name = job.config.train.select_by
-    epoch = state.step / job.pace.steps_per_epoch
-    best = (
-        "  new best"
-        if is_best
-        else (
-            f"  best {name} {state.best_value:.4f} at step {state.best_step}"
-            if state.best_value is not None
-            else ""
-        )
-    )
+    best = "new best" if is_best else ""
+    if not is_best and state.best_value is not None:
+        best = f"best {job.config.train.select_by} {state.best_value:.4f} at step {state.best_step}"
     log.info(
-        "step %d/%d  epoch %.4g  val loss %.4f  accuracy %.4f [%.3f, %.3f]  f1 %.4f%s",
+        "step %d/%d  epoch %.4g  val loss %.4f  accuracy %.4f [%.3f, %.3f]  f1 %.4f  %s",
         state.step,
         job.pace.total_steps,
-        epoch,
+        state.step / job.pace.steps_per_epoch,
         metrics["loss"],
         metrics["accuracy"],
         metrics["accuracy_low"],

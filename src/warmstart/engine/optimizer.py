@@ -14,10 +14,15 @@ from torch import nn
 from warmstart.adapt.apply import Group
 from warmstart.config.schema import OptimConfig
 from warmstart.errors import UserError, closest
+from warmstart.models.zoo import import_timm
 
 # Of a group: what the plan says, and how a device computes; the rest may be state (timm's `step`) and is kept.
 _NOT_STATE = ("params", "names", "block", "base_lr", "lr", "weight_decay", "fused", "foreach", "capturable")
 _OF_GROUP = "@group"
+
+OptimizerState = tuple[
+    dict[str, torch.Tensor], dict[str, Any]
+]  # tensors by KEY.PARAMETER, everything else as JSON
 
 
 def check_optimizer(optim: OptimConfig, device: torch.device) -> None:
@@ -30,6 +35,7 @@ def check_optimizer(optim: OptimConfig, device: torch.device) -> None:
     name = optim.optimizer
     if name.lower() in ("adamw", "sgd"):
         return
+    import_timm()  # explains the one import failure that users meet
     from timm.optim import get_optimizer_info, list_optimizers
 
     known = list_optimizers()
@@ -94,7 +100,7 @@ def make_optimizer(
     )
 
 
-def state_by_name(optimizer: torch.optim.Optimizer) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
+def state_by_name(optimizer: torch.optim.Optimizer) -> OptimizerState:
     """(tensors as `KEY.PARAMETER`, everything else as JSON values) of an optimizer's state.
 
     What an optimizer keeps per group (timm's lamb: its step) goes by the name of the group's first parameter,

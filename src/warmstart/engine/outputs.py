@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from warmstart.config.schema import Config
 from warmstart.console import log
 from warmstart.engine.job import Job
+from warmstart.errors import listing
 from warmstart.run import reader, writer
 
 
@@ -21,13 +22,9 @@ def run_folder(config: Config) -> Path:
         return Path(output.output_dir)
     model = config.model.name or Path(config.model.weights or "model").name.split("@")[0].split(".")[0]
     data = Path(config.data.path or "data").resolve().name
-    stamp = datetime.now().strftime("%Y%m%d-%H%M%S")
+    stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]  # runs are started in the same second
     name = output.name or f"{data}-{model.split(':')[-1]}-{stamp}"
-    folder, number = Path(output.runs_dir) / name, 1
-    while output.name is None and folder.exists():  # two runs within one second
-        number += 1
-        folder = Path(output.runs_dir) / f"{name}-{number}"
-    return folder
+    return Path(output.runs_dir) / name
 
 
 def save_as(job: Job, target: Path) -> None:
@@ -39,3 +36,14 @@ def save_as(job: Job, target: Path) -> None:
     target.parent.mkdir(parents=True, exist_ok=True)
     writer.write_whole(target, content.getvalue())
     log.info("weights of step %d written to %s", step, target)
+    values = job.built.preprocessing
+    log.info(
+        "it holds tensors only; to read it here again: --model %s --image-size %dx%d --mean %s --std %s --crop-pct %g, "
+        "and the classes in the order %s",
+        job.built.name,
+        *values.image_size,
+        ",".join(f"{v:g}" for v in values.mean),
+        ",".join(f"{v:g}" for v in values.std),
+        values.crop_pct,
+        listing(job.built.classes, 20),
+    )

@@ -27,6 +27,7 @@ from warmstart.inference.device import resolve_device, resolve_precision
 from warmstart.inference.reference import WeightsReference, resolve_weights
 from warmstart.models.build import BuiltModel, build
 from warmstart.run import layout
+from warmstart.run.reader import Run
 from warmstart.tasks.classification import Classification, resolve_class_weights
 
 _VERSIONED = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "safetensors")
@@ -57,7 +58,7 @@ def prepare(
     if warning:
         log.warning(warning)
     reference = resolve_weights(config.model.weights)
-    dataset = _open_dataset(config, resolved)
+    dataset, split = _open_dataset(config, reference, resolved)
     built = _build(config, dataset, reference, device)
     sizes = {name: tuple(p.shape) for name, p in built.module.named_parameters()}
     plan = make_plan(built.blocks, sizes, config.adapt, config.optim)
@@ -84,20 +85,49 @@ def prepare(
     if resolved is None and config.train.time_budget is not None:
         measured = probe(job)
         job = _within_budget(job, measured)
-    record = resolved or _record(job, reference, origins, augment_origin, measured)
+    recorded_augment = {"settings": asdict(augment), "origin": augment_origin}
+    record = resolved or _record(job, reference, origins, recorded_augment, measured)
+    if resolved is None:
+        record["data"]["split"] = split
     return Prepared(job, record)
 
 
-def _open_dataset(config: Config, resolved: dict[str, Any] | None) -> Dataset:
+def _open_dataset(
+    config: Config, reference: WeightsReference, resolved: dict[str, Any] | None
+) -> tuple[Dataset, dict[str, Any]]:
+    """The data, and the seed and ratios by which they are split.
+
+    A run that goes on from a run on the same data keeps its parent's splits: with splits of its own, it
+    would be tested on images that its parent was trained on.
+    """
+    split: dict[str, Any] = {"seed": config.train.seed}
+    split |= {name: getattr(config.data, name) for name in ("train_ratio", "val_ratio")}
+    if resolved is not None:
+        return _open(config, resolved["data"]["split"], resolved), resolved["data"]["split"]
+    dataset = _open(config, split, None)
+    parent = reference.run.resolved["data"] if reference.run is not None else None
+    if parent is not None and parent["fingerprint"] == dataset.facts.fingerprint and parent["split"] != split:
+        log.warning(
+            "the splits are those of %s, on whose training images the weights were trained", parent["path"]
+        )
+        known = {"data": {"quarantined": dataset.facts.quarantined, "fingerprint": parent["fingerprint"]}}
+        return _open(config, parent["split"], known), parent["split"]
+    return dataset, split
+
+
+def _open(config: Config, split: dict[str, Any], resolved: dict[str, Any] | None) -> Dataset:
+    """Read the data with these splits; what a run has `resolved` spares the scan."""
     known = None
     if resolved is not None:
         known = tuple((name, reason) for name, reason in resolved["data"]["quarantined"])
+    ratios = {name: split[name] for name in ("train_ratio", "val_ratio")}
+    settings = config.data.model_copy(update=ratios)
     with progress("reading the images", 1) as bar:
 
         def report(done: int, total: int) -> None:
             bar.update(done, total=total)
 
-        dataset = open_dataset(config.data, config.train.seed, known, report)
+        dataset = open_dataset(settings, split["seed"], known, report)
     if resolved is not None and dataset.facts.fingerprint != resolved["data"]["fingerprint"]:
         raise UserError(
             f"the data in {config.data.path} have changed since the run was started",
@@ -112,8 +142,7 @@ def _build(config: Config, dataset: Dataset, reference: WeightsReference, device
     overrides = {"mean": data.mean, "std": data.std, "image_size": data.image_size, "crop_pct": data.crop_pct}
     settings = config.model.model_copy(update={"weights": reference.file or config.model.weights})
     built = build(settings, overrides, dataset.classes, config.train.seed)
-    layout_ = torch.channels_last if built.channels_last else torch.contiguous_format
-    built.module.to(device=device, memory_format=layout_)  # type: ignore[call-overload]
+    built.move_to(device)
     return built
 
 
@@ -131,7 +160,10 @@ def _augment(
     else:
         settings, origin = Augment.level(data.augment), data.augment
     given = {name: getattr(data, name) for name in ("rotation", "crop_pad", "zoom", "flip")}
-    settings |= {name: value for name, value in given.items() if value is not None}
+    changed = {name: value for name, value in given.items() if value is not None}
+    settings |= changed
+    if changed:
+        origin += ", with --" + " --".join(name.replace("_", "-") for name in changed)
     return Augment(**{**settings, "seed": config.train.seed}), origin
 
 
@@ -203,7 +235,7 @@ def _record(
     job: Job,
     reference: WeightsReference,
     origins: dict[str, str],
-    augment_origin: str,
+    augment: dict[str, Any],
     measured: Probe | None,
 ) -> dict[str, Any]:
     built, parent = job.built, reference.run
@@ -219,6 +251,7 @@ def _record(
         "workers": job.workers,
         "eval_batch_size": job.eval_batch_size,
         "lr": job.config.optim.lr,
+        "original_lr": _original_lr(job, parent),
         "parent": None
         if parent is None
         else {"run": str(parent.path), "step": reference.step, "lr": parent.resolved["lr"]},
@@ -231,15 +264,17 @@ def _record(
         },
         "data": asdict(job.dataset.facts)
         | {"path": str(Path(job.config.data.path or "").resolve()), "native": job.dataset.native},
-        "augment": {"settings": asdict(_given(job.train_view.augment)), "origin": augment_origin},
+        "augment": augment,
         "pace": asdict(job.pace),
         "probe": measured.to_json() if measured else None,
     }
 
 
-def _given(augment: Augment | None) -> Augment:
-    assert augment is not None, "training always has an augmentation record, if only of zeros"
-    return augment
+def _original_lr(job: Job, parent: Run | None) -> float | None:
+    """The rate of the training from nothing that these weights go back to; None if nobody recorded it."""
+    if parent is not None:
+        return parent.resolved["original_lr"]
+    return job.config.optim.lr if job.built.source["kind"] == "random" else None
 
 
 def _version(package: str) -> str | None:

@@ -77,10 +77,10 @@ def train_window(
         scaler.unscale_(optimizer)
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     torch._foreach_div_(gradients, weight)
-    grad_norm = nn.utils.get_total_norm(gradients, foreach=True)
+    grad_norm = nn.utils.get_total_norm(gradients)
     if arithmetic.clip is not None:
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        nn.utils.clip_grads_with_norm_(parameters, arithmetic.clip, grad_norm, foreach=True)
+        nn.utils.clip_grads_with_norm_(parameters, arithmetic.clip, grad_norm)
     if scaler is None:
         optimizer.step()
     else:

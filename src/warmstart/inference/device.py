@@ -37,8 +37,7 @@ def resolve_device(name: str) -> torch.device:
 def resolve_precision(name: str, device: torch.device) -> tuple[torch.dtype | None, str | None]:
     """The autocast type (None: float32) and a warning where `auto` had to fall back.
 
-    On CPUs half precision is emulated or slower here than float32 (docs/performance notes), so it is
-    refused when asked for by name.
+    On most CPUs half precision is emulated and slower than float32, so it is refused when asked for by name.
 
     Raises:
         UserError: the precision was named and the device does not have it.

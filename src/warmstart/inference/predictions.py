@@ -44,7 +44,8 @@ def write_predictions(
 
 
 def read_predictions(path: Path) -> Predictions:
-    """
+    """The content of a parquet file of predictions.
+
     Raises:
         UserError: the file is missing or not one of ours.
     """

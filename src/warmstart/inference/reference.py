@@ -18,7 +18,8 @@ class WeightsReference:
 
 
 def resolve_weights(reference: str | None) -> WeightsReference:
-    """
+    """What a reference names: one of our runs at a step (default: the best), or a file as it is.
+
     Raises:
         UserError: a run without the step named, or with a damaged checkpoint.
     """

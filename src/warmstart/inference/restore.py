@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
+import numpy as np
 import torch
 
 from warmstart.config.schema import ModelConfig
+from warmstart.data.batches import evaluation_batches
+from warmstart.data.samples import Samples
 from warmstart.errors import UserError
+from warmstart.inference.inputs import InputBuffer
+from warmstart.inference.predictor import predict_outputs
 from warmstart.inference.reference import WeightsReference, resolve_weights
 from warmstart.models.build import BuiltModel, build
 
@@ -21,11 +27,6 @@ class Restored:
     built: BuiltModel
     reference: WeightsReference
     overridden: bool  # its preprocessing was changed by hand: what it scores is not the run's own result
-
-    @property
-    def names_known(self) -> bool:
-        """Whether the classes are names from the run or the file, and not just numbers of outputs."""
-        return self.built.names_known
 
     @property
     def native(self) -> bool:
@@ -40,6 +41,28 @@ class Restored:
         recorded = "float32" if run is None else run.resolved["precision"]
         on_cuda = next(self.built.module.parameters()).device.type == "cuda"
         return getattr(torch, recorded) if recorded != "float32" and on_cuda else None
+
+    @property
+    def eval_batch_size(self) -> int:
+        """The run's own, with which its validations can be repeated to the bit; 64 for bare files."""
+        run = self.reference.run
+        return 64 if run is None else int(run.resolved["eval_batch_size"])
+
+    def outputs(
+        self,
+        samples: Iterable[Samples],
+        batch_size: int | None = None,
+        workers: int = 0,
+        on_batch: Callable[[int], None] | None = None,
+    ) -> np.ndarray:
+        """Logits, float32 (N, classes), of all samples in a row."""
+        size = batch_size or self.eval_batch_size
+        batches = chain.from_iterable(
+            evaluation_batches(part, self.built.preprocessing, self.native, size, workers) for part in samples
+        )
+        device = next(self.built.module.parameters()).device
+        inputs = InputBuffer(self.built.preprocessing, device, self.built.channels_last)
+        return predict_outputs(self.built.module, batches, inputs, self.precision, on_batch)
 
     @property
     def label(self) -> str:
@@ -61,7 +84,6 @@ def restore(
         raise UserError("no model is named", "a run directory, RUN@step, or a file of weights")
     reference = resolve_weights(model)
     built = build(ModelConfig(name=name, weights=reference.file), overrides or {}, None, seed=0)
-    layout = torch.channels_last if built.channels_last else torch.contiguous_format
-    built.module.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+    built.move_to(device)
     built.module.eval()
     return Restored(built, reference, bool(overrides))

@@ -38,6 +38,11 @@ class BuiltModel:
     source: dict[str, str | None]  # kind (random, pretrained, file), path, sha256
     names_known: bool = True  # False: `classes` are just the numbers of the outputs
 
+    def move_to(self, device: torch.device) -> None:
+        """Move the module, in the memory layout that it computes fastest in."""
+        layout = torch.channels_last if self.channels_last else torch.contiguous_format
+        self.module.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+
 
 def build(
     settings: ModelConfig, overrides: Mapping[str, Any], classes: tuple[str, ...] | None, seed: int

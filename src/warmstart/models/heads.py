@@ -24,6 +24,7 @@ class HeadChange:
     kept: tuple[str, ...]
     new: tuple[str, ...]
     reason: str
+    by_order: bool = False  # the weights name no classes: outputs were taken in the order of the data's
 
 
 def fit_head(
@@ -43,7 +44,7 @@ def fit_head(
     if source_classes is None:
         if num_rows == len(targets):
             reason = f"the weights name no classes; {num_rows} outputs for {len(targets)} classes"
-            return HeadChange("kept", targets, (), reason)
+            return HeadChange("kept", targets, (), reason, by_order=True)
         _put(module, head, _fresh(old, len(targets), seed))
         return HeadChange(
             "new", (), targets, f"{num_rows} outputs, without names, for {len(targets)} classes"
@@ -58,7 +59,9 @@ def fit_head(
     _put(module, head, replacement)
     kept = tuple(name for name in targets if name in row_of)
     new = tuple(name for name in targets if name not in row_of)
-    reason = f"{len(kept)} of {len(targets)} classes have the name of one of the {num_rows} source classes"
+    reason = (
+        f"{len(kept)} rows kept by name, {len(new)} made anew, {num_rows - len(kept)} of the source dropped"
+    )
     return HeadChange("new" if not kept else "mixed" if new else "kept", kept, new, reason)
 
 

@@ -63,7 +63,7 @@ def split_name(name: str) -> tuple[str, str]:
             f"two models are called {name!r}", f"builtin:{name} or timm:{name}", "write the name with its zoo"
         )
     if not is_builtin and not is_timm:
-        raise _unknown(name, [*(f"builtin:{n}" for n in BUILTINS), *BUILTINS, *_timm().list_models()])
+        raise _unknown(name, [*(f"builtin:{n}" for n in BUILTINS), *BUILTINS, *import_timm().list_models()])
     return ("builtin" if is_builtin else "timm"), name
 
 
@@ -121,7 +121,7 @@ def outline(name: str) -> Outline:
         return Outline(BUILTINS[bare].head, None, False)
     with torch.device("meta"):
         # Two classes: models published without a classifier would otherwise come without one.
-        module = _timm().create_model(bare, pretrained=False, num_classes=2)
+        module = import_timm().create_model(bare, pretrained=False, num_classes=2)
     config = module.pretrained_cfg
     path, first = next(((p, m) for p, m in module.named_modules() if isinstance(m, nn.Conv2d)), ("", None))
     # A stem may fold pixels into channels before its first convolution (TResNet).
@@ -137,7 +137,7 @@ def timm_groups(module: Any) -> list[list[str]]:
     return [groups[index] for index in sorted(groups)]
 
 
-def _timm() -> Any:
+def import_timm() -> Any:
     """The timm package, or a UserError that explains the one import failure users really meet."""
     try:
         import timm
@@ -162,7 +162,7 @@ def _version(package: str) -> str:
 
 def _in_timm(name: str) -> bool:
     arch, _, tag = name.partition(".")
-    timm = _timm()
+    timm = import_timm()
     return bool(timm.is_model(arch)) and (not tag or name in timm.list_pretrained(f"{arch}.*"))
 
 
@@ -174,7 +174,7 @@ def _check_known(zoo: str, bare: str, name: str) -> None:
     if _in_timm(bare):
         return
     arch = bare.partition(".")[0]
-    timm = _timm()
+    timm = import_timm()
     known = timm.list_pretrained(f"{arch}.*") if timm.is_model(arch) else timm.list_models()
     raise _unknown(name, [f"timm:{n}" for n in known])
 
@@ -195,7 +195,7 @@ def _create_timm(
     in_channels: int | None,
     image_size: Size | None,
 ) -> Created:
-    timm = _timm()
+    timm = import_timm()
     config = timm.get_pretrained_cfg(bare)
     channels = in_channels or config.input_size[0]
     if pretrained and not timm.is_model_pretrained(bare):
@@ -280,7 +280,7 @@ def _has_dropout(bare: str) -> bool:
     """Whether the rate arrives anywhere: some timm models refuse `drop_rate`, some swallow it."""
     try:
         with torch.device("meta"):
-            module = _timm().create_model(bare, drop_rate=_PROBE_DROPOUT, num_classes=2)
+            module = import_timm().create_model(bare, drop_rate=_PROBE_DROPOUT, num_classes=2)
     except TypeError:
         return False
     return any(

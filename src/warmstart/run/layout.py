@@ -20,6 +20,7 @@ CHECKPOINTS = "checkpoints"
 PREDICTIONS = "predictions"
 EVALUATIONS = "evaluations"
 CURVES = "analysis.png"
+GAINS = "gains.json"
 
 LAST = "LAST"
 BEST = "BEST"

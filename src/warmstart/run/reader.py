@@ -65,6 +65,12 @@ class Run:
         return status
 
     @cached_property
+    def gains(self) -> list[dict[str, Any]]:
+        """What the run changed, per split, as measured after it; empty while it runs."""
+        path = self.path / layout.GAINS
+        return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+
+    @cached_property
     def metrics(self) -> Rows:
         return read_rows(self.path / layout.METRICS)
 
@@ -113,9 +119,10 @@ def read_rows(path: Path) -> Rows:
 
 
 def open_run(path: str | Path) -> Run:
-    """
+    """The run directory at `path`.
+
     Raises:
-        UserError: there is no run directory at `path`.
+        UserError: there is none.
     """
     folder = Path(path)
     if layout.is_run(folder):

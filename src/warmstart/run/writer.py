@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.errors import UserError
+from warmstart.records import finite
 from warmstart.run import layout
 
 
@@ -63,7 +64,7 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
     Numbers that JSON has no word for (NaN, infinity) are written as null.
     """
-    line = json.dumps(_finite(dict(row)), ensure_ascii=False, allow_nan=False)
+    line = json.dumps(finite(dict(row)), ensure_ascii=False, allow_nan=False)
     try:
         with path.open("a+b") as file:
             # A torn last row of an earlier process must not swallow this one.
@@ -76,16 +77,6 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
         raise UserError(
             f"cannot append to {path}: {error.strerror or error}", "a writable disk with room"
         ) from error
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, float) and value - value != 0.0:
-        return None
-    if isinstance(value, (list, tuple)):
-        return [_finite(item) for item in value]
-    return value
 
 
 def create_run(folder: Path) -> Path:

@@ -47,7 +47,7 @@ class Classification:
         """Metrics of logits (N, K) and class indices (N,); `loss` is plain cross-entropy in nats.
 
         `loss` knows neither smoothing nor class weights, so that runs can be compared. `accuracy_low`
-        and `accuracy_high` bound 95 % of bootstrap resamples. A row without a finite maximum predicts
+        and `accuracy_high` are its 95 % interval. A row without a finite maximum predicts
         nothing: then every metric is NaN.
         """
         assert len(logits) and logits.shape == (len(targets), len(self.classes)), f"{logits.shape}"
@@ -60,7 +60,7 @@ class Classification:
         top5: dict[str, float] = {}
         if len(self.classes) > 5:
             top5["top5"] = metrics.top_k_correct(logits, targets, 5) / len(targets)
-        low, high = stats.bootstrap_interval(correct)
+        low, high = stats.accuracy_interval(correct)
         return {
             "loss": float(losses.mean()),
             "accuracy": metrics.accuracy(matrix),

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from warmstart.data.facts import read_sizes, scan
 from warmstart.data.samples import ArrayPixels, Samples
+from warmstart.data.scan import read_sizes, scan
 from warmstart.data.sources import open_source
 from warmstart.errors import UserError
 

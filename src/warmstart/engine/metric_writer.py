@@ -19,7 +19,7 @@ from warmstart.run import layout, writer
 from warmstart.run.tensorboard import ScalarWriter
 
 
-class Rows:
+class MetricWriter:
     """Sums since the last row and since the epoch began: [loss, weight, epoch's loss, epoch's weight]."""
 
     def __init__(self, job: Job, state: TrainState) -> None:
@@ -34,7 +34,7 @@ class Rows:
         self._grad_norm = torch.zeros(())
         self.text = ""
 
-    def __enter__(self) -> Rows:
+    def __enter__(self) -> MetricWriter:
         return self
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
