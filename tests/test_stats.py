@@ -99,3 +99,23 @@ def test_spread_divides_by_one_less():
     mean, deviation = stats.spread([0.5])
     assert mean == 0.5
     assert math.isnan(deviation)
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "p"), [(4, 0, 0.125), (5, 0, 0.0625), (6, 0, 0.03125), (3, 3, 1.0), (0, 0, 1.0)]
+)
+def test_mcnemar_is_an_exact_binomial_test(first, second, p):
+    from scipy.stats import binomtest
+
+    assert stats.mcnemar_p(first, second) == pytest.approx(p)
+    assert stats.mcnemar_p(second, first) == pytest.approx(p)
+    if first + second:
+        assert p == pytest.approx(binomtest(first, first + second, 0.5).pvalue)
+
+
+def test_answers_that_all_agree_still_have_an_interval():
+    """Rule of three: 30 of 30 right leaves room for about 11 % wrong."""
+    low, high = stats.accuracy_interval([1] * 30)
+    assert high == 1.0 and low == pytest.approx(0.025 ** (1 / 30))
+    assert stats.accuracy_interval([0] * 30) == (0.0, pytest.approx(1 - 0.025 ** (1 / 30)))
+    assert stats.accuracy_interval([0, 1] * 40) == stats.bootstrap_interval([0, 1] * 40)

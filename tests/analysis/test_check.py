@@ -34,3 +34,13 @@ def test_weights_that_are_not_finite_are_named(
     torch.save(state, tmp_path / "nan.pt")
     found = ws.check(str(tmp_path / "nan.pt"), str(tmp_path / "data"), image_size=16)
     assert any("NaN" in note and "fc1.weight" in note for note in found.notes)
+
+
+def test_new_classes_are_no_obstacle(small_run: Path, tmp_path: Path, pictures: Callable[..., None]) -> None:
+    """Data with other classes is the normal case before fine-tuning."""
+    pictures(tmp_path / "data", {"cat": 4, "dog": 4})
+    (tmp_path / "data" / "cat").rename(tmp_path / "data" / "lynx")
+    found = ws.check(str(small_run), str(tmp_path / "data"))
+    assert found.metrics is None and found.seconds_per_batch > 0
+    assert any("lynx" in note and "finetune" in note for note in found.notes)
+    assert "no accuracy" in found.text()

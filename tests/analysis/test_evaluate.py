@@ -10,10 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 import warmstart as ws
 from warmstart.errors import UserError
 from warmstart.inference.predictions import read_predictions
+from warmstart.models.builtin.fashion_cnn import FashionCNN
 from warmstart.run import reader
 
 
@@ -52,7 +54,7 @@ def test_other_data_are_matched_by_class_name(
     found = ws.evaluate(str(small_run), str(tmp_path / "owls"))
     assert set(found.targets.tolist()) == {2}
     assert found.split == "all" and found.num_samples == 6
-    assert found.folder is not None and found.folder.endswith("-owls")
+    assert found.folder is not None and "-owls-" in found.folder
 
 
 def test_classes_the_model_does_not_have_are_refused(small_run: Path, tmp_path: Path) -> None:
@@ -80,3 +82,29 @@ def test_an_output_folder_in_use_is_refused(small_run: Path, tmp_path: Path) -> 
     for name in ("used", "used/mine.txt"):
         with pytest.raises(UserError, match="is in use"):
             ws.evaluate(str(small_run), split="test", output_dir=str(tmp_path / name))
+
+
+def test_the_same_data_at_another_place_are_still_the_runs_own(small_run: Path, tmp_path: Path) -> None:
+    """Otherwise the training images would be counted among the images to test on."""
+    moved = shutil.copytree(small_run.parent / "data", tmp_path / "moved")
+    found = ws.evaluate(str(small_run), str(moved))
+    assert (found.split, found.num_samples) == ("test", 6)
+    assert found.metrics == ws.evaluate(str(small_run), split="test").metrics
+
+
+def test_unreadable_images_of_other_data_are_named(
+    small_run: Path, tmp_path: Path, pictures: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    pictures(tmp_path / "new", {"cat": 3, "owl": 3}, seed=2)
+    (tmp_path / "new" / "cat" / "0.png").write_bytes(b"broken")
+    found = ws.evaluate(str(small_run), str(tmp_path / "new"))
+    assert found.num_samples == 5 and found.unreadable[0][0] == "cat/0.png"
+    assert "1 unreadable images are left out: cat/0.png" in caplog.text
+
+
+def test_weights_without_class_names_warn_that_order_is_assumed(
+    small_run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    torch.save(FashionCNN(3).state_dict(), tmp_path / "bare.pt")
+    ws.evaluate(str(tmp_path / "bare.pt"), str(small_run.parent / "data"), image_size=16)
+    assert "output 0 as 'cat', output 1 as 'dog', output 2 as 'owl'" in caplog.text

@@ -34,7 +34,21 @@ def test_gains_are_the_difference_of_the_same_images(small_run: Path) -> None:
     ],
 )
 def test_the_verdict_follows_the_interval(low: float, high: float, verdict: str) -> None:
-    assert verdict in Gain("val", 40, {}, {}, (low + high) / 2, low, high).verdict
+    assert verdict in gain(low, high, p=0.01).verdict
+
+
+def gain(low: float, high: float, p: float, split: str = "test", best_step: int = 7) -> Gain:
+    return Gain(split, 40, {}, {}, best_step, (low + high) / 2, low, high, fixed=4, broken=0, p=p)
+
+
+def test_few_changed_answers_prove_nothing() -> None:
+    """4 fixed and none broken of 300: the bootstrap excludes 0, the exact test (p = .125) does not."""
+    assert "cannot be told" in gain(0.0033, 0.0267, p=mcnemar_p(4, 0)).verdict
+
+
+def test_what_was_chosen_on_val_is_said_to_be_too_kind_and_a_kept_start_has_its_own_sentence() -> None:
+    assert "chosen on these samples" in gain(0.1, 0.2, p=0.001, split="val").verdict
+    assert "the start was kept" in gain(0.0, 0.0, p=1.0, best_step=0).verdict
 
 
 def test_changed_samples_are_refused(small_run: Path, tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ RESOLVED = {
     "created": "2026-01-02T00:00:00+00:00",
     "origins": {"optim.lr": "flag"},
     "lr": 0.001,
+    "original_lr": None,
     "parent": None,
     "model": {
         "name": "builtin:fashion_cnn",
@@ -138,9 +139,11 @@ def test_what_show_tells(write_run):
 
 def test_the_document_s_rule_for_the_rate(write_run):
     """0.16: the original was trained with 0.04, so 0.0004 to 0.0008."""
-    info = summary.describe_run(str(write_run("child", parent={"run": "runs/a", "step": 3, "lr": 0.04})))
+    info = summary.describe_run(
+        str(write_run("child", original_lr=0.04, parent={"run": "runs/a", "step": 3, "lr": 0.001}))
+    )
     assert info["lr_rule"] == pytest.approx({"original_lr": 0.04, "low": 0.0004, "high": 0.0008, "lr": 0.001})
-    assert "trained with 0.04, of which document 000 advises 1/100 to 1/50: 0.0004 to 0.0008" in (
+    assert "training had 0.04, of which document 000 advises 1/100 to 1/50: 0.0004 to 0.0008" in (
         summary.show_text(info)
     )
 

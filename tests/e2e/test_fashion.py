@@ -93,13 +93,23 @@ def test_the_documents_command_with_json(
     assert [row["norms"] for row in plan["rows"]] == ["held"] * 3 + ["train", "-"]
 
 
-def test_tuning_a_tuned_model_again_knows_the_first_rate(fashion: tuple[Path, Path], tmp_path: Path) -> None:
-    weights, data = fashion
-    first, second = tmp_path / "first", tmp_path / "second"
+def test_tuning_a_tuned_model_again_knows_the_first_rate_and_keeps_the_splits(
+    fashion: tuple[Path, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    _, data = fashion
+    first, second, third = (tmp_path / name for name in ("first", "second", "third"))
     common = {"max_steps": 2, "batch_size": 64, "limit": 100, "tensorboard": False}
-    ws.finetune(str(weights), str(data), lr=0.04, rotation=3, output_dir=str(first), **common)
-    ws.finetune(str(first), str(data), preset="stage-2", output_dir=str(second), **common)
-    info = ws.show(str(second))
+    scratch = {"model": "builtin:fashion_cnn", "weights": "none", "lr": 0.04, "rotation": 3}
+    ws.finetune(data=str(data), output_dir=str(first), **scratch, **common)
+    ws.finetune(str(first), str(data), preset="stage-1", output_dir=str(second), **common)
+    ws.finetune(
+        str(second), str(data), preset="stage-2", output_dir=str(third), seed=5, val_ratio=0.2, **common
+    )
+    info = ws.show(str(third))
     assert info["lr_rule"] == {"original_lr": 0.04, "low": 0.0004, "high": 0.0008, "lr": 0.0005}
     assert info["augment"]["settings"]["rotation"] == 3, "the parent's augmentation wins"
     assert info["model"]["head"]["kind"] == "kept"
+    assert "the splits are those of" in caplog.text
+    ids = [set(ws.evaluate(str(run), split="val").ids) for run in (first, third)]
+    assert ids[0] == ids[1], "another seed does not test on what the parent was trained on"
+    assert info["gains"][-1]["split"] == "test" and "verdict" in info["gains"][-1]

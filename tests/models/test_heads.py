@@ -43,7 +43,7 @@ def test_rows_are_kept_by_name_and_others_drawn_from_the_seed() -> None:
     assert torch.equal(a[0], _model().get_submodule("2").weight[1])
     assert a[1].abs().max() <= 1 / math.sqrt(8)
     assert (change.kind, change.kept, change.new) == ("mixed", ("b",), ("x",))
-    assert change.reason == "1 of 2 classes have the name of one of the 3 source classes"
+    assert change.reason == "1 rows kept by name, 1 made anew, 2 of the source dropped"
 
 
 def test_no_common_name_is_a_new_head() -> None:

@@ -16,7 +16,19 @@ from warmstart.run import layout, writer
 
 def announce(job: Job, resolved: dict[str, Any]) -> None:
     """Log the data, the model, the head, the augmentation, the plan, and whatever deserves a warning."""
-    facts, built, pace = job.dataset.facts, job.built, job.pace
+    _announce_data(job)
+    _announce_model(job)
+    augment = {k: v for k, v in resolved["augment"]["settings"].items() if v and k != "seed"}
+    described = ", ".join(f"{name} {value:.4g}" for name, value in augment.items()) or "none"
+    log.info("augmentation: %s (%s)", described, resolved["augment"]["origin"])
+    log.info("\n%s", plan_table(job.plan))
+    for note in (*job.plan.notes, *_unreached(job)):
+        log.warning(note)
+    _announce_steps(job)
+
+
+def _announce_data(job: Job) -> None:
+    facts = job.dataset.facts
     sizes = ", ".join(f"{split} {len(samples)}" for split, samples in job.dataset.splits.items())
     log.info(
         "data: %s: %d classes (%s); %s",
@@ -33,6 +45,12 @@ def announce(job: Job, resolved: dict[str, Any]) -> None:
             len(facts.quarantined),
             layout.QUARANTINE,
         )
+    if "val" not in job.dataset.splits:
+        log.warning("there are no validation images: the last checkpoint is kept, and nothing is selected")
+
+
+def _announce_model(job: Job) -> None:
+    facts, built = job.dataset.facts, job.built
     height, width = built.preprocessing.image_size
     log.info(
         "model: %s from %s; input %dx%d, mean %s, std %s%s",
@@ -50,12 +68,10 @@ def announce(job: Job, resolved: dict[str, Any]) -> None:
         log.warning(
             "the weights name no classes; taken by order: %s. Use --weights none if that is wrong", pairs
         )
-    augment = {k: v for k, v in resolved["augment"]["settings"].items() if v and k != "seed"}
-    described = ", ".join(f"{name} {value:.4g}" for name, value in augment.items()) or "none"
-    log.info("augmentation: %s (%s)", described, resolved["augment"]["origin"])
-    log.info("\n%s", plan_table(job.plan))
-    for note in (*job.plan.notes, *_unreached(job)):
-        log.warning(note)
+
+
+def _announce_steps(job: Job) -> None:
+    built, pace = job.built, job.pace
     effective = job.config.data.batch_size * job.config.optim.accumulate
     log.info(
         "%d steps of %d images (%d x %d), %d steps per epoch; scheduler %s with %d warmup steps; on %s in %s",
@@ -74,8 +90,6 @@ def announce(job: Job, resolved: dict[str, Any]) -> None:
         log.info(
             "BatchNorm uses the statistics of each micro-batch, not of the whole window: %s", listing(live, 4)
         )
-    if "val" not in job.dataset.splits:
-        log.warning("there are no validation images: the last checkpoint is kept, and nothing is selected")
 
 
 def _unreached(job: Job) -> list[str]:
