@@ -11,6 +11,7 @@ import torch
 from warmstart.analysis.gain import Gain, measure_gains
 from warmstart.errors import UserError
 from warmstart.inference.predictions import read_predictions, write_predictions
+from warmstart.stats import mcnemar_p
 
 
 def test_gains_are_the_difference_of_the_same_images(small_run: Path) -> None:
