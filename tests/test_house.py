@@ -50,7 +50,7 @@ DOORS = {
     "timm": ["models/", "engine/optimizer.py"],
     "tensorboard": ["run/tensorboard.py"],
     "sklearn": ["demo.py"],
-    "pyarrow": ["inference/predictions.py"],
+    "pyarrow": ["inference/predictions.py", "data/tables.py"],
     "torch.distributed": [],
     "cyclopts": ["cli.py", "commands.py"],
     "rich": ["console.py"],

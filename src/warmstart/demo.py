@@ -60,7 +60,7 @@ class Story:
             f"({gains.min():+.3f} to {gains.max():+.3f} over seeds).\n"
             "The last line is the price: what the tuned model still knows of A.\n\n"
             f"picture: {self.picture}\nruns:    warmstart runs {shlex.quote(self.folder + '/runs')}\n\n"
-            "Now your own data (class folders, or IDX files):\n"
+            "Now your own data (class folders, IDX files, a CSV or parquet file):\n"
             "  warmstart finetune --weights YOUR_CHECKPOINT --data YOUR_FOLDER --dry-run"
         )
 

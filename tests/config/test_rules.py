@@ -52,7 +52,7 @@ def base(tmp_path: Path) -> dict[str, Any]:
         ),
         ({"time_budget": "5epochs"}, "--time-budget 5epochs is in epochs\nExpected: 10m"),
         ({"time_budget": "5"}, "--time-budget 5epochs is in epochs"),
-        ({"data": None}, "--data is missing\nExpected: a folder of class folders, or of IDX files"),
+        ({"data": None}, "--data is missing\nExpected: class folders, IDX files, or a CSV or parquet file"),
         ({"model": None, "weights": None}, "neither --model nor --weights is given"),
         ({"model": None}, "--weights none says nothing about the model"),
         ({"name": "a/b"}, "--name a/b is a path\nExpected: a name; .* --runs-dir"),

@@ -27,7 +27,10 @@ def test_a_file_is_not_a_data_set(write_folders, write_idx, tmp_path):
 
 def test_a_folder_of_other_things(tmp_path):
     (tmp_path / "cifar.parquet").write_bytes(b"PAR1")
-    with pytest.raises(UserError, match=r"holds no images: cifar.parquet"):
+    with pytest.raises(UserError, match=r"cifar.parquet cannot be read: (.|\n)*download the file again"):
+        open_source(tmp_path)
+    (tmp_path / "cifar.parquet").rename(tmp_path / "cifar.pickle")
+    with pytest.raises(UserError, match=r"holds no images: cifar.pickle(.|\n)*IDX files, CSV or parquet"):
         open_source(tmp_path)
 
 

@@ -112,7 +112,7 @@ def _durations(config: Config) -> list[UserError]:
 def _inputs(config: Config) -> list[UserError]:
     found = []
     if config.data.path is None:
-        found.append(UserError("--data is missing", "a folder of class folders, or of IDX files"))
+        found.append(UserError("--data is missing", "class folders, IDX files, or a CSV or parquet file"))
     elif not _exists(config.data.path):
         found.append(missing_path("--data", config.data.path))
     if config.model.name is None and config.model.weights is None:

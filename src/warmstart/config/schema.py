@@ -50,7 +50,7 @@ class Section(BaseModel):
 class DataConfig(Section):
     """Where the images are and how they reach the model."""
 
-    path: str | None = Field(None, description="folder of class folders or of IDX files")
+    path: str | None = Field(None, description="class folders, IDX files, or a CSV or parquet file")
     train_ratio: float = Field(0.8, gt=0, le=1, description="share of training images where we split")
     val_ratio: float = Field(0.1, ge=0, lt=1, description="share of validation images; the rest is test")
     limit: Limit = Field(

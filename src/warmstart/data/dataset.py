@@ -43,9 +43,7 @@ def open_dataset(
     no train split or classes without training images are no errors.
     """
     if settings.path is None:
-        raise UserError(
-            "no data set is named", "a folder of class folders or of IDX files", "add --data FOLDER"
-        )
+        raise UserError("no data set is named", "class folders, IDX files, CSV or parquet", "add --data PATH")
     source = open_source(settings.path, allow_single_class=not for_training)
     scanned, results = _examine(source.splits, scan_workers(settings.workers), known_quarantine, on_progress)
     quarantine = known_quarantine
@@ -58,7 +56,7 @@ def open_dataset(
         raise UserError(
             f"{settings.path} has {listing(splits)} but no train split",
             "a train split",
-            "name one of the folders train",
+            "call one of the splits train",
         )
     if settings.limit is not None and for_training:
         kept = stratified_limit(splits["train"].targets, settings.limit, seed)

@@ -35,11 +35,11 @@ class CorruptImage(Exception):
 
 def decode(path: str | Path) -> np.ndarray:
     """uint8 (H, W, 1 or 3) in RGB order. Raises CorruptImage, and nothing else, for any unreadable file."""
-    return _decode_bytes(_read(Path(path)))
+    return decode_bytes(_read(Path(path)))
 
 
-def _decode_bytes(data: bytes) -> np.ndarray:
-    """A whole JPEG of the plain kind by OpenCV, which is fast; anything else by Pillow."""
+def decode_bytes(data: bytes) -> np.ndarray:
+    """`decode` for the content of a file: a whole plain JPEG by OpenCV, which is fast; others by Pillow."""
     jpeg = _jpeg_header(data)
     if jpeg is not None and jpeg.plain:
         _check_size(jpeg.height, jpeg.width)
@@ -52,11 +52,15 @@ def _decode_bytes(data: bytes) -> np.ndarray:
 
 def read_shape(path: str | Path) -> tuple[int, int, int]:
     """(H, W, C) that `decode` would give, from the header alone. Raises CorruptImage."""
-    data = _read(Path(path))
+    return read_shape_bytes(_read(Path(path)))
+
+
+def read_shape_bytes(data: bytes) -> tuple[int, int, int]:
+    """`read_shape` for the content of a file."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             if image.format == "TIFF":  # Pillow turns it while loading, its size before that is no promise
-                height, width, channels = _decode_bytes(data).shape
+                height, width, channels = decode_bytes(data).shape
                 return height, width, channels
             width, height = image.size
             if image.getexif().get(_ORIENTATION, 1) in (5, 6, 7, 8):
@@ -115,8 +119,10 @@ def _trim(image: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
 def _read(path: Path) -> bytes:
     try:
         data = path.read_bytes()
-    except OSError as error:
-        raise CorruptImage(f"cannot be read: {error.strerror or error}") from error
+    except FileNotFoundError as error:
+        raise CorruptImage("file is missing") from error
+    except (OSError, ValueError) as error:  # ValueError: a zero byte in a name that a table gave
+        raise CorruptImage(f"cannot be read: {getattr(error, 'strerror', None) or error}") from error
     if not data:
         raise CorruptImage("empty file (0 bytes)")
     return data

@@ -14,7 +14,7 @@ from warmstart.data.decode import IMAGE_SUFFIXES
 from warmstart.data.samples import FilePixels, Samples, Source
 from warmstart.errors import UserError, closest, listing
 
-_SPLIT_FOLDERS = {
+SPLIT_WORDS = {
     **dict.fromkeys(("train", "training"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
     **dict.fromkeys(("test", "testing"), "test"),
@@ -101,8 +101,8 @@ def _loose(folder: Path) -> Found:
 def _split_folders(root: Path) -> dict[str, Path]:
     """Split -> folder, in the order train, val, test; empty where the folders are classes."""
     folders = _subfolders(root)
-    named = [folder for folder in folders if folder.name.lower() in _SPLIT_FOLDERS]
-    words = {_SPLIT_FOLDERS[folder.name.lower()] for folder in named}
+    named = [folder for folder in folders if folder.name.lower() in SPLIT_WORDS]
+    words = {SPLIT_WORDS[folder.name.lower()] for folder in named}
     strangers = len(folders) - len(named)
     if "train" not in words and strangers:
         return {}  # a class may be called "test"
@@ -110,7 +110,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
         return {}  # car, plane and train are classes; a train folder of loose images is an error below
     splits: dict[str, Path] = {}
     for split in ("train", "val", "test"):
-        same = [folder for folder in named if _SPLIT_FOLDERS[folder.name.lower()] == split]
+        same = [folder for folder in named if SPLIT_WORDS[folder.name.lower()] == split]
         if len(same) > 1:
             names = listing(folder.name for folder in same)
             raise UserError(f"{root} has several {split} folders: {names}", "one", "join or rename them")
@@ -132,7 +132,9 @@ def _classes_of(folder: Path) -> dict[str, Path]:
             )
         inside = listing(sorted(path.name for path in folder.iterdir()), 6)
         what = f"holds no images: {inside}" if inside else "is empty"
-        raise UserError(f"{folder} {what}", f"{_LAYOUT}, or IDX files", "check the path given as --data")
+        raise UserError(
+            f"{folder} {what}", f"{_LAYOUT}, IDX files, CSV or parquet", "check the path given as --data"
+        )
     if "images" in table and len(table) > 1 and set(table) <= {"images", *_MASK_WORDS}:
         raise UserError(
             f"{folder} holds {listing(table)}: it looks like a segmentation data set",

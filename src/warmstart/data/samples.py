@@ -115,5 +115,5 @@ class Source:
 
     classes: tuple[str, ...]
     splits: dict[str, Samples]  # train, val, test; or only `all`
-    fingerprint: str  # changes when a file comes, goes, or changes its size (folders) or content (idx)
+    fingerprint: str  # changes when a file comes, goes, or changes its size (idx: its content)
     notes: tuple[str, ...] = ()

@@ -1,4 +1,4 @@
-"""What lies at a path: class folders, IDX files, or loose images to predict."""
+"""What lies at a path: class folders, IDX files, CSV, parquet, or loose images to predict."""
 
 from __future__ import annotations
 
@@ -7,9 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
+from warmstart.data.csv_table import open_csv
 from warmstart.data.folders import find_images, open_folders
 from warmstart.data.idx import idx_files, open_idx
 from warmstart.data.samples import FilePixels, Samples, Source
+from warmstart.data.table_files import parquet_files
+from warmstart.data.tables import open_parquet
 from warmstart.errors import UserError, closest, listing
 
 _PACKED = frozenset((".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"))
@@ -22,13 +25,7 @@ def open_source(path: str | Path, allow_single_class: bool = False) -> Source:
     """
     root = Path(path).expanduser()
     _check_exists(root)
-    if not root.is_dir():
-        fix = f"give the folder that holds it: --data {root.parent}"
-        if root.suffix.lower() in _PACKED and "ubyte" not in root.name:
-            fix = "unpack it and give the folder"
-        raise UserError(f"{root} is a file", "a folder of class folders or of IDX files", fix)
-    files = idx_files(root)
-    source = open_idx(root, files) if files else open_folders(root)
+    source = _open_folder(root) if root.is_dir() else _open_file(root)
     if len(source.classes) < 2 and not allow_single_class:
         only = root / source.classes[0]
         deeper = only.is_dir() and any(path.is_dir() for path in only.iterdir())
@@ -38,6 +35,27 @@ def open_source(path: str | Path, allow_single_class: bool = False) -> Source:
             f"if the data lie one level deeper: --data {only}" if deeper else "",
         )
     return source
+
+
+def _open_folder(root: Path) -> Source:
+    if files := idx_files(root):
+        return open_idx(root, files)
+    for folder in (root, root / "data"):  # Hugging Face keeps the files in data/
+        if folder.is_dir() and (tables := parquet_files(folder)):
+            return open_parquet(tables, root.absolute().name)
+    return open_folders(root)
+
+
+def _open_file(path: Path) -> Source:
+    suffix = path.suffix.lower()
+    if suffix == ".csv":
+        return open_csv(path)
+    if suffix == ".parquet":
+        return open_parquet({path: None}, path.name)
+    fix = f"give the folder that holds it: --data {path.parent}"
+    if suffix in _PACKED and "ubyte" not in path.name:
+        fix = "unpack it and give the folder"
+    raise UserError(f"{path} is a file", "class folders, IDX files, CSV or parquet", fix)
 
 
 def open_images(paths: Sequence[str | Path]) -> Samples:

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 
-from warmstart.data.samples import FilePixels, Samples
+from warmstart.data.samples import ArrayPixels, Samples
 
 _MAX_THREADS = 8  # more threads wait for each other's Python
 
@@ -16,7 +16,7 @@ def resolve_workers(setting: int | str, samples: Samples) -> int:
     """`--workers` as a number; `auto` leaves two cores to the model, and needs none for pixels in memory."""
     if setting != "auto":
         return int(setting)
-    return max(0, min(_MAX_THREADS, num_cores() - 2)) if isinstance(samples.pixels, FilePixels) else 0
+    return 0 if isinstance(samples.pixels, ArrayPixels) else max(0, min(_MAX_THREADS, num_cores() - 2))
 
 
 def scan_workers(setting: int | str) -> int:
