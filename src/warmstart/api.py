@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from warmstart.analysis.predict import PredictionResult
 
 
-_WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".safetensors")
+_WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
 
 
 @dataclass(frozen=True)
@@ -213,6 +213,8 @@ def _restore(model: str, device: str, settings: dict[str, Any]) -> tuple[Any, in
     overrides = {key: getattr(data, key) for key in given}
     threads = 0 if data.workers == "auto" else int(data.workers)
     restored = restore(model, resolve_device(device), name, overrides)
+    for note in restored.built.notes:
+        console.log.info("weights: %s", note)
     if restored.reference.run is None:
         used = restored.built.preprocessing
         console.log.info(

@@ -126,7 +126,7 @@ _MODEL = Flag("model", "run directory, RUN@step, or file of weights", positional
 _FOREIGN = tuple(
     Flag(name, text, group="For files that do not say it themselves")
     for name, text in (
-        ("model_name", "timm:NAME or builtin:NAME"),
+        ("model_name", "timm:NAME, torchvision:NAME or builtin:NAME"),
         ("image_size", "HxW in pixels"),
         ("mean", "channel means for pixels in [0, 1]"),
         ("std", "channel deviations"),

@@ -84,7 +84,7 @@ def test_a_file_that_contradicts_or_does_not_say_its_model(tmp_path: Path) -> No
     with pytest.raises(
         UserError, match=r"--model timm:resnet18, but .* holds weights of builtin:fashion_cnn"
     ):
-        build(ModelConfig(name="resnet18", weights=str(tmp_path / "bare.pt")), {}, TEN, 0)
+        build(ModelConfig(name="timm:resnet18", weights=str(tmp_path / "bare.pt")), {}, TEN, 0)
     torch.save({"w": torch.ones(1)}, tmp_path / "odd.pt")
     with pytest.raises(UserError, match="does not say which model its 1 tensors belong to"):
         build(ModelConfig(weights=str(tmp_path / "odd.pt")), {}, TEN, 0)

@@ -1,14 +1,15 @@
 from __future__ import annotations
 
 import builtins
+from importlib.metadata import version
 from typing import Any
 
 import pytest
 import torch
 
 from warmstart.errors import UserError
-from warmstart.models import zoo
 from warmstart.models.builtin import BUILTINS
+from warmstart.models.created import Outline
 from warmstart.models.zoo import create, outline, recognise, split_name
 
 
@@ -17,7 +18,9 @@ from warmstart.models.zoo import create, outline, recognise, split_name
     [
         ("timm:resnet18", ("timm", "resnet18")),
         ("timm:resnet18.a1_in1k", ("timm", "resnet18.a1_in1k")),
-        ("resnet18", ("timm", "resnet18")),
+        ("resnet10t", ("timm", "resnet10t")),
+        ("mobilenet_v2", ("torchvision", "mobilenet_v2")),
+        ("torchvision:resnet18", ("torchvision", "resnet18")),
         ("builtin:fashion_cnn", ("builtin", "fashion_cnn")),
         ("fashion_cnn", ("builtin", "fashion_cnn")),
     ],
@@ -43,7 +46,7 @@ def test_unknown_names_come_with_the_closest(name: str, message: str) -> None:
 
 def test_an_ambiguous_name_asks_for_the_zoo(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BUILTINS, "resnet18", BUILTINS["fashion_cnn"])
-    with pytest.raises(UserError, match="two models are called 'resnet18'"):
+    with pytest.raises(UserError, match="3 models are called 'resnet18'"):
         split_name("resnet18")
 
 
@@ -94,7 +97,7 @@ def test_transformers_are_built_for_the_image_size() -> None:
     [
         ("fashion_cnn", (4, 4), "8x8"),
         ("timm:vit_tiny_patch16_224", (8, 8), "16x16"),
-        ("inception_v3", (64, 64), "80x80"),
+        ("timm:inception_v3", (64, 64), "80x80"),
     ],
 )
 def test_impossible_sizes_name_the_smallest_that_works(
@@ -129,7 +132,7 @@ def test_two_classifiers_are_refused() -> None:
 
 
 def test_outline() -> None:
-    assert outline("resnet18") == zoo.Outline("fc", "conv1", False)
+    assert outline("timm:resnet18") == Outline("fc", "conv1", False)
     assert outline("timm:tresnet_m").first_conv is None  # its stem folds pixels into 48 channels
     assert outline("vit_tiny_patch16_224").fixed_size
     assert outline("fashion_cnn").head == "fc2"
@@ -172,7 +175,7 @@ def test_torchvision_of_another_torch(error: type[Exception], monkeypatch: pytes
     with pytest.raises(UserError) as caught:
         split_name("timm:resnet18")
     text = str(caught.value)
-    assert f"torch {zoo.version('torch')} and torchvision {zoo.version('torchvision')}" in text
+    assert f"torch {version('torch')} and torchvision {version('torchvision')}" in text
     assert "pip install --force-reinstall torch torchvision" in text
     assert "--index-url https://download.pytorch.org/whl/cpu" in text
 

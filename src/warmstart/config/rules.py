@@ -124,7 +124,10 @@ def _inputs(config: Config) -> list[UserError]:
         )
     elif config.model.name is None and config.model.weights == "none":
         found.append(
-            UserError("--weights none says nothing about the model", "--model timm:NAME or builtin:NAME")
+            UserError(
+                "--weights none says nothing about the model",
+                "--model timm:NAME, torchvision:NAME or builtin:NAME",
+            )
         )
     weights = config.model.weights
     if weights not in (None, "none") and not any(map(_exists, (weights, weights.rpartition("@")[0]))):

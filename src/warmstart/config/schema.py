@@ -90,7 +90,9 @@ class DataConfig(Section):
 class ModelConfig(Section):
     """Which model, and from which weights."""
 
-    name: str | None = Field(None, description="timm:NAME or builtin:NAME [default: read from the weights]")
+    name: str | None = Field(
+        None, description="timm:NAME, torchvision:NAME or builtin:NAME [default: read from the weights]"
+    )
     weights: str | None = Field(
         None,
         description="file, run directory, RUN@step, or none (random) [default: the zoo's pretrained weights]",

@@ -62,6 +62,8 @@ def _announce_model(job: Job) -> None:
         listing(built.preprocessing.std),
         f"; licence of the weights: {built.licence}" if built.licence else "",
     )
+    for note in built.notes:
+        log.info("weights: %s", note)
     log.info("head: %s (%s)", built.head_change.kind, built.head_change.reason)
     if built.head_change.by_order and any(name != str(number) for number, name in enumerate(facts.classes)):
         pairs = listing((f"output {number} as {name!r}" for number, name in enumerate(facts.classes)), 6)

@@ -13,13 +13,17 @@ from warmstart.records import Block
 
 # Words of --freeze, --lrs and --unfreeze, or names given here: no other block may take them.
 _RESERVED = frozenset({"stem", "head", "backbone", "all"})
+_TORCHVISION_CONTAINERS = frozenset(
+    {"features", "blocks", "layers", "trunk_output", "encoder", "encoder.layers"}
+)
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def find_blocks(module: nn.Module, head: str) -> tuple[Block, ...]:
     """Blocks from stem to head; the classifier at path `head` is always the last, named `head`.
 
-    A timm model is cut by its own layer groups (`group_matcher`), any other by its children.
+    A timm model is cut by its own layer groups (`group_matcher`), any other by its children,
+    a torchvision model also by those of its `features` and the like.
     Norms behind the last stage belong to it. Every parameter and buffer is
     in exactly one block; shared ones are named once, under their first name.
     """
@@ -29,7 +33,9 @@ def find_blocks(module: nn.Module, head: str) -> tuple[Block, ...]:
     if hasattr(module, "group_matcher"):
         groups, first_name = timm_groups(module), "stem"
     else:
-        groups, first_name = _child_groups(module, parameters), None
+        is_torchvision = type(module).__module__.startswith("torchvision.models.")
+        children = list(_opened(module) if is_torchvision else _children(module))
+        groups, first_name = _child_groups(children, parameters), None
     backbone = [[name for name in group if not _under(name, head)] for group in groups]
     backbone = _join_trailing_norms([group for group in backbone if group], parameters)
     names = _block_names(backbone, parameters, first_name)
@@ -40,11 +46,13 @@ def _under(name: str, path: str) -> bool:
     return name == path or name.startswith(f"{path}.")
 
 
-def _child_groups(module: nn.Module, parameters: Mapping[str, nn.Parameter]) -> list[list[str]]:
-    """Children in order; a norm joins the child before it; parameters of the model itself join the first."""
-    groups: list[list[str]] = [[name for name in parameters if "." not in name]]
+def _child_groups(
+    children: list[tuple[str, nn.Module]], parameters: Mapping[str, nn.Parameter]
+) -> list[list[str]]:
+    """Children in order; a norm joins the child before it; parameters of none of them join the first."""
+    groups = [[name for name in parameters if not any(_under(name, path) for path, _ in children)]]
     fresh = True  # the group in hand holds no child yet
-    for path, child in _children(module):
+    for path, child in children:
         names = [name for name in parameters if _under(name, path)]
         if fresh or isinstance(child, _NORMS):
             groups[-1] += names
@@ -63,6 +71,16 @@ def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield from ((f"{name}.{n}", c) for n, c in items)
         else:
             yield name, child
+
+
+def _opened(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
+    """Named children; the containers that torchvision puts all its stages in are replaced by their items."""
+    for name, child in module.named_children():
+        path = f"{prefix}{name}"
+        if path in _TORCHVISION_CONTAINERS:
+            yield from _opened(child, f"{path}.")
+        else:
+            yield path, child
 
 
 def _join_trailing_norms(groups: list[list[str]], parameters: Mapping[str, nn.Parameter]) -> list[list[str]]:

@@ -7,16 +7,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from warmstart.config.schema import ModelConfig
 from warmstart.errors import UserError
 from warmstart.models.blocks import find_blocks
+from warmstart.models.created import Created
 from warmstart.models.heads import HeadChange, fit_head
 from warmstart.models.metadata import write_metadata
 from warmstart.models.sizes import resize
 from warmstart.models.weights import WeightsFile, load_into, read_weights
-from warmstart.models.zoo import Created, create, outline, split_name
+from warmstart.models.zoo import create, outline, split_name
 from warmstart.records import Block, Preprocessing
 
 _PREPROCESSING_KEYS = frozenset({"mean", "std", "image_size", "crop_pct"})
@@ -37,6 +38,7 @@ class BuiltModel:
     head_change: HeadChange
     source: dict[str, str | None]  # kind (random, pretrained, file), path, sha256
     names_known: bool = True  # False: `classes` are just the numbers of the outputs
+    notes: tuple[str, ...] = ()  # what was done to a file's contents to make them fit
 
     def move_to(self, device: torch.device) -> None:
         """Move the module, in the memory layout that it computes fastest in."""
@@ -92,6 +94,7 @@ def build(
         head_change=change,
         source=source,
         names_known=names_known,
+        notes=(*file.notes, *_left_out(created, file)) if file else (),
     )
 
 
@@ -128,7 +131,7 @@ def _resolve_name(settings: ModelConfig, file: WeightsFile | None) -> str:
     if asked is None and found is None:
         raise UserError(
             f"{file.path} does not say which model its {len(file.state)} tensors belong to",
-            "--model timm:NAME or builtin:NAME",
+            "--model timm:NAME, torchvision:NAME or builtin:NAME",
             "pass the model that the weights were saved from",
         )
     if asked is None:
@@ -172,7 +175,7 @@ def _load(
     created: Created, file: WeightsFile, classes: tuple[str, ...], seed: int
 ) -> tuple[HeadChange, dict[str, str | None]]:
     source: dict[str, str | None] = {"kind": "file", "path": str(file.path), "sha256": file.sha256}
-    if load_into(created.module, file.state, created.head, str(file.path)):
+    if load_into(created.module, _needed(created, file), created.head, str(file.path)):
         num_outputs = file.state[f"{created.head}.weight"].shape[0]
         if file.classes is not None and len(file.classes) != num_outputs:
             raise UserError(
@@ -184,6 +187,17 @@ def _load(
     # Names that no output of the file has: every row is drawn anew.
     drawn = fit_head(created.module, created.head, (), classes, seed)
     return replace(drawn, reason="the file holds no classifier"), source
+
+
+def _needed(created: Created, file: WeightsFile) -> dict[str, Tensor]:
+    """The file's tensors without those that serve training from scratch only."""
+    beside = created.training_only
+    return {key: tensor for key, tensor in file.state.items() if not beside or not key.startswith(beside)}
+
+
+def _left_out(created: Created, file: WeightsFile) -> tuple[str, ...]:
+    num = len(file.state) - len(_needed(created, file))
+    return (f"left out {num} tensors of auxiliary classifiers",) if num else ()
 
 
 def _preprocessing(default: Preprocessing, stated: Mapping[str, Any], name: str) -> Preprocessing:

@@ -6,30 +6,39 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
+import torch
 from torch import nn
 
 from warmstart.errors import UserError
 from warmstart.models.sizes import Size, first_line
 
 
-def fetch(make: Callable[[], nn.Module], bare: str, size: Size) -> nn.Module:
-    """Build with pretrained weights; whatever fails on the way becomes a message with the ways out."""
+def fetch(make: Callable[[], nn.Module], name: str, size: Size) -> nn.Module:
+    """Build `name` with pretrained weights; whatever fails on the way becomes a message with the ways out."""
     try:
         return make()
     except Exception as error:  # each hub client has its own exceptions, few of them an OSError
         reason = f"{type(error).__name__}: {first_line(error)}"
         if isinstance(error, RuntimeError) and "size mismatch" in str(error):
             raise UserError(
-                f"the pretrained weights of timm:{bare} do not fit images of {size[0]}x{size[1]} pixels",
+                f"the pretrained weights of {name} do not fit images of {size[0]}x{size[1]} pixels",
                 "the image size they were trained at",
                 "leave --image-size out, or choose another --model",
             ) from error
+        if name.startswith("torchvision:"):
+            cache = Path(torch.hub.get_dir()) / "checkpoints"
+            ways = "copy that folder from a machine that has it (TORCH_HOME says where it lies)"
+        else:
+            cache = _cache_folder()
+            ways = (
+                "set HF_ENDPOINT to a mirror, copy the cache folder from a machine that has it "
+                "(HF_HOME says where it lies)"
+            )
         raise UserError(
-            f"the pretrained weights of timm:{bare} are not in the cache {_cache_folder()} and could not be "
+            f"the pretrained weights of {name} are not in the cache {cache} and could not be "
             f"downloaded ({reason})",
             "a connection to the model hub, or the weights in that cache",
-            "set HF_ENDPOINT to a mirror, copy the cache folder from a machine that has it (HF_HOME says "
-            "where it lies), pass --weights FILE, or --weights none for random initialisation",
+            f"{ways}, pass --weights FILE, or --weights none for random initialisation",
         ) from error
 
 

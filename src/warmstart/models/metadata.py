@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from warmstart.errors import UserError
+from warmstart.models.builtin import BUILTINS
 from warmstart.records import Preprocessing
 
 NAME = "warmstart.name"  # with its zoo, `timm:resnet18`; `arch` in files of others
@@ -43,7 +44,11 @@ def expand(metadata: Mapping[str, str]) -> dict[str, str]:
 
 
 def arch_in(metadata: Mapping[str, str]) -> str | None:
-    return metadata.get(NAME) or metadata.get("arch")
+    """The model's name with its zoo; a bare `arch` is timm's word, unless it names a model of our own."""
+    arch = metadata.get("arch")
+    if arch and ":" not in arch and arch not in BUILTINS:
+        arch = f"timm:{arch}"
+    return metadata.get(NAME) or arch
 
 
 def classes_in(metadata: Mapping[str, str], source: str) -> tuple[str, ...] | None:

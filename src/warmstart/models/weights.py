@@ -17,12 +17,13 @@ from torch import Tensor, nn
 from warmstart.errors import UserError, closest, listing
 from warmstart.models.builtin import recognise
 from warmstart.models.metadata import arch_in, classes_in, expand, preprocessing_in
+from warmstart.models.shards import INDEX_SUFFIX, check_shard, digest, shard_files
 from warmstart.models.sizes import first_line
+from warmstart.models.unwrap import SAVE_BARE, Unwrapped, harmless_classes, strip_prefixes, unwrap
 
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin")
+_SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt")
 _NUM_EXAMPLES = 5
 _LFS_POINTER = b"version https://git-lfs"
-_SAVE_BARE = "torch.save(model.state_dict(), 'weights.pt')"
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ class WeightsFile:
     arch: str | None  # a name for zoo.split_name: as stated, else by the tensors
     preprocessing: dict[str, Any]  # any of mean, std, image_size, crop_pct
     sha256: str
+    notes: tuple[str, ...] = ()  # what was unwrapped, stripped and ignored to get at the tensors
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -54,17 +56,22 @@ def read_weights(path: str | Path) -> WeightsFile:
         raise UserError(
             f"{file} is a git-lfs pointer, not the weights", "the file it points to", "run git lfs pull"
         )
-    if file.suffix == ".safetensors" or start[8:10] == b'{"':
-        state, metadata = _read_safetensors(file)
+    metadata: dict[str, str] = {}
+    if file.name.endswith(INDEX_SUFFIX):
+        found, sha256 = _read_shards(file), digest(file)
+    elif file.suffix == ".safetensors" or start[8:10] == b'{"':
+        tensors, metadata = _read_safetensors(file)
+        found = Unwrapped(*strip_prefixes(tensors))
     else:
-        state, metadata = _read_pickle(file), {}
+        found = _read_pickle(file)
     return WeightsFile(
         path=file,
-        state=state,
-        classes=classes_in(metadata, str(file)),
-        arch=arch_in(metadata) or recognise(state, _shapes(state)),
+        state=found.state,
+        classes=classes_in(metadata, str(file)) or found.classes,
+        arch=arch_in(metadata) or found.arch or recognise(found.state, _shapes(found.state)),
         preprocessing=preprocessing_in(metadata, str(file)),
         sha256=sha256,
+        notes=found.notes,
     )
 
 
@@ -125,7 +132,8 @@ def _find_file(path: Path) -> Path:
     if path.is_file():
         return path
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix in _SUFFIXES)
+        indices = [p for p in path.iterdir() if p.name.endswith(INDEX_SUFFIX)]
+        files = indices or sorted(p for p in path.iterdir() if p.name.endswith(_SUFFIXES))
         if len(files) == 1:
             return files[0]
         if files:
@@ -155,10 +163,21 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
         raise _unreadable(file, "a safetensors file", error) from error
 
 
-def _read_pickle(file: Path) -> dict[str, Tensor]:
-    """A bare state_dict: {name: tensor}. `weights_only` refuses every class that could run code."""
+def _read_shards(index: Path) -> Unwrapped:
+    tensors: dict[str, Tensor] = {}
+    files = shard_files(index)
+    for file, names in files.items():
+        state, _ = _read_safetensors(file)
+        check_shard(index, file, names, state)
+        tensors |= {name: state[name] for name in names}
+    state, notes = strip_prefixes(tensors)
+    return Unwrapped(state, (f"put together from {len(files)} safetensors files", *notes))
+
+
+def _read_pickle(file: Path) -> Unwrapped:
+    """A state_dict, bare or wrapped. `weights_only` refuses every class that could run code."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), torch.serialization.safe_globals(harmless_classes()):
             warnings.simplefilter("ignore", UserWarning)  # torch warns, then raises, about TorchScript
             content = torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -174,7 +193,7 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
             f"{file} holds more than tensors: reading it would run code of {refused[1] or refused[2]}. "
             "It was refused, and nothing in it was executed",
             "a state_dict of tensors only, or a safetensors file",
-            f"on the machine that trusts the file: {_SAVE_BARE}, or safetensors.torch.save_file(...)",
+            f"on the machine that trusts the file: {SAVE_BARE}, or safetensors.torch.save_file(...)",
         ) from error
     except Exception as error:  # a damaged archive raises RuntimeError, EOFError, KeyError, ...
         if "TorchScript" in str(error):
@@ -184,30 +203,7 @@ def _read_pickle(file: Path) -> dict[str, Tensor]:
                 "torch.save(torch.jit.load(file).state_dict(), 'weights.pt') on a machine that trusts it",
             ) from error
         raise _unreadable(file, "a PyTorch checkpoint", error) from error
-    return _bare_state(content, file)
-
-
-def _bare_state(content: Any, file: Path) -> dict[str, Tensor]:
-    if not isinstance(content, Mapping):
-        raise UserError(f"{file} holds a {type(content).__name__}", "a state_dict {name: tensor}", _SAVE_BARE)
-    if not content:
-        raise UserError(f"{file} holds an empty dict", "a state_dict {name: tensor}", _SAVE_BARE)
-    others = {k: v for k, v in content.items() if not isinstance(v, Tensor)}
-    if not others and all(isinstance(key, str) for key in content):
-        return dict(content)
-    inner = next((k for k, v in others.items() if isinstance(v, Mapping) and _all_tensors(v)), None)
-    kinds = listing((f"{key} ({type(value).__name__})" for key, value in others.items()), _NUM_EXAMPLES)
-    raise UserError(
-        f"{file} is not a bare state_dict: of its {len(content)} keys, {len(others)} hold no tensor: {kinds}",
-        "a state_dict {name: tensor}",
-        f"the weights seem to be under {inner!r}: torch.save(torch.load(file)[{inner!r}], 'weights.pt')"
-        if inner is not None
-        else _SAVE_BARE,
-    )
-
-
-def _all_tensors(content: Mapping[Any, Any]) -> bool:
-    return bool(content) and all(isinstance(value, Tensor) for value in content.values())
+    return unwrap(content, file)
 
 
 def _unreadable(file: Path, kind: str, error: Exception) -> UserError:

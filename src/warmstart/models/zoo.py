@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from importlib.metadata import PackageNotFoundError, version
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -11,38 +10,21 @@ from torch import nn
 
 from warmstart.errors import UserError, closest
 from warmstart.models.builtin import BUILTINS, recognise
+from warmstart.models.created import Created, Outline, is_convolutional
 from warmstart.models.download import fetch
 from warmstart.models.sizes import Size, check_image_size
+from warmstart.models.torchvision_zoo import (
+    create_torchvision,
+    outline_torchvision,
+    torchvision_mismatch,
+    torchvision_names,
+)
 from warmstart.records import Preprocessing
 
-__all__ = ["Created", "Outline", "create", "outline", "recognise", "split_name", "timm_groups"]
+__all__ = ["create", "outline", "recognise", "split_name", "timm_groups"]
 
-_ZOOS = ("timm", "builtin")
-# Patch embeddings and convolutional stems of transformers have at most four spatial convolutions.
-_MAX_STEM_CONVOLUTIONS = 4
+_ZOOS = ("timm", "torchvision", "builtin")
 _PROBE_DROPOUT = 0.123
-
-
-@dataclass(frozen=True)
-class Created:
-    """A model and what its zoo knows about it."""
-
-    module: nn.Module
-    head: str  # dotted path of the classifier layer
-    preprocessing: Preprocessing
-    licence: str | None  # of the pretrained weights
-    channels_last: bool
-    classes: tuple[str, ...] | None  # of the pretrained classifier, in output order
-    origin: str | None  # full name of the pretrained weights, for the record
-
-
-@dataclass(frozen=True)
-class Outline:
-    """What must be known of an architecture before a file of its weights can be read."""
-
-    head: str
-    first_conv: str | None  # path of the convolution that takes the image's channels
-    fixed_size: bool  # position embeddings or windows tie the weights to an image size
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -52,19 +34,27 @@ def split_name(name: str) -> tuple[str, str]:
         if zoo not in _ZOOS:
             raise UserError(
                 f"unknown model zoo {zoo!r} in --model {name}",
-                "timm:NAME or builtin:NAME",
+                "timm:NAME, torchvision:NAME or builtin:NAME",
                 closest(zoo, _ZOOS),
             )
         _check_known(zoo, bare, name)
         return zoo, bare
-    is_builtin, is_timm = name in BUILTINS, _in_timm(name)
-    if is_builtin and is_timm:
+    holds = {
+        "builtin": name in BUILTINS,
+        "timm": _in_timm(name),
+        "torchvision": name in torchvision_names(),
+    }
+    found = [zoo for zoo, has in holds.items() if has]
+    if len(found) > 1:
         raise UserError(
-            f"two models are called {name!r}", f"builtin:{name} or timm:{name}", "write the name with its zoo"
+            f"{len(found)} models are called {name!r}",
+            " or ".join(f"{zoo}:{name}" for zoo in found),
+            "write the name with its zoo",
         )
-    if not is_builtin and not is_timm:
-        raise _unknown(name, [*(f"builtin:{n}" for n in BUILTINS), *BUILTINS, *import_timm().list_models()])
-    return ("builtin" if is_builtin else "timm"), name
+    if not found:
+        own = [*(f"builtin:{n}" for n in BUILTINS), *BUILTINS]
+        raise _unknown(name, [*own, *import_timm().list_models(), *torchvision_names()])
+    return found[0], name
 
 
 def create(
@@ -83,6 +73,8 @@ def create(
     zoo, bare = split_name(name)
     if zoo == "timm":
         return _create_timm(bare, num_classes, dropout, pretrained, in_channels, image_size)
+    if zoo == "torchvision":
+        return create_torchvision(bare, num_classes, dropout, pretrained, in_channels, image_size)
     if pretrained:
         raise UserError(
             f"builtin:{bare} has no pretrained weights to download",
@@ -119,6 +111,8 @@ def outline(name: str) -> Outline:
     zoo, bare = split_name(name)
     if zoo == "builtin":
         return Outline(BUILTINS[bare].head, None, False)
+    if zoo == "torchvision":
+        return outline_torchvision(bare)
     with torch.device("meta"):
         # Two classes: models published without a classifier would otherwise come without one.
         module = import_timm().create_model(bare, pretrained=False, num_classes=2)
@@ -144,20 +138,8 @@ def import_timm() -> Any:
     except (ImportError, RuntimeError) as error:
         if "torchvision" not in str(error):
             raise
-        raise UserError(
-            f"torch {_version('torch')} and torchvision {_version('torchvision')} do not belong together: {error}",
-            "builds of torch and torchvision made for each other, from one package index",
-            "pip install --force-reinstall torch torchvision   (without a GPU: pip install --force-reinstall "
-            "torch torchvision --index-url https://download.pytorch.org/whl/cpu)",
-        ) from error
+        raise torchvision_mismatch(error) from error
     return timm
-
-
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "(not installed)"
 
 
 def _in_timm(name: str) -> bool:
@@ -171,6 +153,10 @@ def _check_known(zoo: str, bare: str, name: str) -> None:
         if bare not in BUILTINS:
             raise _unknown(name, [f"builtin:{n}" for n in BUILTINS])
         return
+    if zoo == "torchvision":
+        if bare not in torchvision_names():
+            raise _unknown(name, [f"torchvision:{n}" for n in torchvision_names()])
+        return
     if _in_timm(bare):
         return
     arch = bare.partition(".")[0]
@@ -182,7 +168,7 @@ def _check_known(zoo: str, bare: str, name: str) -> None:
 def _unknown(name: str, options: list[str]) -> UserError:
     return UserError(
         f"unknown model {name!r}",
-        f"timm:NAME, timm:NAME.TAG or builtin:NAME (builtin: {', '.join(BUILTINS)})",
+        f"timm:NAME, timm:NAME.TAG, torchvision:NAME or builtin:NAME (builtin: {', '.join(BUILTINS)})",
         closest(name, options) or "python -c 'import timm; print(timm.list_models())' lists timm's names",
     )
 
@@ -221,13 +207,15 @@ def _create_timm(
     size = image_size or tuple(config.input_size[1:])
     if resized:
         check_image_size(make, f"timm:{bare}", size, channels)
-    module: Any = fetch(lambda: make(size, pretrained=True), bare, size) if pretrained else make(size)
+    module: Any = (
+        fetch(lambda: make(size, pretrained=True), f"timm:{bare}", size) if pretrained else make(size)
+    )
     return Created(
         module=module,
         head=_timm_head(module, bare),
         preprocessing=_timm_preprocessing(module, size, channels),
         licence=module.pretrained_cfg.get("license") if pretrained else None,
-        channels_last=_is_convolutional(module),
+        channels_last=is_convolutional(module),
         classes=_imagenet_classes(module) if pretrained and num_classes is None else None,
         origin=_origin(module) if pretrained else None,
     )
@@ -256,11 +244,6 @@ def _timm_preprocessing(module: nn.Module, size: Size, channels: int) -> Preproc
         # Grey or multi-band stems were made from RGB ones: the average stands for every channel.
         mean, std = (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
     return Preprocessing(size, mean, std, float(config["crop_pct"]))
-
-
-def _is_convolutional(module: nn.Module) -> bool:
-    spatial = [m for m in module.modules() if isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1]
-    return len(spatial) > _MAX_STEM_CONVOLUTIONS
 
 
 def _imagenet_classes(module: nn.Module) -> tuple[str, ...] | None:

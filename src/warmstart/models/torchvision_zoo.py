@@ -1,0 +1,196 @@
+"""torchvision's classifiers by name. torchvision is imported inside functions because it costs seconds."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+from torch import nn
+
+from warmstart.errors import UserError
+from warmstart.models.created import Created, Outline, is_convolutional
+from warmstart.models.download import fetch
+from warmstart.models.sizes import Size, check_image_size
+from warmstart.records import Preprocessing
+
+_NUM_CHANNELS = 3
+_NUM_IMAGENET = 1000
+_SMALLEST_REGNET = "regnet_x_400mf"
+# Family -> the argument that takes the image size, where the weights depend on it.
+_SIZE_ARGUMENTS = {"vit": "image_size", "maxvit": "input_size"}
+# Their extra classifiers serve training from scratch only; the module is built without, files may have them.
+_AUXILIARY = {"googlenet": ("aux1.", "aux2."), "inception_v3": ("AuxLogits.",)}
+
+
+def import_models() -> Any:
+    """The package torchvision.models, or a UserError that explains the import failure users really meet."""
+    try:
+        from torchvision import models
+    except (ImportError, RuntimeError) as error:
+        raise torchvision_mismatch(error) from error
+    return models
+
+
+def torchvision_mismatch(error: Exception) -> UserError:
+    return UserError(
+        f"torch {_version('torch')} and torchvision {_version('torchvision')} do not belong together: {error}",
+        "builds of torch and torchvision made for each other, from one package index",
+        "pip install --force-reinstall torch torchvision   (without a GPU: pip install --force-reinstall "
+        "torch torchvision --index-url https://download.pytorch.org/whl/cpu)",
+    )
+
+
+def torchvision_names() -> list[str]:
+    """Names of image classifiers."""
+    models = import_models()
+    return list(models.list_models(module=models))
+
+
+def create_torchvision(
+    bare: str,
+    num_classes: int | None,
+    dropout: float | None,
+    pretrained: bool,
+    in_channels: int | None,
+    image_size: Size | None,
+) -> Created:
+    """Build torchvision:`bare` as `zoo.create` promises; pretrained weights come with their own outputs."""
+    assert not (pretrained and num_classes), "pretrained weights keep their classifier until a head is fitted"
+    name = f"torchvision:{bare}"
+    if in_channels not in (None, _NUM_CHANNELS):
+        raise UserError(
+            f"{name} takes {_NUM_CHANNELS} channels, not {in_channels}",
+            f"{_NUM_CHANNELS} channels",
+            "choose a timm model, which can take any number of channels",
+        )
+    weights = import_models().get_model_weights(bare).DEFAULT
+    preprocessing = _preprocessing(bare, weights)
+    size = image_size or preprocessing.image_size
+    num_outputs = num_classes or _NUM_IMAGENET
+    if size != preprocessing.image_size:
+        _check_size(bare, size, preprocessing.image_size, pretrained)
+        check_image_size(lambda s: _make(bare, num_outputs, s), name, size, _NUM_CHANNELS)
+    if dropout is not None:
+        _set_dropout(_skeleton(bare), bare, dropout)  # refused here, before any download
+    if pretrained:
+        module = fetch(lambda: _pretrained(bare, weights), name, size)
+    else:
+        module = _make(bare, num_outputs, size)
+    if dropout is not None:
+        _set_dropout(module, bare, dropout)
+    return Created(
+        module=module,
+        head=_head(module, bare),
+        preprocessing=Preprocessing(size, preprocessing.mean, preprocessing.std, preprocessing.crop_pct),
+        licence=None,
+        channels_last=is_convolutional(module),
+        classes=tuple(weights.meta["categories"]) if pretrained else None,
+        origin=weights.url if pretrained else None,
+        training_only=_AUXILIARY.get(bare, ()),
+    )
+
+
+def outline_torchvision(bare: str) -> Outline:
+    module = _skeleton(bare)
+    first = next(path for path, m in module.named_modules() if isinstance(m, nn.Conv2d))
+    return Outline(_head(module, bare), first, _family(bare) in _SIZE_ARGUMENTS)
+
+
+def _make(bare: str, num_outputs: int, size: Size) -> nn.Module:
+    options: dict[str, Any] = {}
+    if argument := _SIZE_ARGUMENTS.get(_family(bare)):
+        options[argument] = size[0] if argument == "image_size" else size
+    if bare in _AUXILIARY:
+        options |= {"aux_logits": False, "transform_input": False, "init_weights": True}
+    module: nn.Module = import_models().get_model(bare, weights=None, num_classes=num_outputs, **options)
+    return module
+
+
+def _skeleton(bare: str) -> nn.Module:
+    """A module with the structure of `bare`, on the meta device, which costs no memory.
+
+    RegNets compute their widths with tensors, which that device cannot: the smallest stands for all.
+    """
+    if is_regnet := _family(bare) == "regnet":
+        bare = _SMALLEST_REGNET
+    size = _preprocessing(bare, import_models().get_model_weights(bare).DEFAULT).image_size
+    with torch.random.fork_rng(devices=[]), torch.device("cpu" if is_regnet else "meta"):
+        return _make(bare, 2, size)
+
+
+def _pretrained(bare: str, weights: Any) -> nn.Module:
+    module: Any = import_models().get_model(bare, weights=weights)
+    if bare in _AUXILIARY:
+        module.transform_input = False  # _preprocessing states what it would do
+        module.aux_logits = False
+        for prefix in _AUXILIARY[bare]:
+            setattr(module, prefix.removesuffix("."), None)
+    plain: nn.Module = module
+    return plain
+
+
+def _family(bare: str) -> str:
+    return bare.partition("_")[0]
+
+
+def _preprocessing(bare: str, weights: Any) -> Preprocessing:
+    """What the default weights were evaluated with; also the best guess for other weights."""
+    transforms = weights.transforms()
+    side, resized = transforms.crop_size[0], transforms.resize_size[0]
+    mean, std = tuple(transforms.mean), tuple(transforms.std)
+    if bare in _AUXILIARY:  # with these numbers the module need not transform its input, and is plain
+        mean = std = (0.5,) * _NUM_CHANNELS
+    return Preprocessing((side, side), mean, std, min(1.0, side / resized))
+
+
+def _check_size(bare: str, size: Size, own: Size, pretrained: bool) -> None:
+    argument = _SIZE_ARGUMENTS.get(_family(bare))
+    height, width = size
+    if argument and pretrained:
+        raise UserError(
+            f"the pretrained weights of torchvision:{bare} do not fit images of {height}x{width} pixels",
+            f"the image size they were trained at, {own[0]}x{own[1]}",
+            "leave --image-size out, or choose another --model",
+        )
+    if argument == "image_size" and height != width:
+        raise UserError(
+            f"torchvision:{bare} takes square images, not {height}x{width} pixels",
+            "a square --image-size",
+            f"--image-size {height}x{height}, or a timm model",
+        )
+
+
+def _head(module: nn.Module, bare: str) -> str:
+    """The last linear layer or 1x1 convolution: torchvision's classifiers all end with it."""
+    layers = [
+        path
+        for path, m in module.named_modules()
+        if isinstance(m, nn.Linear) or (isinstance(m, nn.Conv2d) and m.kernel_size == (1, 1))
+    ]
+    assert layers, f"torchvision:{bare} has no classifier"
+    return layers[-1]
+
+
+def _set_dropout(module: nn.Module, bare: str, rate: float) -> None:
+    """Set every dropout that stands beside the classifier and before it, as torchvision's own argument does."""
+    parent, _, last = _head(module, bare).rpartition(".")
+    found = False
+    for name, layer in module.get_submodule(parent).named_children():
+        if name == last:
+            break
+        if isinstance(layer, nn.Dropout):
+            layer.p, found = rate, True
+    if not found:
+        raise UserError(
+            f"torchvision:{bare} has no dropout before its head, so --dropout {rate} would do nothing",
+            "no --dropout for this model",
+            "leave --dropout out, or choose another --model",
+        )
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "(not installed)"

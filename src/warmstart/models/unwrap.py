@@ -1,0 +1,210 @@
+"""What other tools write -> plain tensors by name: wrapper dicts, prefixes, EMA twins, class names."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import pathlib
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from warmstart.errors import UserError, listing
+
+SAVE_BARE = "torch.save(model.state_dict(), 'weights.pt')"
+_PLAIN = ("state_dict", "model_state_dict", "model_state", "model")
+_EMA = ("state_dict_ema", "model_ema", "ema")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.")
+_CLASSES = ("classes", "class_names", "label_map", "class_to_idx", "idx_to_class")
+# What a LightningModule keeps beside its model, by the first part of the name.
+_NOT_THE_MODEL = re.compile(r"criterion|loss|metric|accuracy|acc$|^ema|_ema$|teacher")
+_NUM_EXAMPLES = 5
+_NUM_LEVELS = 3  # of dicts in dicts
+
+
+@dataclass(frozen=True)
+class Unwrapped:
+    """The weights of a foreign file, what else it says of them, and what was done to get at them."""
+
+    state: dict[str, Tensor]
+    notes: tuple[str, ...]
+    classes: tuple[str, ...] | None = None
+    arch: str | None = None
+
+
+def harmless_classes() -> list[Any]:
+    """What torch may build beside tensors: values without behaviour. Paths become pure ones, of any system."""
+    scalar, reconstruct = np.float64(0).__reduce__()[0], np.zeros(1).__reduce__()[0]
+    numpy = [np.dtype, np.ndarray, *{type(np.dtype(code)) for code in "?bhilqBHILQefdgFDGSU"}]
+    for function in (scalar, reconstruct):  # numpy 1 wrote another module's name
+        name = getattr(function, "__name__", "")
+        numpy += [(function, f"numpy.{core}.multiarray.{name}") for core in ("core", "_core")]
+    pure = {"Posix": pathlib.PurePosixPath, "Windows": pathlib.PureWindowsPath}
+    paths = [
+        (kind, f"{module}.{prefix}{system}Path")
+        for system, kind in pure.items()
+        for module in ("pathlib", "pathlib._local")
+        for prefix in ("", "Pure")
+    ]
+    times = [datetime.datetime, datetime.date, datetime.time, datetime.timedelta, datetime.timezone]
+    return [*numpy, *paths, *times, argparse.Namespace]
+
+
+def unwrap(content: Any, file: pathlib.Path) -> Unwrapped:
+    """Find the weights in what torch.load gave; UserError where there are none, or several."""
+    if not isinstance(content, Mapping):
+        raise UserError(f"{file} holds a {type(content).__name__}", "a state_dict {name: tensor}", SAVE_BARE)
+    if not content:
+        raise UserError(f"{file} holds an empty dict", "a state_dict {name: tensor}", SAVE_BARE)
+    place, tensors, notes = _choose(content, file)
+    is_lightning = "pytorch-lightning_version" in content
+    state, stripped = strip_prefixes(tensors, is_lightning)
+    classes, told = _classes(content, state)
+    # torch's own examples write `arch` too, but of torchvision: only timm also writes a version number.
+    is_timm = isinstance(content.get("version"), int) and isinstance(content.get("arch"), str)
+    arch = f"timm:{content['arch']}" if is_timm and place else None
+    return Unwrapped(state, (*notes, *stripped, *told), classes, arch)
+
+
+def strip_prefixes(
+    state: Mapping[str, Tensor], is_lightning: bool = False
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Take off, repeatedly, a wrapper's prefix that all names carry. Returns the tensors, and notes.
+
+    Of Lightning's files, what the model's names stand beside (losses, metrics, averages) is left out.
+    """
+    found, notes = dict(state), []
+    if "n_averaged" in found and all(k.startswith("module.") for k in found if k != "n_averaged"):
+        del found["n_averaged"]  # the counter of torch.optim.swa_utils.AveragedModel
+        notes.append("left out the counter 'n_averaged' of averaged weights")
+    while True:
+        prefix, others = _common_prefix(found, is_lightning)
+        if prefix is None:
+            return found, tuple(notes)
+        inside = {key.removeprefix(prefix): found[key] for key in found if key not in others}
+        if others:
+            notes.append(
+                f"left out {len(others)} tensors that are not the model's: {listing(others, _NUM_EXAMPLES)}"
+            )
+        notes.append(f"stripped the prefix {prefix!r} from {len(inside)} names")
+        found = inside
+
+
+def _common_prefix(state: Mapping[str, Tensor], is_lightning: bool) -> tuple[str | None, list[str]]:
+    for prefix in _PREFIXES:
+        others = [key for key in state if not key.startswith(prefix)]
+        beside = is_lightning and all(_NOT_THE_MODEL.search(key.partition(".")[0]) for key in others)
+        if len(others) < len(state) and (not others or beside):
+            return prefix, others
+    return None, []
+
+
+def _choose(content: Mapping[Any, Any], file: pathlib.Path) -> tuple[str, dict[str, Tensor], list[str]]:
+    """(key of the wrapper, or "" without one; its tensors; notes): plain weights before their average."""
+    plain = {key: tensors for key in _PLAIN if (tensors := _tensors_in(content.get(key)))}
+    averaged = {key: tensors for key in _EMA if (tensors := _tensors_in(content.get(key)))}
+    if len(plain) > 1 or (not plain and len(averaged) > 1):
+        keys = list(plain or averaged)
+        raise UserError(
+            f"{file} holds weights under {' and under '.join(map(repr, keys))}",
+            "the weights of one model",
+            f"save the ones you mean: torch.save(torch.load(file)[{keys[0]!r}], 'weights.pt')",
+        )
+    notes = []
+    if not plain and not averaged:
+        place, tensors = "", _bare(content, file)
+    elif plain:
+        place, tensors = next(iter(plain.items()))
+        notes.append(f"took the weights under {place!r}")
+        notes += [f"their EMA twin under {key!r} was not taken" for key in averaged]
+    else:
+        place, tensors = next(iter(averaged.items()))
+        notes.append(f"took the EMA weights under {place!r}: the file has no others")
+    ignored = [str(key) for key in content if key not in tensors and key not in {place, *averaged, *_CLASSES}]
+    if place and isinstance(content[place], Mapping):
+        inner = content[place]
+        ignored += [f"{place}.{key}" for key, value in inner.items() if _is_ignored(key, value, tensors)]
+    if ignored:
+        notes.append(f"ignored beside the weights: {listing(ignored, _NUM_EXAMPLES)}")
+    return place, tensors, notes
+
+
+def _is_ignored(key: Any, value: Any, tensors: Mapping[str, Tensor]) -> bool:
+    return key not in tensors and not _tensors_in(value)
+
+
+def _tensors_in(value: Any, levels: int = _NUM_LEVELS) -> dict[str, Tensor]:
+    """The tensors of a state_dict, or of the one inside a wrapper that is wrapped itself; {} if there are none."""
+    if not isinstance(value, Mapping) or not levels:
+        return {}
+    for key in (*_PLAIN, *_EMA, "module", "shadow"):
+        if found := _tensors_in(value.get(key), levels - 1):
+            return found
+    return {key: v for key, v in value.items() if isinstance(v, Tensor) and isinstance(key, str)}
+
+
+def _bare(content: Mapping[Any, Any], file: pathlib.Path) -> dict[str, Tensor]:
+    """A dict that is the state_dict itself; values that are no tensors and hold none may stand beside."""
+    tensors = {k: v for k, v in content.items() if isinstance(v, Tensor) and isinstance(k, str)}
+    others = {k: v for k, v in content.items() if k not in tensors}
+    inner = next((k for k, v in others.items() if _all_tensors(v)), None)
+    if tensors and inner is None:
+        return tensors
+    kinds = listing((f"{key} ({type(value).__name__})" for key, value in others.items()), _NUM_EXAMPLES)
+    raise UserError(
+        f"{file} is not a bare state_dict: of its {len(content)} keys, {len(others)} hold no tensor: {kinds}",
+        f"a state_dict {{name: tensor}}, or one under {', '.join((*_PLAIN, *_EMA))}",
+        f"the weights seem to be under {inner!r}: torch.save(torch.load(file)[{inner!r}], 'weights.pt')"
+        if inner is not None
+        else SAVE_BARE,
+    )
+
+
+def _all_tensors(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
+
+
+def _classes(
+    content: Mapping[Any, Any], state: Mapping[str, Tensor]
+) -> tuple[tuple[str, ...] | None, list[str]]:
+    """Class names that the file states, if its last layer has as many outputs; and notes."""
+    settings = content.get("hyper_parameters")
+    places = [content, settings] if isinstance(settings, Mapping) else [content]
+    stated = [(key, place[key]) for place in places for key in _CLASSES if key in place]
+    stated = [(key, value) for key, value in stated if isinstance(value, (Mapping, list, tuple)) and value]
+    if not stated:
+        return None, []
+    key, value = stated[0]
+    names = _names(value)
+    if names is None:
+        return None, [f"{key!r} is not one name per output, numbered from 0: ignored"]
+    layers = [tensor for tensor in state.values() if tensor.ndim >= 2]
+    num_outputs = layers[-1].shape[0] if layers else 0
+    if len(names) != num_outputs:
+        return None, [f"{key!r} has {len(names)} names, but the last layer {num_outputs} outputs: ignored"]
+    return names, [f"took the {len(names)} class names under {key!r}"]
+
+
+def _names(value: Any) -> tuple[str, ...] | None:
+    """Names in the order of outputs, from a list, {name: index} or {index: name}; None if it is none of these."""
+    if isinstance(value, Mapping):
+        pairs = [(_index(v), k) for k, v in value.items() if isinstance(k, str)]
+        if len(pairs) < len(value) or any(index is None for index, _ in pairs):
+            pairs = [(_index(k), v) for k, v in value.items()]
+        by_index = dict(pairs)
+        if set(by_index) != set(range(len(value))):
+            return None
+        value = [by_index[index] for index in range(len(value))]
+    if not all(isinstance(name, str) for name in value) or len(set(value)) != len(value):
+        return None
+    return tuple(str(name) for name in value)
+
+
+def _index(value: Any) -> int | None:
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return int(value)
+    return int(value) if isinstance(value, str) and value.isdecimal() else None
