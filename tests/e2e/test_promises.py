@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 
 from warmstart import api
@@ -27,25 +25,12 @@ from warmstart.run.reader import Run
 TIMES = {"seconds", "images_per_s"}
 
 
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """42 grey pictures of 16 px in three classes that overlap; 24 of them are trained on."""
-    root = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for name, brightness in (("ant", 90), ("bee", 120), ("cat", 150)):
-        (root / name).mkdir()
-        for number in range(14):
-            pixels = rng.normal(brightness, 40, (16, 16)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{number:02}.png")
-    return root
+@pytest.fixture
+def data(overlapping: Path) -> Path:
+    return overlapping
 
 
 @pytest.fixture

@@ -2,48 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
-import torch
-from PIL import Image
 
 from warmstart.config import io
 from warmstart.run.reader import Run
 
 
 @pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """Tiny models are fastest on one thread, and a busy machine cannot change the rounding."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(scope="session")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """42 grey pictures of 16 px in three classes that overlap: 25 or so to train on."""
-    root = tmp_path_factory.mktemp("pictures")
-    rng = np.random.default_rng(0)
-    for name, brightness in (("ant", 90), ("bee", 120), ("cat", 150)):
-        (root / name).mkdir()
-        for number in range(14):
-            pixels = rng.normal(brightness, 40, (16, 16)).clip(0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(root / name / f"{number:02}.png")
-    return root
+def _calm(one_thread: None) -> None:
+    """Every test of this folder computes on one thread."""
 
 
 @pytest.fixture
-def settings(data: Path, tmp_path: Path) -> Callable[..., io.Loaded]:
+def data(overlapping: Path) -> Path:
+    return overlapping
+
+
+@pytest.fixture
+def settings(overlapping: Path, tmp_path: Path) -> Callable[..., io.Loaded]:
     """Settings of a small run in tmp_path/NAME: 24 training images, so 3 steps of 8 per epoch."""
 
     def make(name: str = "run", **given: Any) -> io.Loaded:
         values = {
-            "data": str(data),
+            "data": str(overlapping),
             "model": "builtin:fashion_cnn",
             "weights": "none",
             "image_size": "16",
