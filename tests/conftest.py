@@ -47,3 +47,21 @@ def overlapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
             pixels = rng.normal(brightness, 40, (16, 16)).clip(0, 255).astype(np.uint8)
             Image.fromarray(pixels).save(root / name / f"{number:02}.png")
     return root
+
+
+@pytest.fixture
+def small_settings(overlapping: Path) -> dict[str, object]:
+    """24 training images in 3 steps of 8 per epoch, on a network that takes milliseconds."""
+    return {
+        "data": str(overlapping),
+        "model": "builtin:fashion_cnn",
+        "weights": "none",
+        "image_size": "16",
+        "batch_size": 8,
+        "train_ratio": 0.6,
+        "val_ratio": 0.25,
+        "lr": 0.01,
+        "workers": 0,
+        "device": "cpu",
+        "tensorboard": False,
+    }

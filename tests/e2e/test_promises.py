@@ -34,26 +34,11 @@ def data(overlapping: Path) -> Path:
 
 
 @pytest.fixture
-def settings(data: Path, tmp_path: Path) -> Callable[..., dict[str, Any]]:
+def settings(small_settings: dict[str, Any], tmp_path: Path) -> Callable[..., dict[str, Any]]:
     """3 steps of 8 images per epoch, 3 epochs, in tmp_path/NAME."""
 
     def make(name: str, **given: Any) -> dict[str, Any]:
-        values = {
-            "data": str(data),
-            "model": "builtin:fashion_cnn",
-            "weights": "none",
-            "image_size": "16",
-            "batch_size": 8,
-            "train_ratio": 0.6,
-            "val_ratio": 0.25,
-            "epochs": 3,
-            "lr": 0.01,
-            "log_every": "2steps",
-            "workers": 0,
-            "device": "cpu",
-            "tensorboard": False,
-            "output_dir": str(tmp_path / name),
-        }
+        values = {**small_settings, "epochs": 3, "log_every": "2steps", "output_dir": str(tmp_path / name)}
         return {**values, **given}
 
     return make

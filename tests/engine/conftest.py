@@ -23,26 +23,11 @@ def data(overlapping: Path) -> Path:
 
 
 @pytest.fixture
-def settings(overlapping: Path, tmp_path: Path) -> Callable[..., io.Loaded]:
+def settings(small_settings: dict[str, Any], tmp_path: Path) -> Callable[..., io.Loaded]:
     """Settings of a small run in tmp_path/NAME: 24 training images, so 3 steps of 8 per epoch."""
 
     def make(name: str = "run", **given: Any) -> io.Loaded:
-        values = {
-            "data": str(overlapping),
-            "model": "builtin:fashion_cnn",
-            "weights": "none",
-            "image_size": "16",
-            "batch_size": 8,
-            "train_ratio": 0.6,
-            "val_ratio": 0.25,
-            "epochs": 2,
-            "lr": 0.01,
-            "log_every": "1steps",
-            "workers": 0,
-            "device": "cpu",
-            "tensorboard": False,
-            "output_dir": str(tmp_path / name),
-        }
+        values = {**small_settings, "epochs": 2, "log_every": "1steps", "output_dir": str(tmp_path / name)}
         return io.load({**values, **given})
 
     return make

@@ -321,3 +321,17 @@ def test_colour_images_make_no_difference_to_a_grey_model(finetune: FINETUNE, tm
             Image.fromarray(rng.integers(0, 256, (20, 18, 3), dtype=np.uint8)).save(folder / f"{number}.png")
     run = finetune(data=str(tmp_path / "colour"), batch_size=4, epochs=1)
     assert run.status["state"] == "finished" and run.resolved["data"]["num_channels"] == 3
+
+
+@pytest.mark.parametrize(
+    ("lrs", "rate_tags"),
+    [("none", {"learning_rate"}), ("head=0.1", {f"learning_rate/group_{n}" for n in range(10)})],
+)
+def test_tensorboard_has_the_documents_tags(finetune: FINETUNE, lrs: str, rate_tags: set[str]) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    run = finetune(tensorboard=True, lrs=lrs)
+    events = EventAccumulator(str(run.path / "tb")).Reload()
+    assert set(events.Tags()["scalars"]) == {"loss", "accuracy", "val_loss", "train_loss_avg"} | rate_tags
+    losses = {event.step: event.value for event in events.Scalars("loss")}
+    assert losses == {row["step"]: pytest.approx(row["loss"], rel=1e-6) for row in trained_rows(run)}

@@ -44,17 +44,21 @@ def check_image_size(make: Callable[[Size], nn.Module], name: str, size: Size, i
 
 def resize(module: nn.Module, name: str, old: Size, new: Size) -> None:
     """Move a loaded model with a fixed input from one image size to another, in place (timm interpolates)."""
+    move = getattr(module, "set_input_size", None)
+    if move is None:
+        raise _immovable(name, old, new, "its weights hold one size only")
     try:
-        if not hasattr(module, "set_input_size"):
-            raise NotImplementedError("its weights hold one size only")
-        module.set_input_size(img_size=new)  # type: ignore[operator]
-    except Exception as error:
-        raise UserError(
-            f"{name} was saved for images of {old[0]}x{old[1]} pixels and cannot be moved to {new[0]}x{new[1]}: "
-            f"{first_line(error)}",
-            f"--image-size {old[0]}x{old[1]}",
-            "leave --image-size out, or choose another --model",
-        ) from error
+        move(img_size=new)
+    except Exception as error:  # what timm raises differs from model to model
+        raise _immovable(name, old, new, first_line(error)) from error
+
+
+def _immovable(name: str, old: Size, new: Size, reason: str) -> UserError:
+    return UserError(
+        f"{name} was saved for images of {old[0]}x{old[1]} pixels and cannot be moved to {new[0]}x{new[1]}: {reason}",
+        f"--image-size {old[0]}x{old[1]}",
+        "leave --image-size out, or choose another --model",
+    )
 
 
 def _failure(
