@@ -169,3 +169,12 @@ def test_equal_models_give_equal_files() -> None:
     built = build(ModelConfig(name="builtin:fashion_cnn", weights="none"), {}, ("a", "b"), seed=0)
     files = {save(built.module.state_dict(), metadata_for(built)) for _ in range(8)}
     assert len(files) == 1
+
+
+def test_a_zoo_model_takes_as_many_channels_as_means() -> None:
+    given = NOTHING | {"mean": (0.5,) * 5, "std": (0.2,) * 5, "image_size": (32, 32)}
+    built = build(ModelConfig(name="timm:resnet10t", weights="none"), given, ("a", "b"), 0)
+    assert built.preprocessing.num_channels == 5
+    assert built.module(torch.zeros(2, 5, 32, 32)).shape == (2, 2)
+    with pytest.raises(UserError, match="mean has 5 values, but builtin:fashion_cnn takes 1 channel"):
+        build(ModelConfig(name="fashion_cnn", weights="none"), given, ("a", "b"), 0)

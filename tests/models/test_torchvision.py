@@ -121,6 +121,32 @@ def test_names() -> None:
         split_name("torchvision:fcn_resnet50")  # segmentation
 
 
+def test_tags(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert split_name("torchvision:resnet50.IMAGENET1K_V1") == ("torchvision", "resnet50.IMAGENET1K_V1")
+    assert split_name("regnet_y_16gf.IMAGENET1K_SWAG_E2E_V1")[0] == "torchvision"
+    with pytest.raises(
+        UserError, match=r"no weights 'IMAGENET1K_V3' of resnet50[\s\S]*Did you mean 'IMAGENET1K_V2'"
+    ):
+        split_name("torchvision:resnet50.IMAGENET1K_V3")
+    with torch.device("meta"):
+        one, two = (create(f"torchvision:resnet50.IMAGENET1K_V{n}").preprocessing.crop_pct for n in (1, 2))
+        large = create("torchvision:vit_b_16.IMAGENET1K_SWAG_E2E_V1")
+    assert (one, two) == (224 / 256, 224 / 232)
+    assert large.preprocessing.image_size == (384, 384)
+    assert outline("torchvision:vit_b_16.IMAGENET1K_SWAG_E2E_V1").image_size == (384, 384)
+    from torchvision import models
+
+    source, asked = models.mobilenet_v2(weights=None), []
+    enum = models.MobileNet_V2_Weights
+    monkeypatch.setattr(
+        enum, "get_state_dict", lambda weights, **_: asked.append(weights) or source.state_dict()
+    )
+    made = create("torchvision:mobilenet_v2.IMAGENET1K_V1", pretrained=True)
+    assert asked == [enum.IMAGENET1K_V1] and made.origin == enum.IMAGENET1K_V1.url
+    built = build(ModelConfig(name="torchvision:mobilenet_v2.IMAGENET1K_V1"), {}, ("a", "b"), seed=0)
+    assert built.name == "torchvision:mobilenet_v2.IMAGENET1K_V1" and asked[-1] == enum.IMAGENET1K_V1
+
+
 def test_offline_names_the_cache_of_torch_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(*_: Any, **__: Any) -> None:
         raise OSError("Name or service not known")

@@ -163,7 +163,23 @@ def test_ocec(tmp_path: Path) -> None:
     }
     found = read(content, tmp_path)
     assert same(found, tiny("", 1)) and found.classes is None
-    assert found.notes[-1] == "'label_map' has 2 names, but the last layer 1 outputs: ignored"
+    assert found.notes[-2:] == (
+        "'label_map' has 2 names, but the last layer 1 outputs: ignored",
+        "took mean, std, image_size under 'normalization'",
+    )
+    assert found.preprocessing == {"mean": (0.0,), "std": (1.0,), "image_size": (32, 64)}
+    content["normalization"] = {"mean": np.zeros(1), "std": torch.ones(1), "image_size": "48x48"}
+    assert read(content, tmp_path).preprocessing == {"mean": (0.0,), "std": (1.0,), "image_size": (48, 48)}
+    content["normalization"] = {"mean": ["grey"]}
+    with pytest.raises(UserError, match="has mean = "):
+        read(content, tmp_path)
+
+
+def test_wrappers_in_the_middle_of_names(tmp_path: Path) -> None:
+    state = {f"encoder._orig_mod.{key}": tensor for key, tensor in tiny().items()}
+    found = read(state, tmp_path)
+    assert list(found.state) == [f"encoder.{key}" for key in tiny()]
+    assert found.notes == ("took the wrapper '_orig_mod' out of 3 names",)
 
 
 def test_ce7454(tmp_path: Path) -> None:

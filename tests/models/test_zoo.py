@@ -127,12 +127,15 @@ def test_dropout_that_would_do_nothing_is_refused(monkeypatch: pytest.MonkeyPatc
 
 
 def test_two_classifiers_are_refused() -> None:
-    with pytest.raises(UserError, match="not one linear classifier but tuple"):
+    with pytest.raises(UserError, match="not one linear classifier but 2 classifiers"):
         outline("timm:deit_tiny_distilled_patch16_224")
 
 
 def test_outline() -> None:
-    assert outline("timm:resnet18") == Outline("fc", "conv1", False)
+    found = outline("timm:resnet18")
+    assert found == Outline("fc", "conv1", False, found.shapes, (224, 224))
+    assert len(found.shapes) == 122 and found.shapes["fc.weight"] == (2, 512)
+    assert found.stem_shape == (64, 3, 7, 7)
     assert outline("timm:tresnet_m").first_conv is None  # its stem folds pixels into 48 channels
     assert outline("vit_tiny_patch16_224").fixed_size
     assert outline("fashion_cnn").head == "fc2"

@@ -1,9 +1,14 @@
-"""What `--weights` and the model argument of evaluate and predict may name: a file, a run, or RUN@step."""
+"""What `--weights` and the model argument of evaluate and predict may name: files, runs, or RUN@step."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from warmstart.config.schema import SELECTION_METRICS
+from warmstart.console import log
+from warmstart.models.choose import Score, checkpoints_in, choose, matches
+from warmstart.models.objects import keep
 from warmstart.run import layout, reader
 from warmstart.run.reader import Run
 
@@ -25,8 +30,51 @@ def resolve_weights(reference: str | None) -> WeightsReference:
     """
     if reference is None or reference == "none":
         return WeightsReference(None)
-    path, _ = reader.split_reference(reference)
+    path, at = reader.split_reference(reference)
+    if at is None and not path.is_file() and not layout.is_run(path):
+        reference = _among_runs(reference, path)
+        path, _ = reader.split_reference(reference)
     if layout.is_run(path):
         run, step, file = reader.model_file(reference)
         return WeightsReference(str(file), run, step)
     return WeightsReference(reference)
+
+
+def keep_module(
+    module: object, reference: str | None = None, image_size: tuple[int, int] | None = None
+) -> str:
+    """Keep a copy of a Python object for this process and return its name, `object:ClassName`.
+
+    Its layers are looked at with `image_size`, else with that of the run that `reference` names.
+    UserError: see `models.objects.keep`.
+    """
+    path = None if reference is None else reader.split_reference(reference)[0]
+    if image_size is None and path is not None and layout.is_run(path):
+        height, width = Run(path).resolved["model"]["preprocessing"]["image_size"]
+        image_size = height, width
+    return keep(module, image_size)
+
+
+def _among_runs(reference: str, path: Path) -> str:
+    """The best of the runs in a folder, or of those that a glob matches; the reference as it is without runs."""
+    found = (
+        checkpoints_in(path) + [run.path for run in reader.find_runs(path)]
+        if path.is_dir()
+        else matches(reference)
+    )
+    runs = [candidate for candidate in found if layout.is_run(candidate)]
+    if not runs:
+        return reference
+    known = {run: score for run in runs if (score := _score(Run(run))) is not None}
+    choice = choose(found, reference, known)
+    for note in choice.notes:
+        log.info("weights: %s", note)
+    return str(choice.path)
+
+
+def _score(run: Run) -> Score | None:
+    """The validation metric of a run's best checkpoint."""
+    value, metric = run.status.get("best_value"), str(run.status.get("select_by"))
+    if not isinstance(value, (int, float)):
+        return None
+    return Score(f"val {metric}", value, SELECTION_METRICS.get(metric, 1) < 0, layout.STATUS)

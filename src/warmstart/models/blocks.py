@@ -30,12 +30,11 @@ def find_blocks(module: nn.Module, head: str) -> tuple[Block, ...]:
     parameters = dict(module.named_parameters())
     in_head = [name for name in parameters if _under(name, head)]
     assert in_head, f"no parameter under the head {head!r}"
-    if hasattr(module, "group_matcher"):
-        groups, first_name = timm_groups(module), "stem"
-    else:
+    groups, first_name = timm_groups(module), "stem"
+    if groups is None:
         is_torchvision = type(module).__module__.startswith("torchvision.models.")
         children = list(_opened(module) if is_torchvision else _children(module))
-        groups, first_name = _child_groups(children, parameters), None
+        groups, first_name = _child_groups(children, parameters), ""
     backbone = [[name for name in group if not _under(name, head)] for group in groups]
     backbone = _join_trailing_norms([group for group in backbone if group], parameters)
     names = _block_names(backbone, parameters, first_name)
@@ -91,7 +90,7 @@ def _join_trailing_norms(groups: list[list[str]], parameters: Mapping[str, nn.Pa
 
 
 def _block_names(
-    groups: list[list[str]], parameters: Mapping[str, nn.Parameter], first_name: str | None
+    groups: list[list[str]], parameters: Mapping[str, nn.Parameter], first_name: str
 ) -> list[str]:
     owner = {name: index for index, group in enumerate(groups) for name in group}
     names = [_block_name(index, owner, parameters) for index in range(len(groups))]

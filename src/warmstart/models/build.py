@@ -12,14 +12,18 @@ from torch import Tensor, nn
 from warmstart.config.schema import ModelConfig
 from warmstart.errors import UserError
 from warmstart.models.blocks import find_blocks
-from warmstart.models.created import Created
+from warmstart.models.created import Created, Outline
+from warmstart.models.fitting import fit_names, fit_values, image_size_in
+from warmstart.models.gaps import compare, full_prefixes
 from warmstart.models.heads import HeadChange, fit_head
 from warmstart.models.metadata import write_metadata
+from warmstart.models.mismatch import explain, explain_unknown
 from warmstart.models.sizes import resize
 from warmstart.models.weights import WeightsFile, load_into, read_weights
 from warmstart.models.zoo import create, outline, split_name
 from warmstart.records import Block, Preprocessing
 
+_RGB = 3
 _PREPROCESSING_KEYS = frozenset({"mean", "std", "image_size", "crop_pct"})
 
 
@@ -39,6 +43,7 @@ class BuiltModel:
     source: dict[str, str | None]  # kind (random, pretrained, file), path, sha256
     names_known: bool = True  # False: `classes` are just the numbers of the outputs
     notes: tuple[str, ...] = ()  # what was done to a file's contents to make them fit
+    multi_label: bool = False  # each output is a yes or no of its own, by the file or the training data
 
     def move_to(self, device: torch.device) -> None:
         """Move the module, in the memory layout that it computes fastest in."""
@@ -61,27 +66,35 @@ def build(
     assert not unknown, f"not a preprocessing setting: {unknown}"
     given = {key: value for key, value in overrides.items() if value is not None}
     random = settings.weights == "none"
+    if random and (settings.name or "").startswith("object:"):
+        raise UserError(
+            f"--weights none: the weights of {settings.name} are the object's own",
+            "no --weights (the object's own), or a file",
+            "pass a freshly built object to start from random weights",
+        )
     file = None if random or settings.weights is None else read_weights(settings.weights)
     name = _resolve_name(settings, file)
+    if file is not None:
+        file = fit_names(file, outline(name), name)
+    multi_label = classes is None and file is not None and file.multi_label
     names_known = classes is not None or (file is not None and file.classes is not None)
     if classes is None:
         classes = _own_classes(file, name)
     stated = {**(file.preprocessing if file else {}), **given}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that would seed CUDA too
-        created = _create(name, settings, file, len(classes) if random else None, stated.get("image_size"))
+        created = _create(name, settings, file, len(classes) if random else None, stated)
+    notes = created.notes
     if file is not None:
-        change, source = _load(created, file, classes, seed)
-        old = created.preprocessing.image_size
-        new = stated.get("image_size", old)
-        if new != old:
-            resize(created.module, name, old, new)
+        change, source, loaded = _load(created, file, classes, name, seed)
+        notes = (*file.notes, *notes, *loaded, *_resized(created, file, name, stated))
     elif random:
         change = HeadChange("new", (), classes, "random initialisation")
         source = {"kind": "random", "path": None, "sha256": None}
     else:
         change = fit_head(created.module, created.head, created.classes, classes, seed)
-        source = {"kind": "pretrained", "path": created.origin, "sha256": None}
+        kind = "object" if name.startswith("object:") else "pretrained"
+        source = {"kind": kind, "path": created.origin, "sha256": None}
     return BuiltModel(
         module=created.module,
         name=name,
@@ -94,7 +107,8 @@ def build(
         head_change=change,
         source=source,
         names_known=names_known,
-        notes=(*file.notes, *_left_out(created, file)) if file else (),
+        multi_label=multi_label,
+        notes=notes,
     )
 
 
@@ -103,10 +117,14 @@ def _own_classes(file: WeightsFile | None, name: str) -> tuple[str, ...]:
     assert file is not None, "only a file's classifier can be kept as it is"
     if file.classes is not None:
         return file.classes
-    rows = file.state.get(f"{outline(name).head}.weight")
+    known = outline(name)
+    rows = file.state.get(f"{known.head}.weight")
     if rows is None:
+        if not full_prefixes(file.shapes, known):
+            gaps, _ = compare(file.shapes, known.shapes, known.head)
+            raise explain(file.state, known.shapes, gaps, str(file.path), name)
         raise UserError(
-            f"{file.path} holds no classifier",
+            f"{file.path} holds no classifier that is one linear layer",
             "weights of a whole model",
             "`warmstart finetune` gives it a new head",
         )
@@ -115,7 +133,7 @@ def _own_classes(file: WeightsFile | None, name: str) -> tuple[str, ...]:
 
 def metadata_for(built: BuiltModel) -> dict[str, str]:
     """Metadata for the safetensors file of this model, from which `build` makes the same model again."""
-    return write_metadata(built.name, built.classes, built.preprocessing)
+    return write_metadata(built.name, built.classes, built.preprocessing, built.multi_label)
 
 
 def _resolve_name(settings: ModelConfig, file: WeightsFile | None) -> str:
@@ -129,11 +147,7 @@ def _resolve_name(settings: ModelConfig, file: WeightsFile | None) -> str:
         return asked
     found = file.arch
     if asked is None and found is None:
-        raise UserError(
-            f"{file.path} does not say which model its {len(file.state)} tensors belong to",
-            "--model timm:NAME, torchvision:NAME or builtin:NAME",
-            "pass the model that the weights were saved from",
-        )
+        raise explain_unknown(file.state, str(file.path))
     if asked is None:
         assert found is not None
         return ":".join(split_name(found))
@@ -156,37 +170,75 @@ def _create(
     settings: ModelConfig,
     file: WeightsFile | None,
     num_classes: int | None,
-    image_size: tuple[int, int] | None,
+    stated: Mapping[str, Any],
 ) -> Created:
-    """Create with the outputs and input channels that the file has, so that it loads as it is."""
-    channels = None
+    """Create with the outputs, input channels and image size that the file has, so that it loads as it is."""
+    channels, image_size = None, stated.get("image_size")
     if file is not None:
-        shape = outline(name)
-        if shape.fixed_size:  # as the file has it; build resizes it once loaded
-            image_size = file.preprocessing.get("image_size")
-        head, stem = file.state.get(f"{shape.head}.weight"), file.state.get(f"{shape.first_conv}.weight")
+        known = outline(name)
+        if known.fixed_size:  # as the file has it; build resizes it once loaded
+            image_size = image_size_in(file.state, known) or file.preprocessing.get("image_size")
+        head = file.state.get(f"{known.head}.weight")
         num_classes = head.shape[0] if head is not None and head.ndim else None
-        # A stem of another rank is a mismatch, which load_into explains better.
-        channels = stem.shape[1] if stem is not None and stem.ndim == 4 else None
-    return create(name, num_classes, settings.dropout, settings.weights is None, channels, image_size)
+        channels = _channels(name, file, known, stated)
+    elif name.startswith("timm:") and len(stated.get("mean") or ()) > 1:
+        channels = len(stated["mean"])  # timm repeats or sums the stem's pretrained filters
+    pretrained = settings.weights is None
+    return create(name, num_classes, settings.dropout, pretrained, channels, image_size)
+
+
+def _channels(name: str, file: WeightsFile, known: Outline, stated: Mapping[str, Any]) -> int | None:
+    """Input channels to build with (None: the model's own): the file's, unless three means are stated for a grey stem.
+
+    One mean stands for every channel, so it says nothing. Only timm builds for any number of channels; the
+    stem of a file is adapted to the others where that is well defined.
+    """
+    stem = file.state.get(f"{known.first_conv}.weight")
+    if stem is None or stem.ndim != 4 or name.startswith("object:"):
+        return None  # a stem of another rank is a mismatch, which load_into explains better
+    own, found = (known.stem_shape or stem.shape)[1], int(stem.shape[1])
+    if not name.startswith("timm:"):
+        return None if {own, found} <= {1, _RGB} else found
+    num_means = len(stated.get("mean") or ())
+    return _RGB if found == 1 and num_means == _RGB else found
+
+
+def _resized(created: Created, file: WeightsFile, name: str, stated: Mapping[str, Any]) -> tuple[str, ...]:
+    """Move a model with a fixed input from the file's image size to the one asked for; notes."""
+    old = created.preprocessing.image_size
+    new = stated.get("image_size", old)
+    known = outline(name)
+    if new != old:
+        resize(created.module, name, old, new)
+        return (
+            f"moved from images of {old[0]}x{old[1]} to {new[0]}x{new[1]}: position embeddings resampled",
+        )
+    if known.fixed_size and "image_size" not in stated and old != known.image_size:
+        return (f"its position embeddings are for images of {old[0]}x{old[1]}: taken as the image size",)
+    return ()
 
 
 def _load(
-    created: Created, file: WeightsFile, classes: tuple[str, ...], seed: int
-) -> tuple[HeadChange, dict[str, str | None]]:
+    created: Created, file: WeightsFile, classes: tuple[str, ...], name: str, seed: int
+) -> tuple[HeadChange, dict[str, str | None], tuple[str, ...]]:
+    """Load the file, and fit the classifier to the classes; the last are notes."""
     source: dict[str, str | None] = {"kind": "file", "path": str(file.path), "sha256": file.sha256}
-    if load_into(created.module, _needed(created, file), created.head, str(file.path)):
-        num_outputs = file.state[f"{created.head}.weight"].shape[0]
+    state, adapted = fit_values(created, _needed(created, file), outline(name))
+    loaded = load_into(created.module, state, created.head, str(file.path), name)
+    assert loaded.has_head == (f"{created.head}.weight" in file.state), "a classifier was lost on the way"
+    notes = (*_left_out(created, file), *adapted, *loaded.notes)
+    if loaded.has_head:
+        num_outputs = state[f"{created.head}.weight"].shape[0]
         if file.classes is not None and len(file.classes) != num_outputs:
             raise UserError(
                 f"{file.path} names {len(file.classes)} classes, but its classifier has {num_outputs} outputs",
                 "one name per output",
                 "save the file again with all its class names, or without any",
             )
-        return fit_head(created.module, created.head, file.classes, classes, seed), source
+        return fit_head(created.module, created.head, file.classes, classes, seed), source, notes
     # Names that no output of the file has: every row is drawn anew.
     drawn = fit_head(created.module, created.head, (), classes, seed)
-    return replace(drawn, reason="the file holds no classifier"), source
+    return replace(drawn, reason="the file holds no classifier"), source, notes
 
 
 def _needed(created: Created, file: WeightsFile) -> dict[str, Tensor]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from torch import nn
 
 from warmstart.records import Preprocessing
 
+Shape = tuple[int, ...]
 # Patch embeddings and convolutional stems of transformers have at most four spatial convolutions.
 _MAX_STEM_CONVOLUTIONS = 4
 
@@ -21,18 +23,33 @@ class Created:
     preprocessing: Preprocessing
     licence: str | None  # of the pretrained weights
     channels_last: bool
-    classes: tuple[str, ...] | None  # of the pretrained classifier, in output order
+    classes: tuple[str, ...] | None  # of the pretrained classifier, in output order; () without one
     origin: str | None  # full name of the pretrained weights, for the record
     training_only: tuple[str, ...] = ()  # prefixes of tensors that files have and the module leaves out
+    notes: tuple[str, ...] = ()  # what was assumed of it
 
 
 @dataclass(frozen=True)
 class Outline:
-    """What must be known of an architecture before a file of its weights can be read."""
+    """What must be known of an architecture before a file of its weights can be read.
+
+    `shapes` are those of every tensor of the model made for two classes and for `image_size`.
+    """
 
     head: str
     first_conv: str | None  # path of the convolution that takes the image's channels
     fixed_size: bool  # position embeddings or windows tie the weights to an image size
+    shapes: Mapping[str, Shape]
+    image_size: tuple[int, int] | None  # (height, width) in pixels
+
+    @property
+    def stem_shape(self) -> Shape | None:
+        """(outputs, image channels, height, width) of the first convolution."""
+        return self.shapes.get(f"{self.first_conv}.weight")
+
+
+def shapes_of(module: nn.Module) -> dict[str, Shape]:
+    return {key: tuple(tensor.shape) for key, tensor in module.state_dict().items()}
 
 
 def is_convolutional(module: nn.Module) -> bool:

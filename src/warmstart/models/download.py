@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from warmstart.errors import UserError
@@ -34,12 +37,30 @@ def fetch(make: Callable[[], nn.Module], name: str, size: Size) -> nn.Module:
                 "set HF_ENDPOINT to a mirror, copy the cache folder from a machine that has it "
                 "(HF_HOME says where it lies)"
             )
+        if _is_damaged(error):
+            raise UserError(
+                f"what came as the pretrained weights of {name}, into the cache {cache}, is damaged or "
+                f"belongs to another model ({reason})",
+                "the file that the hub publishes",
+                "delete it from that cache and try again (behind a proxy or a login page, look at what it "
+                "holds), or pass --weights FILE",
+            ) from error
         raise UserError(
             f"the pretrained weights of {name} are not in the cache {cache} and could not be "
             f"downloaded ({reason})",
             "a connection to the model hub, or the weights in that cache",
             f"{ways}, pass --weights FILE, or --weights none for random initialisation",
         ) from error
+
+
+def _is_damaged(error: Exception) -> bool:
+    """Whether a file did arrive and cannot be read or loaded."""
+    if isinstance(error, OSError):
+        return error.errno == errno.EINVAL  # torch.load, sent beyond the end of a truncated file
+    words = ("loading state_dict", "PytorchStreamReader", "invalid hash")  # torch's RuntimeErrors
+    return isinstance(error, (SafetensorError, pickle.UnpicklingError, EOFError)) or any(
+        word in str(error) for word in words
+    )
 
 
 def _cache_folder() -> Path:

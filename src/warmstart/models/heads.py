@@ -62,6 +62,8 @@ def fit_head(
     reason = (
         f"{len(kept)} rows kept by name, {len(new)} made anew, {num_rows - len(kept)} of the source dropped"
     )
+    if not source_classes:
+        reason = "the weights hold no classifier"
     return HeadChange("new" if not kept else "mixed" if new else "kept", kept, new, reason)
 
 

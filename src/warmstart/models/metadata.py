@@ -11,10 +11,13 @@ from warmstart.models.builtin import BUILTINS
 from warmstart.records import Preprocessing
 
 NAME = "warmstart.name"  # with its zoo, `timm:resnet18`; `arch` in files of others
+_TASK, _MULTI_LABEL = "task", "multi-label"  # without the entry, an image has one class
 _OURS = "warmstart"  # the one entry of a file of ours
 
 
-def write_metadata(name: str, classes: tuple[str, ...], preprocessing: Preprocessing) -> dict[str, str]:
+def write_metadata(
+    name: str, classes: tuple[str, ...], preprocessing: Preprocessing, multi_label: bool = False
+) -> dict[str, str]:
     """The text entry that makes a saved model self-describing.
 
     One entry holds them all: safetensors writes several in random order, and then equal models would
@@ -28,7 +31,7 @@ def write_metadata(name: str, classes: tuple[str, ...], preprocessing: Preproces
         "std": json.dumps(list(preprocessing.std)),
         "image_size": f"{height}x{width}",
         "crop_pct": json.dumps(preprocessing.crop_pct),
-    }
+    } | ({_TASK: _MULTI_LABEL} if multi_label else {})
     return {_OURS: json.dumps(entries, ensure_ascii=False)}
 
 
@@ -62,6 +65,11 @@ def classes_in(metadata: Mapping[str, str], source: str) -> tuple[str, ...] | No
     return tuple(value)
 
 
+def is_multi_label(metadata: Mapping[str, str]) -> bool:
+    """Whether the outputs are questions of their own (sigmoid) instead of classes that exclude each other."""
+    return metadata.get(_TASK) == _MULTI_LABEL
+
+
 def preprocessing_in(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
     """Those of mean, std (tuples), image_size (height, width in pixels) and crop_pct that the file states."""
     stated: dict[str, Any] = {}
@@ -90,7 +98,7 @@ def _json(text: str) -> Any:
     """The value, or None where the text is not JSON; the callers check types and raise."""
     try:
         return json.loads(text)
-    except json.JSONDecodeError:
+    except (ValueError, RecursionError):  # brackets or digits without end
         return None
 
 

@@ -25,7 +25,7 @@ def shard_files(index: Path) -> dict[Path, list[str]]:
             names.setdefault(name, []).append(tensor)
         if not names or any(Path(name).name != name for name in names):
             raise ValueError("weight_map must name files of the same folder")
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise UserError(
             f"{index} is not an index of safetensors files: {type(error).__name__}: {error}",
             '{"weight_map": {tensor: file}}, all files in its folder',

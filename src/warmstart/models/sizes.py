@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -43,14 +46,30 @@ def check_image_size(make: Callable[[Size], nn.Module], name: str, size: Size, i
 
 
 def resize(module: nn.Module, name: str, old: Size, new: Size) -> None:
-    """Move a loaded model with a fixed input from one image size to another, in place (timm interpolates)."""
+    """Move a loaded model with a fixed input from one image size to another, in place: its position
+    embeddings are interpolated, as timm and torchvision do it themselves."""
     move = getattr(module, "set_input_size", None)
+    if move is None and type(module).__module__ == "torchvision.models.vision_transformer":
+        move = partial(_resize_torchvision, module)
     if move is None:
         raise _immovable(name, old, new, "its weights hold one size only")
     try:
         move(img_size=new)
     except Exception as error:  # what timm raises differs from model to model
         raise _immovable(name, old, new, first_line(error)) from error
+
+
+def _resize_torchvision(module: Any, img_size: Size) -> None:
+    from torchvision.models.vision_transformer import interpolate_embeddings
+
+    key, (height, width) = "encoder.pos_embedding", img_size
+    if height != width or height % module.patch_size:
+        raise ValueError(f"it takes square images of a multiple of {module.patch_size} pixels")
+    state = interpolate_embeddings(
+        height, module.patch_size, OrderedDict({key: module.encoder.pos_embedding.data})
+    )
+    module.encoder.pos_embedding = nn.Parameter(state[key])
+    module.image_size, module.seq_length = height, state[key].shape[1]
 
 
 def _immovable(name: str, old: Size, new: Size, reason: str) -> UserError:

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from warmstart.errors import UserError
-from warmstart.models.created import Created, Outline, is_convolutional
+from warmstart.errors import UserError, closest
+from warmstart.models.created import Created, Outline, is_convolutional, shapes_of
 from warmstart.models.download import fetch
 from warmstart.models.sizes import Size, check_image_size
 from warmstart.records import Preprocessing
@@ -47,6 +47,26 @@ def torchvision_names() -> list[str]:
     return list(models.list_models(module=models))
 
 
+def torchvision_tags(arch: str) -> list[str]:
+    """Names of an architecture's pretrained weights, as in `torchvision:ARCH.TAG`."""
+    return [weights.name for weights in import_models().get_model_weights(arch)]
+
+
+def check_torchvision(bare: str) -> bool:
+    """Whether `bare` is ARCH or ARCH.TAG; UserError for a known architecture with an unknown tag."""
+    arch, dot, tag = bare.partition(".")
+    if arch not in torchvision_names():
+        return False
+    tags = torchvision_tags(arch)
+    if dot and tag not in (*tags, "DEFAULT"):
+        raise UserError(
+            f"torchvision has no weights {tag!r} of {arch}",
+            f"one of {', '.join(tags)}; without a tag: DEFAULT",
+            closest(tag, tags) or f"--model torchvision:{arch}",
+        )
+    return True
+
+
 def create_torchvision(
     bare: str,
     num_classes: int | None,
@@ -57,14 +77,14 @@ def create_torchvision(
 ) -> Created:
     """Build torchvision:`bare` as `zoo.create` promises; pretrained weights come with their own outputs."""
     assert not (pretrained and num_classes), "pretrained weights keep their classifier until a head is fitted"
-    name = f"torchvision:{bare}"
+    name, weights = f"torchvision:{bare}", _weights(bare)
+    bare = bare.partition(".")[0]
     if in_channels not in (None, _NUM_CHANNELS):
         raise UserError(
             f"{name} takes {_NUM_CHANNELS} channels, not {in_channels}",
             f"{_NUM_CHANNELS} channels",
             "choose a timm model, which can take any number of channels",
         )
-    weights = import_models().get_model_weights(bare).DEFAULT
     preprocessing = _preprocessing(bare, weights)
     size = image_size or preprocessing.image_size
     num_outputs = num_classes or _NUM_IMAGENET
@@ -92,9 +112,19 @@ def create_torchvision(
 
 
 def outline_torchvision(bare: str) -> Outline:
-    module = _skeleton(bare)
+    """Of ARCH or ARCH.TAG. RegNets compute their widths with tensors, which the meta device cannot."""
+    arch = bare.partition(".")[0]
+    size = _preprocessing(arch, _weights(bare)).image_size
+    with torch.random.fork_rng(devices=[]), torch.device("cpu" if _family(arch) == "regnet" else "meta"):
+        module = _make(arch, 2, size)
     first = next(path for path, m in module.named_modules() if isinstance(m, nn.Conv2d))
-    return Outline(_head(module, bare), first, _family(bare) in _SIZE_ARGUMENTS)
+    return Outline(_head(module, arch), first, _family(arch) in _SIZE_ARGUMENTS, shapes_of(module), size)
+
+
+def _weights(bare: str) -> Any:
+    """The weights that ARCH.TAG names, or the default ones of ARCH."""
+    arch, _, tag = bare.partition(".")
+    return getattr(import_models().get_model_weights(arch), tag or "DEFAULT")
 
 
 def _make(bare: str, num_outputs: int, size: Size) -> nn.Module:

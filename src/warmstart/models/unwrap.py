@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import datetime
+import json
 import pathlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from warmstart.errors import UserError, listing
 SAVE_BARE = "torch.save(model.state_dict(), 'weights.pt')"
 _PLAIN = ("state_dict", "model_state_dict", "model_state", "model")
 _EMA = ("state_dict_ema", "model_ema", "ema")
-_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.")
+_PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "timm_model.")
 _CLASSES = ("classes", "class_names", "label_map", "class_to_idx", "idx_to_class")
 # What a LightningModule keeps beside its model, by the first part of the name.
 _NOT_THE_MODEL = re.compile(r"criterion|loss|metric|accuracy|acc$|^ema|_ema$|teacher")
@@ -34,6 +35,7 @@ class Unwrapped:
     notes: tuple[str, ...]
     classes: tuple[str, ...] | None = None
     arch: str | None = None
+    metadata: Mapping[str, str] = field(default_factory=dict)  # as safetensors' text entries
 
 
 def harmless_classes() -> list[Any]:
@@ -67,7 +69,10 @@ def unwrap(content: Any, file: pathlib.Path) -> Unwrapped:
     # torch's own examples write `arch` too, but of torchvision: only timm also writes a version number.
     is_timm = isinstance(content.get("version"), int) and isinstance(content.get("arch"), str)
     arch = f"timm:{content['arch']}" if is_timm and place else None
-    return Unwrapped(state, (*notes, *stripped, *told), classes, arch)
+    stated = _normalization(content)
+    if stated:
+        told.append(f"took {', '.join(stated)} under 'normalization'")
+    return Unwrapped(state, (*notes, *stripped, *told), classes, arch, stated)
 
 
 def strip_prefixes(
@@ -154,6 +159,12 @@ def _bare(content: Mapping[Any, Any], file: pathlib.Path) -> dict[str, Tensor]:
     inner = next((k for k, v in others.items() if _all_tensors(v)), None)
     if tensors and inner is None:
         return tensors
+    if inner is None and (optimizer := _optimizer_in(content)) is not None:
+        raise UserError(
+            f"{file} holds the state of an optimizer{optimizer} and no weights",
+            f"a state_dict {{name: tensor}}, or one under {', '.join((*_PLAIN, *_EMA))}",
+            f"pass the file that the weights were saved to beside it ({SAVE_BARE})",
+        )
     kinds = listing((f"{key} ({type(value).__name__})" for key, value in others.items()), _NUM_EXAMPLES)
     raise UserError(
         f"{file} is not a bare state_dict: of its {len(content)} keys, {len(others)} hold no tensor: {kinds}",
@@ -161,6 +172,14 @@ def _bare(content: Mapping[Any, Any], file: pathlib.Path) -> dict[str, Tensor]:
         f"the weights seem to be under {inner!r}: torch.save(torch.load(file)[{inner!r}], 'weights.pt')"
         if inner is not None
         else SAVE_BARE,
+    )
+
+
+def _optimizer_in(content: Mapping[Any, Any]) -> str | None:
+    """Where the state of an optimizer stands: "" at the top, ` under 'KEY'`, or None if there is none."""
+    places = [("", content), *((f" under {key!r}", value) for key, value in content.items())]
+    return next(
+        (at for at, v in places if isinstance(v, Mapping) and {"state", "param_groups"} <= set(v)), None
     )
 
 
@@ -187,6 +206,22 @@ def _classes(
     if len(names) != num_outputs:
         return None, [f"{key!r} has {len(names)} names, but the last layer {num_outputs} outputs: ignored"]
     return names, [f"took the {len(names)} class names under {key!r}"]
+
+
+def _normalization(content: Mapping[Any, Any]) -> dict[str, str]:
+    """OCEC's entry {mean, std, image_size}, as text."""
+    entry = content.get("normalization")
+    if not isinstance(entry, Mapping):
+        return {}
+    return {
+        key: json.dumps(np.asarray(entry[key]).tolist()) if key != "image_size" else _size_text(entry[key])
+        for key in ("mean", "std", "image_size")
+        if entry.get(key) is not None
+    }
+
+
+def _size_text(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(np.asarray(value).tolist())
 
 
 def _names(value: Any) -> tuple[str, ...] | None:

@@ -16,12 +16,17 @@ from torch import Tensor, nn
 
 from warmstart.errors import UserError, closest, listing
 from warmstart.models.builtin import recognise
-from warmstart.models.metadata import arch_in, classes_in, expand, preprocessing_in
+from warmstart.models.choose import SUFFIXES, Choice, checkpoints_in, choose, is_pattern, is_weights, matches
+from warmstart.models.contents import plain, unusable
+from warmstart.models.created import shapes_of
+from warmstart.models.gaps import compare, under
+from warmstart.models.hf_folder import described
+from warmstart.models.metadata import arch_in, classes_in, expand, is_multi_label, preprocessing_in
+from warmstart.models.mismatch import explain
 from warmstart.models.shards import INDEX_SUFFIX, check_shard, digest, shard_files
 from warmstart.models.sizes import first_line
 from warmstart.models.unwrap import SAVE_BARE, Unwrapped, harmless_classes, strip_prefixes, unwrap
 
-_SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt")
 _NUM_EXAMPLES = 5
 _LFS_POINTER = b"version https://git-lfs"
 
@@ -37,6 +42,7 @@ class WeightsFile:
     preprocessing: dict[str, Any]  # any of mean, std, image_size, crop_pct
     sha256: str
     notes: tuple[str, ...] = ()  # what was unwrapped, stripped and ignored to get at the tensors
+    multi_label: bool = False  # as stated
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -44,8 +50,9 @@ class WeightsFile:
 
 
 def read_weights(path: str | Path) -> WeightsFile:
-    """Read a file (or the one file of weights in a folder) to CPU tensors; UserError says what is wrong with it."""
-    file = _find_file(Path(path).expanduser())
+    """Read a file (or the best one of a folder or a glob) to CPU tensors; UserError says what is wrong with it."""
+    choice = _find_file(Path(path).expanduser())
+    file = choice.path
     with file.open("rb") as stream:
         start = stream.read(64)
         stream.seek(0)
@@ -64,92 +71,77 @@ def read_weights(path: str | Path) -> WeightsFile:
         found = Unwrapped(*strip_prefixes(tensors))
     else:
         found = _read_pickle(file)
+    metadata = described(file) | metadata
+    state, notes = plain(found.state)
     return WeightsFile(
         path=file,
-        state=found.state,
+        state=state,
         classes=classes_in(metadata, str(file)) or found.classes,
-        arch=arch_in(metadata) or found.arch or recognise(found.state, _shapes(found.state)),
-        preprocessing=preprocessing_in(metadata, str(file)),
+        arch=arch_in(metadata) or found.arch or recognise(state, _shapes(state)),
+        preprocessing=preprocessing_in({**metadata, **found.metadata}, str(file)),
         sha256=sha256,
-        notes=found.notes,
+        notes=(*choice.notes, *found.notes, *notes),
+        multi_label=is_multi_label(metadata),
     )
 
 
-def load_into(module: nn.Module, state: Mapping[str, Tensor], head: str, source: str) -> bool:
-    """Copy `state` into `module`, in place; False if the classifier at path `head` was not in it.
+@dataclass(frozen=True)
+class Loaded:
+    """Whether the file's classifier was loaded too, and what was left out or filled in."""
 
-    Everything else must match by name and shape, or a UserError counts and names what does not.
+    has_head: bool
+    notes: tuple[str, ...]
+
+
+def load_into(
+    module: nn.Module, state: Mapping[str, Tensor], head: str, source: str, name: str | None = None
+) -> Loaded:
+    """Copy `state` into `module`, in place; the classifier at path `head` may be absent.
+
+    Every parameter of the backbone must be there by name and shape. Beside them, only what is understood may
+    be missing or extra: counters and tables that the model fills itself, and other heads. Anything else is a
+    UserError with the cause.
     """
-    wanted = module.state_dict()
-    head_keys = {key for key in wanted if key.startswith(f"{head}.")}
-    has_head = bool(head_keys & set(state))
-    # Files from before PyTorch 0.4.1 have no batch counters, which only matter without a momentum.
-    missing = [k for k in wanted if k not in state and not k.endswith(".num_batches_tracked")]
-    missing = [k for k in missing if has_head or k not in head_keys]
-    unexpected = [k for k in state if k not in wanted]
-    mismatched = [k for k in state if k in wanted and state[k].shape != wanted[k].shape]
-    if missing or unexpected or mismatched:
-        raise _mismatch(missing, unexpected, [(k, state[k], wanted[k]) for k in mismatched], state, source)
-    module.load_state_dict(dict(state), strict=False)
-    return has_head
-
-
-def _mismatch(
-    missing: list[str],
-    unexpected: list[str],
-    mismatched: list[tuple[str, Tensor, Tensor]],
-    state: Mapping[str, Tensor],
-    source: str,
-) -> UserError:
-    shapes = [
-        f"{k} ({_shape(found)} in the file, {_shape(want)} in the model)" for k, found, want in mismatched
-    ]
-    parts = [
-        ("missing from the file", missing),
-        ("not in the model", unexpected),
-        ("of another shape", shapes),
-    ]
-    counts = "; ".join(f"{len(keys)} {what}: {listing(keys, _NUM_EXAMPLES)}" for what, keys in parts if keys)
-    known = recognise(state, _shapes(state))
-    return UserError(
-        f"{source} does not fit the model: {counts}",
-        "every tensor of the backbone, by name and shape",
-        f"the file looks like {known}: --model {known}"
-        if known
-        else "pass the --model the file was saved from",
-    )
+    wanted = shapes_of(module)
+    gaps, notes = compare(_shapes(state), wanted, head)
+    if gaps or unusable(state) is not None:  # integers of the right shapes would load, and mean nothing
+        raise explain(state, wanted, gaps, source, name)
+    module.load_state_dict({key: tensor for key, tensor in state.items() if key in wanted}, strict=False)
+    return Loaded(any(under(key, head) for key in state if key in wanted), tuple(notes))
 
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in state.items()}
 
 
-def _shape(tensor: Tensor) -> str:
-    return "x".join(map(str, tensor.shape)) or "scalar"
-
-
-def _find_file(path: Path) -> Path:
+def _find_file(path: Path) -> Choice:
+    """The file itself, or the best of those in a folder or of those that a glob matches."""
     if path.is_file():
-        return path
+        return Choice(path)
     if path.is_dir():
-        indices = [p for p in path.iterdir() if p.name.endswith(INDEX_SUFFIX)]
-        files = indices or sorted(p for p in path.iterdir() if p.name.endswith(_SUFFIXES))
-        if len(files) == 1:
-            return files[0]
-        if files:
-            found = f"holds {len(files)} files of weights: {listing(p.name for p in files)}"
-        else:
+        paths = checkpoints_in(path)
+        if not paths:
             inside = listing((p.name for p in sorted(path.iterdir())), _NUM_EXAMPLES)
-            found = f"holds no weights ({inside or 'it is empty'})"
-        raise UserError(
-            f"the folder {path} {found}", f"a file ({', '.join(_SUFFIXES)})", "--weights FOLDER/FILE"
-        )
+            raise UserError(
+                f"the folder {path} holds no weights ({inside or 'it is empty'})",
+                f"a file ({', '.join(SUFFIXES)})",
+                "--weights FOLDER/FILE",
+            )
+        return _inside(choose(paths, f"the folder {path}"))
+    if is_pattern(str(path)) and (paths := [p for p in matches(str(path)) if p.is_dir() or is_weights(p)]):
+        return _inside(choose(paths, str(path)))
     parent = path.parent
     while not parent.is_dir():
         parent = parent.parent
     near = closest(path.name, (p.name for p in parent.iterdir())) if parent == path.parent else ""
     where = f"In {parent}: {listing(sorted(p.name for p in parent.iterdir()), _NUM_EXAMPLES) or 'nothing'}."
     raise UserError(f"there is no file {path}", "a file of weights", f"{near} {where}".strip())
+
+
+def _inside(choice: Choice) -> Choice:
+    """Where a folder was chosen (`checkpoint-500`), the file in it."""
+    found = _find_file(choice.path)
+    return Choice(found.path, (*choice.notes, *found.notes))
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:

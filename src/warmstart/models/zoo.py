@@ -1,30 +1,30 @@
-"""Name -> model. The only door to timm, which is imported inside functions because it costs seconds."""
+"""Name -> model: one door to timm, torchvision, our own models and objects of the user's."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from functools import lru_cache
 
 import torch
 from torch import nn
 
 from warmstart.errors import UserError, closest
 from warmstart.models.builtin import BUILTINS, recognise
-from warmstart.models.created import Created, Outline, is_convolutional
-from warmstart.models.download import fetch
+from warmstart.models.created import Created, Outline, shapes_of
+from warmstart.models.objects import check_kept, create_object, outline_object
 from warmstart.models.sizes import Size, check_image_size
+from warmstart.models.timm_zoo import create_timm, import_timm, in_timm, outline_timm, timm_groups
 from warmstart.models.torchvision_zoo import (
+    check_torchvision,
     create_torchvision,
     outline_torchvision,
-    torchvision_mismatch,
     torchvision_names,
 )
-from warmstart.records import Preprocessing
 
-__all__ = ["create", "outline", "recognise", "split_name", "timm_groups"]
+__all__ = ["create", "import_timm", "outline", "recognise", "split_name", "timm_groups"]
 
-_ZOOS = ("timm", "torchvision", "builtin")
-_PROBE_DROPOUT = 0.123
+_ZOOS = ("timm", "torchvision", "builtin", "object")
+_NUM_OUTLINES = 512  # kept; each is a small dict of shapes
 
 
 def split_name(name: str) -> tuple[str, str]:
@@ -35,14 +35,14 @@ def split_name(name: str) -> tuple[str, str]:
             raise UserError(
                 f"unknown model zoo {zoo!r} in --model {name}",
                 "timm:NAME, torchvision:NAME or builtin:NAME",
-                closest(zoo, _ZOOS),
+                closest(zoo, _ZOOS[:3]),
             )
         _check_known(zoo, bare, name)
         return zoo, bare
     holds = {
         "builtin": name in BUILTINS,
-        "timm": _in_timm(name),
-        "torchvision": name in torchvision_names(),
+        "timm": in_timm(name),
+        "torchvision": check_torchvision(name),
     }
     found = [zoo for zoo, has in holds.items() if has]
     if len(found) > 1:
@@ -72,9 +72,11 @@ def create(
     """
     zoo, bare = split_name(name)
     if zoo == "timm":
-        return _create_timm(bare, num_classes, dropout, pretrained, in_channels, image_size)
+        return create_timm(bare, num_classes, dropout, pretrained, in_channels, image_size)
     if zoo == "torchvision":
         return create_torchvision(bare, num_classes, dropout, pretrained, in_channels, image_size)
+    if zoo == "object":
+        return create_object(bare, num_classes, dropout, image_size)
     if pretrained:
         raise UserError(
             f"builtin:{bare} has no pretrained weights to download",
@@ -109,43 +111,20 @@ def create(
 def outline(name: str) -> Outline:
     """Found on the meta device, which costs no memory."""
     zoo, bare = split_name(name)
-    if zoo == "builtin":
-        return Outline(BUILTINS[bare].head, None, False)
+    return outline_object(bare) if zoo == "object" else _outline(zoo, bare)
+
+
+@lru_cache(_NUM_OUTLINES)
+def _outline(zoo: str, bare: str) -> Outline:
     if zoo == "torchvision":
         return outline_torchvision(bare)
+    if zoo == "timm":
+        return outline_timm(bare)
+    spec = BUILTINS[bare]
     with torch.device("meta"):
-        # Two classes: models published without a classifier would otherwise come without one.
-        module = import_timm().create_model(bare, pretrained=False, num_classes=2)
-    config = module.pretrained_cfg
-    path, first = next(((p, m) for p, m in module.named_modules() if isinstance(m, nn.Conv2d)), ("", None))
-    # A stem may fold pixels into channels before its first convolution (TResNet).
-    direct = first is not None and first.in_channels == config["input_size"][0]
-    return Outline(_timm_head(module, bare), path if direct else None, bool(config.get("fixed_input_size")))
-
-
-def timm_groups(module: Any) -> list[list[str]]:
-    """Parameter names by timm's own layer groups, stem to head; shared parameters are named once."""
-    from timm.models import group_parameters
-
-    groups = group_parameters(module, module.group_matcher(coarse=True))
-    return [groups[index] for index in sorted(groups)]
-
-
-def import_timm() -> Any:
-    """The timm package, or a UserError that explains the one import failure users really meet."""
-    try:
-        import timm
-    except (ImportError, RuntimeError) as error:
-        if "torchvision" not in str(error):
-            raise
-        raise torchvision_mismatch(error) from error
-    return timm
-
-
-def _in_timm(name: str) -> bool:
-    arch, _, tag = name.partition(".")
-    timm = import_timm()
-    return bool(timm.is_model(arch)) and (not tag or name in timm.list_pretrained(f"{arch}.*"))
+        module = spec.make(2, spec.dropout)
+    first = next((path for path, m in module.named_modules() if isinstance(m, nn.Conv2d)), None)
+    return Outline(spec.head, first, False, shapes_of(module), spec.preprocessing.image_size)
 
 
 def _check_known(zoo: str, bare: str, name: str) -> None:
@@ -154,10 +133,13 @@ def _check_known(zoo: str, bare: str, name: str) -> None:
             raise _unknown(name, [f"builtin:{n}" for n in BUILTINS])
         return
     if zoo == "torchvision":
-        if bare not in torchvision_names():
+        if not check_torchvision(bare):
             raise _unknown(name, [f"torchvision:{n}" for n in torchvision_names()])
         return
-    if _in_timm(bare):
+    if zoo == "object":
+        check_kept(bare)
+        return
+    if in_timm(bare):
         return
     arch = bare.partition(".")[0]
     timm = import_timm()
@@ -170,102 +152,4 @@ def _unknown(name: str, options: list[str]) -> UserError:
         f"unknown model {name!r}",
         f"timm:NAME, timm:NAME.TAG, torchvision:NAME or builtin:NAME (builtin: {', '.join(BUILTINS)})",
         closest(name, options) or "python -c 'import timm; print(timm.list_models())' lists timm's names",
-    )
-
-
-def _create_timm(
-    bare: str,
-    num_classes: int | None,
-    dropout: float | None,
-    pretrained: bool,
-    in_channels: int | None,
-    image_size: Size | None,
-) -> Created:
-    timm = import_timm()
-    config = timm.get_pretrained_cfg(bare)
-    channels = in_channels or config.input_size[0]
-    if pretrained and not timm.is_model_pretrained(bare):
-        raise UserError(
-            f"timm has no pretrained weights for {bare}",
-            "--weights FILE or --weights none",
-            "pass one of the two",
-        )
-    if dropout is not None and not _has_dropout(bare):
-        raise UserError(
-            f"timm:{bare} has no dropout before its head, so --dropout {dropout} would do nothing",
-            "no --dropout for this model",
-            "leave --dropout out, or choose another --model",
-        )
-    options = {"num_classes": num_classes, "drop_rate": dropout, "in_chans": in_channels}
-    resized = image_size is not None and image_size != tuple(config.input_size[1:])
-
-    def make(size: Size, **more: Any) -> nn.Module:
-        # Only models with a fixed input (position embeddings, windows) take the size as an argument.
-        fixed = {"img_size": size} if resized and config.fixed_input_size else {}
-        return timm.create_model(bare, **options, **fixed, **more)
-
-    size = image_size or tuple(config.input_size[1:])
-    if resized:
-        check_image_size(make, f"timm:{bare}", size, channels)
-    module: Any = (
-        fetch(lambda: make(size, pretrained=True), f"timm:{bare}", size) if pretrained else make(size)
-    )
-    return Created(
-        module=module,
-        head=_timm_head(module, bare),
-        preprocessing=_timm_preprocessing(module, size, channels),
-        licence=module.pretrained_cfg.get("license") if pretrained else None,
-        channels_last=is_convolutional(module),
-        classes=_imagenet_classes(module) if pretrained and num_classes is None else None,
-        origin=_origin(module) if pretrained else None,
-    )
-
-
-def _timm_head(module: Any, bare: str) -> str:
-    classifier = module.get_classifier()
-    path = next((path for path, m in module.named_modules() if m is classifier), None)
-    # Models made for distillation give a tuple of two classifiers, a few others a list or none.
-    named = module.pretrained_cfg.get("classifier")
-    if path is None or not isinstance(classifier, (nn.Linear, nn.Conv2d)) or isinstance(named, tuple):
-        raise UserError(
-            f"timm:{bare} has not one linear classifier but {type(classifier).__name__} ({named})",
-            "a model whose classifier is one layer",
-            "choose its plain variant (for example deit_tiny_patch16_224, not deit_tiny_distilled_...)",
-        )
-    return path
-
-
-def _timm_preprocessing(module: nn.Module, size: Size, channels: int) -> Preprocessing:
-    from timm.data import resolve_model_data_config
-
-    config = resolve_model_data_config(module)
-    mean, std = tuple(config["mean"]), tuple(config["std"])
-    if len(mean) != channels:
-        # Grey or multi-band stems were made from RGB ones: the average stands for every channel.
-        mean, std = (sum(mean) / len(mean),) * channels, (sum(std) / len(std),) * channels
-    return Preprocessing(size, mean, std, float(config["crop_pct"]))
-
-
-def _imagenet_classes(module: nn.Module) -> tuple[str, ...] | None:
-    """WordNet ids (`n01440764`), which are also the folder names of ImageNet and its subsets."""
-    from timm.data import ImageNetInfo, infer_imagenet_subset
-
-    subset = infer_imagenet_subset(module)
-    return tuple(ImageNetInfo(subset).label_names()) if subset else None
-
-
-def _origin(module: nn.Module) -> str:
-    config: Any = module.pretrained_cfg
-    return config.get("hf_hub_id") or config.get("url") or config.get("file") or "timm"
-
-
-def _has_dropout(bare: str) -> bool:
-    """Whether the rate arrives anywhere: some timm models refuse `drop_rate`, some swallow it."""
-    try:
-        with torch.device("meta"):
-            module = import_timm().create_model(bare, drop_rate=_PROBE_DROPOUT, num_classes=2)
-    except TypeError:
-        return False
-    return any(
-        _PROBE_DROPOUT in (getattr(m, "p", None), getattr(m, "drop_rate", None)) for m in module.modules()
     )

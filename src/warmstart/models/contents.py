@@ -1,0 +1,153 @@
+"""What a state_dict is, told by its names and types alone: adapters, quantised, pruned, a detector, ..."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+# Wrappers that stand in the middle of names: torch.compile, FSDP, activation checkpointing.
+_WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+_QUANTISED = re.compile(
+    r"(^|\.)(zero_point|_packed_params.*|absmax|nested_absmax|quant_map|quant_state.*|SCB|qweight|qzeros)$"
+    r"|\.quant_state\.|weight_fake_quant|activation_post_process"
+)
+_LORA = re.compile(r"(^|[._])lora_(A|B|down|up|embedding_[AB])([._]|$)|\.(hada_w|lokr_w)")
+_DETECTOR = re.compile(
+    r"(^|\.)(rpn(_head)?|roi_heads?|bbox_(head|embed|predictor)|bbox_embed|anchor_generator|anchor_head|"
+    r"backbone\.fpn|fpn|dfl|class_embed|query_embed)\."
+)
+_SEGMENTER = re.compile(
+    r"(^|\.)(aux_classifier|decode_head|auxiliary_head|segmentation_head|mask_head|decoder)\."
+)
+_CLIP = re.compile(r"(^|\.)(logit_scale|token_embedding\.weight|text_projection.*|text_model\..*)$")
+_TRANSFORMERS = re.compile(
+    r"embeddings\.patch_embeddings\.projection\.|attention\.attention\.query\.|embedder\.embedder\.convolution\."
+    r"|encoder\.stages\.\d+\.layers\.\d+\.(dwconv|layer)\."
+)
+_VIT_WIDTHS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
+
+
+@dataclass(frozen=True)
+class Content:
+    """What the tensors are, and the way out, as parts of an error message."""
+
+    what: str
+    expected: str
+    fix: str
+
+
+def plain(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """The same tensors under the names they had without wrappers and pruning masks, in float32; and notes."""
+    found, notes = dict(state), []
+    wrapped = [key for key in found if _WRAPPERS.search(key)]
+    if wrapped:
+        found = {_WRAPPERS.sub(r"\1", key): tensor for key, tensor in found.items()}
+        notes.append(f"took the wrapper {_WRAPPERS.search(wrapped[0])[2]!r} out of {len(wrapped)} names")  # type: ignore[index]
+    masked = [key.removesuffix("_orig") for key in found if key.endswith("_orig")]
+    masked = [key for key in masked if f"{key}_mask" in found]
+    if masked:
+        merged = {key: found[f"{key}_orig"] * found[f"{key}_mask"] for key in masked}
+        parts = {f"{key}{part}" for key in masked for part in ("_orig", "_mask")}
+        found = {key: tensor for key, tensor in found.items() if key not in parts} | merged
+        zeros = sum(int((tensor == 0).sum()) for tensor in merged.values())
+        share = zeros / max(1, sum(tensor.numel() for tensor in merged.values()))
+        notes.append(
+            f"pruned: multiplied {len(masked)} pruning masks into their weights ({share:.0%} are zero; "
+            "training does not keep them zero)"
+        )
+    return _in_float32(found, notes), notes
+
+
+def _in_float32(state: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]:
+    if quantised(state) is not None:
+        return state
+    for kind in (torch.float16, torch.bfloat16, torch.float64):
+        cast = [key for key, tensor in state.items() if tensor.dtype == kind]
+        if cast:
+            state = state | {key: state[key].float() for key in cast}
+            notes.append(f"{len(cast)} tensors are {str(kind).removeprefix('torch.')}: converted to float32")
+    return state
+
+
+def unusable(state: Mapping[str, Tensor]) -> Content | None:
+    """What keeps the numbers themselves from being weights, whatever the model."""
+    return adapters(state) or quantised(state)
+
+
+def describe(state: Mapping[str, Tensor]) -> Content | None:
+    """Another task or library than those of the zoos, if the names tell."""
+    return _other_task(state) or _transformers(state)
+
+
+def adapters(state: Mapping[str, Tensor]) -> Content | None:
+    found = [key for key in state if _LORA.search(key)]
+    if not found:
+        return None
+    merge = "model = model.merge_and_unload(); torch.save(model.state_dict(), 'weights.pt')"
+    if len(found) * 2 > len(state):
+        return Content(
+            f"it holds only a LoRA adapter ({len(found)} low-rank tensors) and not the weights it belongs to",
+            "the whole model with the adapter merged in",
+            f"load both with peft (PeftModel.from_pretrained(base, FOLDER)), then {merge}",
+        )
+    return Content(
+        f"its LoRA adapters are not merged: {len(found)} of {len(state)} tensors are low-rank factors",
+        "the weights with the adapters merged in",
+        f"with peft: {merge}",
+    )
+
+
+def quantised(state: Mapping[str, Tensor]) -> Content | None:
+    whole = (torch.int8, torch.uint8, torch.int16, torch.int32)
+    packed = [key for key, t in state.items() if t.is_quantized or (t.dtype in whole and t.ndim >= 2)]
+    if not packed and _first(_QUANTISED, state) is None:
+        return None
+    kinds = ", ".join(sorted({str(state[key].dtype).removeprefix("torch.") for key in packed}))
+    count = f" ({len(packed)} tensors of {kinds})" if packed else ""
+    return Content(
+        f"it is quantised{count}: its numbers mean nothing without their scales, and cannot be trained",
+        "the float weights from before quantisation",
+        "save those; or turn them back where they were made (bitsandbytes, transformers: model.dequantize()) and "
+        "save the state_dict",
+    )
+
+
+def _other_task(state: Mapping[str, Tensor]) -> Content | None:
+    if any(_CLIP.search(key) for key in state):
+        return Content(
+            "it is a CLIP-like model of images and text",
+            "the weights of an image classifier",
+            "take its image tower from the zoo (--model timm:vit_base_patch32_clip_224 and its relatives), or pass "
+            "the tower as an nn.Module: warmstart.finetune(module, data)",
+        )
+    for pattern, what in ((_DETECTOR, "detection"), (_SEGMENTER, "segmentation")):
+        if found := _first(pattern, state):
+            return Content(
+                f"it is a {what} checkpoint (it has {found!r})",
+                "the weights of an image classifier",
+                "--model NAME of its backbone alone, or pass the backbone with a linear head as an nn.Module: "
+                "warmstart.finetune(module, data)",
+            )
+    return None
+
+
+def _transformers(state: Mapping[str, Tensor]) -> Content | None:
+    if _first(_TRANSFORMERS, state) is None:
+        return None
+    key = next((k for k in state if k.endswith("patch_embeddings.projection.weight")), None)
+    same = ""
+    if key is not None and state[key].ndim == 4 and (size := _VIT_WIDTHS.get(state[key].shape[0])):
+        same = f"--model timm:vit_{size}_patch{state[key].shape[-1]}_224 is the same architecture in the zoo; or "
+    return Content(
+        "its names are those of Hugging Face transformers",
+        "the names of timm or torchvision",
+        f"{same}pass the model as an nn.Module whose forward returns its logits: warmstart.finetune(module, data)",
+    )
+
+
+def _first(pattern: re.Pattern[str], names: Iterable[str]) -> str | None:
+    return next((name for name in names if pattern.search(name)), None)
