@@ -14,12 +14,3 @@ def test_curves_are_drawn_again_from_the_rows_alone(small_run: Path, tmp_path: P
     shutil.copytree(small_run, copy, ignore=shutil.ignore_patterns(layout.CURVES, "*.safetensors"))
     assert draw_curves(copy) == copy / layout.CURVES
     assert (copy / layout.CURVES).read_bytes() == (small_run / layout.CURVES).read_bytes()
-
-
-def test_a_metric_that_was_never_measured_falls_back_to_accuracy(small_run: Path, tmp_path: Path) -> None:
-    """top5 does not exist with three classes."""
-    copy = tmp_path / "run"
-    shutil.copytree(small_run, copy, ignore=shutil.ignore_patterns(layout.CURVES, "*.safetensors"))
-    config = copy / layout.CONFIG
-    config.write_text(config.read_text().replace("select_by: accuracy", "select_by: top5"))
-    assert draw_curves(copy).stat().st_size > 10_000

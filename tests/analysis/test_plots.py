@@ -7,7 +7,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from warmstart.analysis import plots
+from warmstart.analysis import figures, plots
 
 
 @pytest.fixture
@@ -77,7 +77,7 @@ def test_the_largest_of_a_block_is_kept():
 
 
 def test_names_that_no_font_draws_become_numbers(tmp_path, texts, monkeypatch):
-    monkeypatch.setattr(plots, "CJK_FONTS", ("No Such Font",))
+    monkeypatch.setattr(figures, "CJK_FONTS", ("No Such Font",))
     plots.plot_confusion(_matrix(3), ["猫", "$x^2$ \n\t", "dog"], tmp_path / "c.png")
     assert {"#0", "$x^2$   ", "dog"} <= set(texts)
     assert any("no installed font can draw" in text for text in texts)
@@ -86,17 +86,17 @@ def test_names_that_no_font_draws_become_numbers(tmp_path, texts, monkeypatch):
 def test_names_are_drawn_by_the_font_that_has_their_characters(tmp_path, texts, monkeypatch):
     """STIXGeneral comes with matplotlib and has a character that its base font lacks, as CJK fonts do."""
     candidates = [chr(c) for c in range(0x2000, 0x2FFF) if chr(c).isprintable()]
-    has = plots._characters("STIXGeneral", set(candidates)) - plots._characters(
+    has = figures._characters("STIXGeneral", set(candidates)) - figures._characters(
         "DejaVu Sans", set(candidates)
     )
-    monkeypatch.setattr(plots, "CJK_FONTS", ("No Such Font", "STIXGeneral"))
+    monkeypatch.setattr(figures, "CJK_FONTS", ("No Such Font", "STIXGeneral"))
     name = "x" + min(has)
     plots.plot_confusion(_matrix(3), [name, "猫", "dog"], tmp_path / "c.png")
     assert {name, "#1", "dog"} <= set(texts)
 
 
 def test_long_names_lose_their_middle():
-    (name,), fonts, note = plots._drawable(["abcdefghijklmnopqrstuvwxyz0123456789"], max_length=12)
+    (name,), fonts, note = figures.drawable(["abcdefghijklmnopqrstuvwxyz0123456789"], max_length=12)
     assert (name, fonts, note) == ("abcdefg…6789", ["DejaVu Sans"], "")
 
 

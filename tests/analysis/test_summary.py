@@ -18,6 +18,7 @@ RESOLVED = {
     "lr": 0.001,
     "original_lr": None,
     "parent": None,
+    "task": "classification",
     "model": {
         "name": "builtin:fashion_cnn",
         "source": {"kind": "file", "path": "start.pt"},
@@ -27,6 +28,7 @@ RESOLVED = {
         "path": "images",
         "classes": ["a", "b"],
         "counts": {"train": {"a": 3, "b": 5}, "val": {"a": 1, "b": 1}},
+        "sizes": {"train": 8, "val": 2},
         "notes": [],
         "quarantined": [["bad.png", "truncated"]],
     },
@@ -78,6 +80,7 @@ def test_one_row_per_run_oldest_first(write_run):
         "lr": 0.001,
         "best_step": 0,
         "accuracy": 0.5,
+        "map": None,
         "f1": 0.6,
         "loss": 0.4,
         "parent": None,

@@ -50,6 +50,29 @@ def test_a_window_in_parts_equals_torch_and_the_formula(weights, smoothing):
 
 
 @pytest.mark.parametrize(("weights", "smoothing"), SETTINGS)
+def test_shares_of_classes(weights, smoothing):
+    logits, targets = _window(1)
+    one_hot = F.one_hot(targets, 4).float()
+    for found, expected in zip(
+        cross_entropy(logits, one_hot, weights, smoothing),
+        cross_entropy(logits, targets, weights, smoothing),
+        strict=True,
+    ):
+        torch.testing.assert_close(found, expected, rtol=1e-13, atol=0)
+    shares = torch.rand(37, 4, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    shares /= shares.sum(dim=1, keepdim=True)
+    parts = [cross_entropy(logits[cut], shares[cut], weights, smoothing) for cut in (slice(9), slice(9, 37))]
+    loss_sum, weight = (torch.stack(values).sum() for values in zip(*parts, strict=True))
+    expected = F.cross_entropy(logits, shares, weights, reduction="sum", label_smoothing=smoothing)
+    torch.testing.assert_close(loss_sum, expected, rtol=1e-13, atol=0)
+    ones = torch.ones(4, dtype=torch.float64) if weights is None else weights
+    smoothed = (1 - smoothing) * shares + smoothing / 4
+    by_hand = -(ones * smoothed * logits.log_softmax(dim=1)).sum()
+    torch.testing.assert_close(loss_sum, by_hand, rtol=1e-12, atol=0)
+    assert weight.item() == pytest.approx((shares @ ones).sum().item(), rel=1e-13)
+
+
+@pytest.mark.parametrize(("weights", "smoothing"), SETTINGS)
 def test_low_precision_is_summed_in_float32(weights, smoothing):
     logits, targets = _window(0)
     low = logits.bfloat16()
@@ -66,9 +89,10 @@ def test_no_value_is_read_on_the_host(weights, smoothing):
     """A tensor on the meta device has no values: whatever would wait for one raises."""
     logits, targets = (tensor.to("meta") for tensor in _window(0))
     on_meta = None if weights is None else weights.to("meta")
-    loss_sum, weight = cross_entropy(logits, targets, on_meta, smoothing)
-    assert loss_sum.device.type == weight.device.type == "meta"
-    assert loss_sum.shape == weight.shape == ()
+    for wanted in (targets, torch.empty(37, 4, device="meta")):
+        loss_sum, weight = cross_entropy(logits, wanted, on_meta, smoothing)
+        assert loss_sum.device.type == weight.device.type == "meta"
+        assert loss_sum.shape == weight.shape == ()
 
 
 def test_the_weight_of_plain_items_is_their_number():

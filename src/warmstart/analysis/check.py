@@ -9,20 +9,23 @@ from typing import Any
 import numpy as np
 import torch
 
-from warmstart.analysis.samples import open_evaluation_set, targets_for
+from warmstart.analysis.samples import open_evaluation_set, task_and_targets
+from warmstart.config.io import from_dict
+from warmstart.config.schema import DataConfig
 from warmstart.console import table
 from warmstart.data import counters
 from warmstart.errors import UserError, listing
 from warmstart.inference.device import peak_bytes
 from warmstart.inference.restore import Restored
 from warmstart.models.build import BuiltModel
-from warmstart.tasks.classification import Classification
+from warmstart.shown import Shown
+from warmstart.tasks.multilabel import MultiLabel
 
 _NUM_BATCHES = 3
 
 
 @dataclass(frozen=True)
-class Check:
+class Check(Shown):
     """What was found; `metrics` are over the first three batches, `notes` what deserves a thought."""
 
     run: str | None
@@ -64,6 +67,8 @@ class Check:
         if self.metrics is None:
             return f"{self.num_samples} images: no accuracy, as the classes differ"
         m = self.metrics
+        if "map" in m:
+            return f"{self.num_samples} images: mAP {m['map']:.4f}, loss {m['loss']:.4f}"
         interval = f"95 % interval {m['accuracy_low']:.3f} to {m['accuracy_high']:.3f}"
         return f"{self.num_samples} images: accuracy {m['accuracy']:.4f} ({interval}), loss {m['loss']:.4f}"
 
@@ -71,7 +76,7 @@ class Check:
         return asdict(self)
 
 
-def check(restored: Restored, data: str, batch_size: int = 32, workers: int = 0) -> Check:
+def check(restored: Restored, data: DataConfig, batch_size: int = 32, workers: int = 0) -> Check:
     """Forward three shuffled batches of the data through the model and measure.
 
     Raises:
@@ -79,7 +84,10 @@ def check(restored: Restored, data: str, batch_size: int = 32, workers: int = 0)
     """
     built = restored.built
     device = next(built.module.parameters()).device
-    chosen = open_evaluation_set(None, data, None)
+    run = restored.reference.run
+    if run is not None and "label_columns" not in data.model_fields_set:
+        data = data.model_copy(update={"label_columns": from_dict(run.config).data.label_columns})
+    chosen = open_evaluation_set(None, data, None, restored.built.preprocessing)
     samples = chosen.samples[0]
     order = counters.generator(0, 0, counters.CHECK).permutation(len(samples))[: _NUM_BATCHES * batch_size]
     outputs, times = [], []
@@ -92,12 +100,13 @@ def check(restored: Restored, data: str, batch_size: int = 32, workers: int = 0)
     notes = _notes(restored, scores)
     metrics: dict[str, float] | None = None
     try:
-        metrics = Classification(built.classes).evaluate(scores, targets_for(chosen, built)[order])
+        task, targets = task_and_targets(chosen, restored)
+        metrics = task.evaluate(scores, targets[order])
     except UserError as error:  # for `check` no mistake: new classes are what fine-tuning is for
         notes.append(f"{error.happened}; `finetune` keeps the rows of equal names and makes the others anew")
     seconds = float(np.median(times))
     return Check(
-        run=str(restored.reference.run.path) if restored.reference.run is not None else None,
+        run=str(run.path) if run is not None else None,
         model=restored.label,
         architecture=built.name,
         num_parameters=sum(p.numel() for p in built.module.parameters()),
@@ -132,14 +141,20 @@ def _notes(restored: Restored, scores: np.ndarray) -> list[str]:
         notes.append(f"{len(broken)} tensors hold NaN or infinite values, the first is {broken[0]}")
     if not restored.built.names_known:
         notes.append("the file names no classes: outputs are taken in the order of the data's classes")
-    if len(np.unique(scores.argmax(axis=1))) == 1 and len(scores) > 10:
-        notes.append("every image gets the same class")
+    answers = scores > 0 if isinstance(restored.task, MultiLabel) else scores.argmax(axis=1)
+    if len(np.unique(answers, axis=0)) == 1 and len(scores) > 10:
+        notes.append(f"every image gets the same {'labels' if answers.ndim == 2 else 'class'}")
     return notes
 
 
 def _chance_notes(built: BuiltModel, metrics: dict[str, float] | None) -> list[str]:
     chance = 1 / len(built.classes)
-    if metrics is None or len(built.classes) == 2 or metrics["accuracy_high"] >= 2 * chance:
+    if (
+        metrics is None
+        or "map" in metrics
+        or len(built.classes) == 2
+        or metrics["accuracy_high"] >= 2 * chance
+    ):
         return []
     return [
         f"accuracy {metrics['accuracy']:.3f} is near chance ({chance:.3f}): "

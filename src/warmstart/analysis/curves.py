@@ -13,9 +13,6 @@ def draw_curves(run_path: Path) -> Path:
     run = reader.open_run(run_path)
     train_rows = [row for row in run.metrics.rows if row.get("kind") == "train"]
     eval_rows = [row for row in run.evals.rows if row.get("kind") != "evaluate"]
-    metric = run.config["train"]["select_by"]
-    if not any(metric in row for row in eval_rows):
-        metric = "accuracy"
     target = run_path / layout.CURVES
-    plot_training(train_rows, eval_rows, target, metric, run.pointer(layout.BEST))
+    plot_training(train_rows, eval_rows, target, run.resolved["select_by"], run.pointer(layout.BEST))
     return target

@@ -2,27 +2,30 @@
 
 from __future__ import annotations
 
-import csv
-import io
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from warmstart.analysis.samples import EvaluationSet, open_evaluation_set, targets_for
+from warmstart.analysis.evaluation_files import write_pictures
+from warmstart.analysis.samples import EvaluationSet, open_evaluation_set, task_and_targets
+from warmstart.config.schema import DataConfig
 from warmstart.console import progress, table
 from warmstart.errors import UserError
 from warmstart.inference.predictions import write_predictions
 from warmstart.inference.restore import Restored
 from warmstart.records import finite
 from warmstart.run import layout, writer
+from warmstart.shown import Shown
 from warmstart.tasks.classification import Classification
-from warmstart.tasks.metrics import confusion
+from warmstart.tasks.label_metrics import resampled_map
+from warmstart.tasks.multilabel import MultiLabel
 
 
 @dataclass(frozen=True)
-class Evaluation:
+class Evaluation(Shown):
     """What one evaluation found; `folder` holds its tables and pictures, if any were kept."""
 
     model: str
@@ -38,6 +41,7 @@ class Evaluation:
     targets: np.ndarray
     ids: tuple[str, ...]
     unreadable: tuple[tuple[str, str], ...]  # (id, reason) of images that were left out
+    task: Classification | MultiLabel
 
     def to_json(self) -> dict[str, Any]:
         names = (
@@ -55,48 +59,73 @@ class Evaluation:
 
     def text(self) -> str:
         """What `evaluate` prints: the metrics with their interval, and a row per class."""
-        m = self.metrics
-        rows = [(r["name"], r["precision"], r["recall"], r["f1"], r["support"]) for r in self.per_class]
-        top5 = f"top-5 {m['top5']:.4f}  " if "top5" in m else ""
+        names = self.task.columns
+        rows = [(r["name"], *(r[name] for name in names)) for r in self.per_class]
         kept = self.folder or "not kept; pass --output-dir to keep tables and pictures"
         return (
-            f"{self.model} on {self.split} of {self.data}: {self.num_samples} images\n"
+            f"{self.model} on {self.split} of {self.data}: {self.num_samples} images\n{self._quality()}\n\n"
+            f"{table('', ('class', *names), rows)}\n\ntables and pictures: {kept}"
+        )
+
+    @property
+    def pictures(self) -> list[Path]:
+        return sorted(Path(self.folder).glob("*.png")) if self.folder is not None else []
+
+    def _quality(self) -> str:
+        m = self.metrics
+        if isinstance(self.task, MultiLabel):
+            chosen = "0.5 for every label: none are recorded for these weights"
+            if self.task.thresholds is not None:
+                chosen = f"chosen on the run's val split ({layout.THRESHOLDS})"
+            return (
+                f"mAP {m['map']:.4f} (95 % interval {m['map_low']:.4f} to {m['map_high']:.4f})  f1 {m['f1']:.4f}  "
+                f"micro f1 {m['f1_micro']:.4f}  exact match {m['exact_match']:.4f}  loss {m['loss']:.4f}\n"
+                f"thresholds: {chosen}"
+            )
+        top5 = f"top-5 {m['top5']:.4f}  " if "top5" in m else ""
+        return (
             f"accuracy {m['accuracy']:.4f} (95 % interval {m['accuracy_low']:.4f} to {m['accuracy_high']:.4f})  "
             f"{top5}f1 {m['f1']:.4f}  balanced accuracy {m['balanced_accuracy']:.4f}  "
-            f"loss {m['loss']:.4f}  calibration error {m['ece']:.4f}\n\n"
-            f"{table('', ('class', 'precision', 'recall', 'f1', 'support'), rows)}\n\n"
-            f"tables and pictures: {kept}"
+            f"loss {m['loss']:.4f}  calibration error {m['ece']:.4f}"
         )
 
 
 def evaluate(
     restored: Restored,
-    data: str | None = None,
+    data: DataConfig | None = None,
     split: str | None = None,
     batch_size: int | None = None,
     workers: int = 0,
     output_dir: str | None = None,
+    choose_thresholds: bool = False,
 ) -> Evaluation:
     """Run the model over the chosen split (default: test, else val) and measure it.
 
+    `choose_thresholds` (val of a multi-label run only) takes those of highest F1 there, and records them.
     With the run's own batch size (the default) the outputs equal those of validation to the bit.
 
     Raises:
         UserError: no data, no such split, classes the model does not have, or an output folder in use.
     """
     built, run = restored.built, restored.reference.run
-    chosen = open_evaluation_set(run, data, split)
-    targets = targets_for(chosen, built)
+    chosen = open_evaluation_set(run, data, split, restored.built.preprocessing)
+    task, targets = task_and_targets(chosen, restored)
     folder = _folder(restored, chosen, output_dir)
     with progress("evaluating", len(chosen.targets)) as bar:
         outputs = restored.outputs(chosen.samples, batch_size, workers, bar.update)
-    task = Classification(built.classes)
+    metrics: dict[str, float] = {}
+    if isinstance(task, MultiLabel):
+        scores = task.scores(outputs)
+        if choose_thresholds and chosen.is_own:
+            task = _record_thresholds(restored, chosen, task, scores, targets)
+        metrics["map_low"], metrics["map_high"] = map_interval(scores, targets)
+    metrics = {**task.evaluate(outputs, targets), **metrics}
     result = Evaluation(
         model=restored.label,
         data=chosen.path,
         split=chosen.split,
         num_samples=len(outputs),
-        metrics=task.evaluate(outputs, targets),
+        metrics=metrics,
         per_class=task.table(outputs, targets),
         classes=built.classes,
         run=str(run.path) if run is not None else None,
@@ -105,9 +134,10 @@ def evaluate(
         targets=targets,
         ids=chosen.ids,
         unreadable=chosen.unreadable,
+        task=task,
     )
     if folder is not None:
-        _write(folder, result, task)
+        _write(folder, result)
     if run is not None and chosen.is_own and not restored.overridden:
         row = {
             "step": restored.reference.step,
@@ -117,6 +147,24 @@ def evaluate(
         }
         writer.append_row(run.path / layout.EVALS, {"kind": "evaluate", **row})
     return result
+
+
+def _record_thresholds(
+    restored: Restored, chosen: EvaluationSet, task: MultiLabel, scores: np.ndarray, targets: np.ndarray
+) -> MultiLabel:
+    """The task with the best thresholds of val, which are kept in the run."""
+    run = restored.reference.run
+    assert run is not None and chosen.split == "val", f"thresholds from {chosen.split}"
+    found = task.with_best_thresholds(scores, targets)
+    assert found.thresholds is not None
+    record = {
+        "step": restored.reference.step,
+        "split": chosen.split,
+        "num_samples": len(targets),
+        "thresholds": dict(zip(task.classes, found.thresholds, strict=True)),
+    }
+    writer.write_json(run.path / layout.THRESHOLDS, record)
+    return found
 
 
 def _folder(restored: Restored, chosen: EvaluationSet, output_dir: str | None) -> Path | None:
@@ -137,27 +185,20 @@ def _folder(restored: Restored, chosen: EvaluationSet, output_dir: str | None) -
     return run.path / layout.EVALUATIONS / name
 
 
-def _write(folder: Path, result: Evaluation, task: Classification) -> None:
-    from warmstart.analysis.plots import plot_calibration, plot_confusion
-
+def _write(folder: Path, result: Evaluation) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    predicted = result.outputs.argmax(axis=1)
-    matrix = confusion(result.targets, predicted, len(result.classes))
-    scores = task.scores(result.outputs)
+    scores = result.task.scores(result.outputs)
     writer.write_json(folder / "metrics.json", finite(result.to_json()))
-    writer.write_text(folder / "confusion.csv", confusion_csv(matrix, result.classes))
     writer.write_whole(
         folder / "predictions.parquet", write_predictions(result.ids, result.targets, scores, result.classes)
     )
-    plot_confusion(matrix, result.classes, folder / "confusion.png")
-    plot_calibration(scores.max(axis=1), predicted == result.targets, folder / "calibration.png")
+    write_pictures(folder, result.task, result.outputs, result.targets)
 
 
-def confusion_csv(matrix: np.ndarray, classes: tuple[str, ...]) -> str:
-    """Rows are targets, columns predictions."""
-    text = io.StringIO()
-    rows = csv.writer(text)
-    rows.writerow(("target \\ predicted", *classes))
-    for name, counts in zip(classes, matrix.tolist(), strict=True):
-        rows.writerow((name, *counts))
-    return text.getvalue()
+def map_interval(scores: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
+    """(low, high) of mAP in 95 % of bootstrap resamples of the images; NaN where no image has a label."""
+    values = resampled_map([scores], targets)[0]
+    if not values.size:
+        return math.nan, math.nan
+    low, high = np.quantile(values, [0.025, 0.975])
+    return float(low), float(high)

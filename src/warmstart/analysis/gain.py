@@ -14,17 +14,24 @@ from warmstart.inference.predictions import Predictions, read_predictions
 from warmstart.inference.restore import restore
 from warmstart.records import finite
 from warmstart.run import layout, reader, writer
+from warmstart.shown import Shown
 from warmstart.stats import bootstrap_interval, mcnemar_p
+from warmstart.tasks.classification import Classification
+from warmstart.tasks.label_metrics import resampled_map
+from warmstart.tasks.multilabel import MultiLabel
 
 _LEVEL = 0.05
+METRIC_WORDS = {"accuracy": "accuracy", "map": "mAP"}
 
 
 @dataclass(frozen=True)
-class Gain:
-    """One split: metrics of the start model (step 0) and of the best one, and the paired difference in accuracy.
+class Gain(Shown):
+    """One split: metrics of the start model (step 0) and of the best one, and the paired difference in `metric`.
 
-    `low` and `high` bound the difference in 95 % of bootstrap resamples of the samples; `p` is exact
-    McNemar's over the samples that were fixed (wrong before, right now) and broken.
+    `low` and `high` bound the difference in 95 % of bootstrap resamples of the samples. `p` is of the
+    exact sign test over the samples that were fixed and broken: with one class per image, wrong before and
+    right now (McNemar's test); with sets, fewer wrong labels than before. Each model of sets has the
+    thresholds that are best for it on val.
     """
 
     split: str
@@ -38,6 +45,7 @@ class Gain:
     fixed: int
     broken: int
     p: float
+    metric: str = "accuracy"  # `map` for sets
 
     @property
     def verdict(self) -> str:
@@ -47,21 +55,28 @@ class Gain:
         chosen = (
             " (the best step was chosen on these samples, so this is too kind)" if self.split == "val" else ""
         )
-        if self.p < _LEVEL and self.low > 0:
+        if self.p < _LEVEL and self.low > 0 and self.fixed > self.broken:
             return f"better than the start{chosen}"
-        if self.p < _LEVEL and self.high < 0:
+        if self.p < _LEVEL and self.high < 0 and self.fixed < self.broken:
             return f"worse than the start{chosen}"
         return f"cannot be told from the start with {self.num_samples} samples"
 
-    def text(self) -> str:
+    @property
+    def change(self) -> str:
+        """The difference with its interval, and the samples behind the test, in words."""
+        words = ("fixed", "broken", "McNemar p")
+        if self.metric == "map":
+            words = ("images with fewer wrong labels", "with more", "sign test p")
         return (
-            f"{self.split}: {self.verdict}: accuracy {self.difference:+.4f} "
-            f"(95 % paired interval {self.low:+.4f} to {self.high:+.4f}; {self.fixed} fixed, {self.broken} broken, "
-            f"McNemar p {self.p:.2g})"
+            f"{METRIC_WORDS[self.metric]} {self.difference:+.4f} (95 % paired interval {self.low:+.4f} to "
+            f"{self.high:+.4f}; {self.fixed} {words[0]}, {self.broken} {words[1]}, {words[2]} {self.p:.2g})"
         )
 
+    def text(self) -> str:
+        return f"{self.split}: {self.verdict}: {self.change}"
+
     def to_json(self) -> dict[str, Any]:
-        return {**self.__dict__, "verdict": self.verdict}
+        return {**self.__dict__, "verdict": self.verdict, "change": self.change}
 
 
 def measure_gains(run_path: Path, device: Any, workers: int) -> tuple[list[Gain], Evaluation]:
@@ -75,39 +90,64 @@ def measure_gains(run_path: Path, device: Any, workers: int) -> tuple[list[Gain]
     gains: list[Gain] = []
     splits = [name for name in ("val", "test") if name in start_rows] or ["train"]
     result: Evaluation | None = None
+    start_task = restored.task
     for split in splits:
-        result = evaluate(restored, split=split, workers=workers)
+        result = evaluate(restored, split=split, workers=workers, choose_thresholds=split == "val")
         path = run.path / layout.PREDICTIONS / layout.predictions_name(split, 0)
         if path.exists():
-            start = {name: start_rows[split][name] for name in result.metrics}
-            gains.append(_pair(result, restored.reference.step or 0, read_predictions(path), start))
+            start = read_predictions(path)
+            _check_same(result, start)
+            row = start_rows[split]
+            metrics = {name: row[name] for name in result.metrics if name in row}
+            if isinstance(start_task, MultiLabel):
+                if split == "val":
+                    start_task = start_task.with_best_thresholds(start.scores, result.targets)
+                metrics |= start_task.at_thresholds(start.scores, result.targets)
+            gains.append(_pair(result, restored.reference.step or 0, start, metrics, start_task))
     assert result is not None, "a run has at least a train split"
     writer.write_json(run.path / layout.GAINS, finite([gain.to_json() for gain in gains]))
     return gains, result
 
 
-def _pair(result: Evaluation, best_step: int, start: Predictions, start_metrics: dict[str, float]) -> Gain:
+def _check_same(result: Evaluation, start: Predictions) -> None:
     if result.ids != start.ids:
         raise UserError(
             f"the {result.split} samples have changed since the run was started",
             "the same images at the start and at the end",
             "leave the data alone while a run is under way",
         )
-    before = start.scores.argmax(axis=1) == start.targets
-    after = result.outputs.argmax(axis=1) == result.targets
-    difference = after.astype(np.float64) - before
-    low, high = bootstrap_interval(difference)
-    fixed, broken = int((after & ~before).sum()), int((before & ~after).sum())
+
+
+def _pair(
+    result: Evaluation,
+    best_step: int,
+    start: Predictions,
+    start_metrics: dict[str, float],
+    start_task: Classification | MultiLabel,
+) -> Gain:
+    task, targets = result.task, result.targets
+    if isinstance(task, MultiLabel) and isinstance(start_task, MultiLabel):
+        scores = task.scores(result.outputs)
+        before, after = start_task.num_wrong(start.scores, targets), task.num_wrong(scores, targets)
+        resampled = resampled_map([start.scores, scores], targets)
+        low, high = np.quantile(resampled[1] - resampled[0], [0.025, 0.975]).tolist()
+    else:
+        before = (start.scores.argmax(axis=1) != targets).astype(np.int64)
+        after = (result.outputs.argmax(axis=1) != targets).astype(np.int64)
+        low, high = bootstrap_interval(before - after)
+    metric = task.metrics[0]
+    fixed, broken = int((after < before).sum()), int((after > before).sum())
     return Gain(
         split=result.split,
         num_samples=result.num_samples,
         start=start_metrics,
         best=result.metrics,
         best_step=best_step,
-        difference=float(difference.mean()),
+        difference=result.metrics[metric] - start_metrics[metric],
         low=low,
         high=high,
         fixed=fixed,
         broken=broken,
         p=mcnemar_p(fixed, broken),
+        metric=metric,
     )

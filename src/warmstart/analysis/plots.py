@@ -1,12 +1,7 @@
-"""Figures of a run, as PNG files: the one door to matplotlib.
-
-Drawn through `Figure`, never pyplot, so nothing global is left behind and no display is needed, in
-Okabe & Ito's colours, which colour-blind people tell apart. Shapes: N samples, K classes.
-"""
+"""Figures of a run, as PNG files. Shapes: N samples, K classes."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,31 +11,16 @@ from matplotlib import colormaps, rc_context
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize, PowerNorm
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontProperties, fontManager
-from matplotlib.ft2font import FT2Font
 from matplotlib.ticker import MaxNLocator, PercentFormatter
 from numpy.typing import ArrayLike, NDArray
 
 from warmstart import stats
-from warmstart.run import writer
+from warmstart.analysis.figures import BASE_FONT, BLUE, GREEN, GREY, ORANGE, PALE, SKY, STYLE, drawable, save
 
 Rows = Sequence[Mapping[str, Any]]
 Cases = Sequence[tuple[str, Sequence[float]]]  # label, values over seeds
 
-BLUE, SKY, ORANGE, GREEN, GREY, PALE = "#0072B2", "#56B4E9", "#D55E00", "#009E73", "#6E6E6E", "#E4E4E4"
-STYLE = {
-    **{"axes.spines.right": False, "axes.spines.top": False, "axes.edgecolor": "#8A8A8A"},
-    **{"axes.titlelocation": "left", "axes.titlesize": 11, "axes.titleweight": "bold", "axes.titlepad": 10},
-    **{"xtick.color": "#4A4A4A", "ytick.color": "#4A4A4A", "grid.color": PALE, "axes.axisbelow": True},
-    **{"font.size": 10, "legend.frameon": False, "savefig.dpi": 150, "savefig.facecolor": "white"},
-}
-BASE_FONT = "DejaVu Sans"  # comes with matplotlib
-CJK_FONTS = (
-    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN"),
-    *("PingFang SC", "Hiragino Sans GB", "Heiti SC", "STHeiti", "Songti SC", "Arial Unicode MS", "SimSun"),
-    *("Microsoft YaHei", "DengXian", "SimHei", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei"),
-)
-MAX_NAME_LENGTH, MAX_LABEL_LENGTH = 24, 70  # characters of a class, of a case
+MAX_LABEL_LENGTH = 70  # characters of a case
 MAX_COUNTED_CLASSES, MAX_NAMED_CLASSES, MAX_CELLS, NUM_LISTED_CONFUSIONS = 20, 50, 300, 12
 
 
@@ -51,7 +31,7 @@ def plot_confusion(matrix: NDArray[np.int64], classes: Sequence[str], path: Path
     """
     num_classes = len(classes)
     assert matrix.shape == (num_classes, num_classes), f"{matrix.shape} for {num_classes} classes"
-    names, fonts, note = _drawable(classes)
+    names, fonts, note = drawable(classes)
     is_named = num_classes <= MAX_NAMED_CLASSES
     side = min(max(4.2, 1.6 + 0.5 * num_classes), 10.0) if is_named else 7.5  # inches
     with rc_context({**STYLE, "font.family": fonts, "axes.spines.right": True, "axes.spines.top": True}):
@@ -67,7 +47,7 @@ def plot_confusion(matrix: NDArray[np.int64], classes: Sequence[str], path: Path
         without = f" (grey: no samples of {empty})" if empty else ""
         accuracy = np.trace(matrix) / max(1, matrix.sum())
         axes.set_title(f"{num_classes} classes{without}, {matrix.sum()} samples, {accuracy:.1%} right")
-        _save(figure, path, note)
+        save(figure, path, note)
 
 
 def _draw_confusion(axes: Axes, matrix: NDArray[np.int64]) -> None:
@@ -164,7 +144,7 @@ def plot_calibration(confidence: ArrayLike, correct: ArrayLike, path: Path) -> N
         bottom.set(xlabel="confidence of the prediction", ylabel="samples")
         bottom.yaxis.set_major_locator(MaxNLocator(3, integer=True))
         figure.align_ylabels()
-        _save(figure, path)
+        save(figure, path)
 
 
 def plot_training(
@@ -195,7 +175,7 @@ def plot_training(
             all_axes[0].set_title(f"Best val {metric.replace('_', ' ')} {best[metric]:.4g} at {where}")
         all_axes[-1].set_xlabel(x_name)
         figure.align_ylabels()
-        _save(figure, path)
+        save(figure, path)
 
 
 def _epochs_rise(rows: Rows) -> bool:
@@ -241,7 +221,7 @@ def _draw_panel(axes: Axes, panel: str, series: Mapping[str, Rows], x_name: str)
 def plot_story(cases: Cases, path: Path, title: str = "", quantity: str = "") -> None:
     """One horizontal bar per case: mean over seeds, each seed as a dot, spread; `quantity` names the axis."""
     assert cases, "a story needs a case"
-    names, fonts, note = _drawable([*(label for label, _ in cases), title, quantity], MAX_LABEL_LENGTH)
+    names, fonts, note = drawable([*(label for label, _ in cases), title, quantity], MAX_LABEL_LENGTH)
     farthest = max(max(values) for _, values in cases)
     digits = ".3f" if farthest < 100 else ".0f"
     key = f"bar: mean; dots: seeds; line: one standard deviation to each side\n{note}".strip()
@@ -264,37 +244,4 @@ def plot_story(cases: Cases, path: Path, title: str = "", quantity: str = "") ->
         axes.grid(axis="x")
         axes.set_title(names[-2], parse_math=False)
         axes.set_xlabel(names[-1], parse_math=False)
-        _save(figure, path, key)
-
-
-def _drawable(names: Sequence[str], max_length: int = MAX_NAME_LENGTH) -> tuple[list[str], list[str], str]:
-    """(names as drawn, font families, note): every character of the result exists in one of the fonts.
-
-    Long names lose their middle. A name that cannot be drawn becomes its number, and the note says so.
-    """
-    cleaned = ["".join(c if c.isprintable() else " " for c in name) for name in names]
-    head, tail = max_length * 2 // 3 - 1, max_length // 3
-    short = [n if len(n) <= max_length else f"{n[:head]}…{n[-tail:]}" for n in cleaned]
-    missing = set("".join(short)) - _characters(BASE_FONT, set("".join(short)))
-    if not missing:
-        return short, [BASE_FONT], ""
-    installed = {font.name for font in fontManager.ttflist}
-    covered = {family: _characters(family, missing) for family in CJK_FONTS if family in installed}
-    best = max(covered, key=lambda family: len(covered[family]), default=None)
-    undrawable = missing - covered[best] if best else missing
-    drawn = [f"#{number}" if set(name) & undrawable else name for number, name in enumerate(short)]
-    note = "#number: a name with characters that no installed font can draw" if undrawable else ""
-    return drawn, [BASE_FONT, best] if best else [BASE_FONT], note
-
-
-def _characters(family: str, wanted: set[str]) -> set[str]:
-    """Those of `wanted` that the font has."""
-    font = FT2Font(fontManager.findfont(FontProperties(family=[family]), fallback_to_default=False))
-    return {c for c in wanted if font.get_char_index(ord(c))}
-
-
-def _save(figure: Figure, path: Path, note: str = "") -> None:
-    figure.supxlabel(note, fontsize=8, color=GREY, x=0.01, ha="left")
-    content = io.BytesIO()
-    figure.savefig(content, format="png")
-    writer.write_whole(path, content.getvalue())
+        save(figure, path, key)

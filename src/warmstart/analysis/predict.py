@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ from warmstart.data.sources import open_images
 from warmstart.errors import UserError
 from warmstart.inference.restore import Restored
 from warmstart.run import writer
+from warmstart.shown import Shown
 from warmstart.tasks.classification import Classification
+from warmstart.tasks.multilabel import MultiLabel
 
 _NUM_SHOWN = 20
 
@@ -29,25 +32,28 @@ class Prediction:
     id: str
     classes: tuple[str, ...]
     scores: tuple[float, ...]
+    labels: tuple[tuple[str, float], ...] | None = (
+        None  # (name, score), best first; None: one class per image
+    )
 
 
 @dataclass(frozen=True)
-class PredictionResult:
+class PredictionResult(Shown):
     """What was predicted, and the images that could not be read: (id, reason)."""
 
     run: str | None
     model: str
     predictions: list[Prediction]
     unreadable: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def _are_sets(self) -> bool:
+        return any(p.labels is not None for p in self.predictions)
 
     def to_json(self) -> dict[str, Any]:
         rows = [
-            {
-                "id": p.id,
-                "class": p.classes[0],
-                "score": p.scores[0],
-                "top": [{"class": c, "score": s} for c, s in zip(p.classes, p.scores, strict=True)],
-            }
+            {"id": p.id, **_answer(p), "top": _named(zip(p.classes, p.scores, strict=True))}
             for p in self.predictions
         ]
         unreadable = [{"id": name, "reason": reason} for name, reason in self.unreadable]
@@ -62,11 +68,12 @@ class PredictionResult:
     def text(self) -> str:
         """A table of the first images, and what could not be read."""
         rows = [
-            (p.id, *(f"{name} {score:.3f}" for name, score in zip(p.classes, p.scores, strict=True)))
+            (p.id, *_labels_text(p), *(f"{c} {s:.3f}" for c, s in zip(p.classes, p.scores, strict=True)))
             for p in self.predictions[:_NUM_SHOWN]
         ]
         depth = max(len(p.classes) for p in self.predictions)
-        lines = [table("", ("image", "best", *("next",) * (depth - 1)), rows, left=depth + 1)]
+        head = ("image", *(("labels",) if self._are_sets else ()), "best", *("next",) * (depth - 1))
+        lines = [table("", head, rows, left=len(head)), *self.notes]
         more = len(self.predictions) - len(rows)
         if more > 0:
             lines.append(f"... and {more} more images; --output NAME.csv writes them all")
@@ -74,17 +81,48 @@ class PredictionResult:
         return "\n".join(lines)
 
     def to_csv(self) -> str:
-        """One row per image: id, class and score for each of the top classes."""
+        """One row per image: id, for sets the set `a|b` and its scores, class and score of the top classes."""
         depth = max((len(p.classes) for p in self.predictions), default=1)
         text = io.StringIO()
         rows = csv.writer(text)
         rows.writerow(
-            ("id", *(f"{word}_{rank}" for rank in range(1, depth + 1) for word in ("class", "score")))
+            (
+                "id",
+                *(("labels", "scores") if self._are_sets else ()),
+                *(f"{word}_{rank}" for rank in range(1, depth + 1) for word in ("class", "score")),
+            )
         )
         for p in self.predictions:
             pairs = zip(p.classes, p.scores, strict=True)
-            rows.writerow((p.id, *(cell for c, s in pairs for cell in (c, f"{s:.6f}"))))
+            sets = (
+                ()
+                if p.labels is None
+                else (_joined(c for c, _ in p.labels), _joined(f"{s:.6f}" for _, s in p.labels))
+            )
+            rows.writerow((p.id, *sets, *(cell for c, s in pairs for cell in (c, f"{s:.6f}"))))
         return text.getvalue()
+
+
+def _answer(prediction: Prediction) -> dict[str, Any]:
+    if prediction.labels is not None:
+        return {"labels": _named(prediction.labels)}
+    return {"class": prediction.classes[0], "score": prediction.scores[0]}
+
+
+def _named(pairs: Iterable[tuple[str, float]]) -> list[dict[str, Any]]:
+    return [{"class": name, "score": score} for name, score in pairs]
+
+
+def _joined(parts: Iterable[str]) -> str:
+    """As a label column of sets is written."""
+    return "|".join(parts)
+
+
+def _labels_text(prediction: Prediction) -> tuple[str, ...]:
+    """The cell of the set, if there is one."""
+    if prediction.labels is None:
+        return ()
+    return (", ".join(name for name, _ in prediction.labels) or "none",)
 
 
 def predict(
@@ -104,16 +142,34 @@ def predict(
         raise UserError(f"none of the {len(samples)} images can be read; {name}: {reason}", "readable images")
     with progress("predicting", len(readable)) as bar:
         outputs = restored.outputs([readable], batch_size, workers, bar.update)
-    scores = Classification(built.classes).scores(outputs)
+    task = restored.task
+    scores = task.scores(outputs)
     best = np.argsort(-scores, axis=1, kind="stable")[:, : min(top_k, len(built.classes))]
     predictions = [
-        Prediction(name, tuple(built.classes[c] for c in row), tuple(float(s[c]) for c in row))
+        Prediction(
+            name, tuple(built.classes[c] for c in row), tuple(float(s[c]) for c in row), _labels(task, s)
+        )
         for name, row, s in zip(readable.ids, best.tolist(), scores, strict=True)
     ]
     run = restored.reference.run
     return PredictionResult(
-        str(run.path) if run is not None else None, restored.label, predictions, scanned.corrupt
+        str(run.path) if run is not None else None, restored.label, predictions, scanned.corrupt, _notes(task)
     )
+
+
+def _labels(task: Classification | MultiLabel, scores: np.ndarray) -> tuple[tuple[str, float], ...] | None:
+    """The labels of one image whose scores (K,) reach their thresholds, best first."""
+    if not isinstance(task, MultiLabel):
+        return None
+    reached = np.flatnonzero(scores >= task.cuts)
+    ordered = reached[np.argsort(-scores[reached], kind="stable")]
+    return tuple((task.classes[k], float(scores[k])) for k in ordered.tolist())
+
+
+def _notes(task: Classification | MultiLabel) -> tuple[str, ...]:
+    if isinstance(task, MultiLabel) and task.thresholds is None:
+        return ("thresholds: 0.5 for every label, as none are recorded for these weights",)
+    return ()
 
 
 def check_output(path: Path) -> None:

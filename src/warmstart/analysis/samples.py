@@ -12,9 +12,14 @@ from warmstart.console import log
 from warmstart.data.dataset import Dataset, open_dataset
 from warmstart.data.samples import Samples
 from warmstart.data.sources import open_source
+from warmstart.data.store import plan_store
 from warmstart.errors import UserError, closest, listing
+from warmstart.inference.restore import Restored
 from warmstart.models.build import BuiltModel
+from warmstart.records import Preprocessing
 from warmstart.run.reader import Run
+from warmstart.tasks.classification import Classification
+from warmstart.tasks.multilabel import MultiLabel
 
 
 @dataclass(frozen=True)
@@ -35,25 +40,34 @@ class EvaluationSet:
         return tuple(name for part in self.samples for name in part.ids)
 
 
-def open_evaluation_set(run: Run | None, data: str | None, split: str | None) -> EvaluationSet:
+def open_evaluation_set(
+    run: Run | None, data: DataConfig | None, split: str | None, preprocessing: Preprocessing
+) -> EvaluationSet:
     """The run's own data with the run's own splits, wherever they lie now, or other data as they are.
+
+    Of `data`, the path counts, and label_columns where they were given, else the run's are used.
 
     Raises:
         UserError: no data named, or no such split.
     """
     recorded = run.resolved["data"] if run is not None else {}
-    path = data or recorded.get("path")
+    path = data.path if data is not None else recorded.get("path")
     if not path:
         raise UserError("--data is missing", "the data set to evaluate on", "pass --data FOLDER")
-    is_own = data is None or open_source(path, allow_single_class=True).fingerprint == recorded.get(
-        "fingerprint"
-    )
+    own = from_dict(run.config).data if run is not None else DataConfig()
+    columns = own.label_columns
+    if data is not None and "label_columns" in data.model_fields_set:
+        columns = data.label_columns
+    is_own = data is None or open_source(
+        path, allow_single_class=True, label_columns=columns
+    ).fingerprint == recorded.get("fingerprint")
     if is_own and run is not None:
-        settings = from_dict(run.config).data.model_copy(
-            update={"path": path, **{name: recorded["split"][name] for name in ("train_ratio", "val_ratio")}}
-        )
+        split_by = {name: value for name, value in recorded["split"].items() if name != "seed"}
+        settings = own.model_copy(update={"path": path, **split_by})
         known = tuple((name, reason) for name, reason in recorded["quarantined"])
-        dataset = open_dataset(settings, recorded["split"]["seed"], known)
+        # Decoding everything for one split would not pay; what training has kept is there.
+        plan = plan_store(own, preprocessing, "off" if own.cache == "off" else "warm")
+        dataset = open_dataset(settings, recorded["split"]["seed"], known, store=lambda _: plan)
         is_own = dataset.facts.fingerprint == recorded["fingerprint"]
         if not is_own:
             log.warning(
@@ -62,7 +76,8 @@ def open_evaluation_set(run: Run | None, data: str | None, split: str | None) ->
     else:
         # Other data are evaluated as they are: one folder without splits is not cut into three, and
         # broken files are left out and named, however many.
-        dataset = open_dataset(DataConfig(path=path, max_corrupt=1.0), 0, for_training=False)
+        settings = DataConfig(path=path, max_corrupt=1.0, label_columns=columns)
+        dataset = open_dataset(settings, 0, for_training=False)
         is_own = False
     unreadable = dataset.facts.quarantined
     if unreadable:
@@ -77,12 +92,41 @@ def open_evaluation_set(run: Run | None, data: str | None, split: str | None) ->
     )
 
 
-def targets_for(chosen: EvaluationSet, built: BuiltModel) -> np.ndarray:
-    """The targets in the model's class numbers: by name; by order where the weights name no classes.
+def task_and_targets(
+    chosen: EvaluationSet, restored: Restored
+) -> tuple[Classification | MultiLabel, np.ndarray]:
+    """What to ask of the model, and the targets in its own class numbers: by name, or by order without names.
+
+    A model of sets takes images with one label each as sets of one. Weights that say nothing about
+    themselves are taken for what the data are.
 
     Raises:
-        UserError: the data have classes that the model does not have.
+        UserError: the data have classes that the model does not have, or sets where it gives one class.
     """
+    built, task, targets = restored.built, restored.task, chosen.targets
+    places = _places(chosen, built)
+    num_classes = len(built.classes)
+    if targets.ndim == 2 and not built.multi_label:
+        if built.names_known:
+            raise UserError(
+                f"the labels of {chosen.path} are sets, and the model gives one class per image",
+                "images with one label each, or a multi-label model",
+                "`warmstart finetune` makes a multi-label model of it",
+            )
+        log.warning("the weights say nothing about their task: taken as multi-label, as the labels are sets")
+        task = MultiLabel(built.classes)
+    if isinstance(task, Classification):
+        return task, places[targets]
+    found = np.zeros((len(targets), num_classes), dtype=np.uint8)
+    if targets.ndim == 2:
+        found[:, places] = targets
+    else:
+        found[np.arange(len(targets)), places[targets]] = 1
+    return task, found
+
+
+def _places(chosen: EvaluationSet, built: BuiltModel) -> np.ndarray:
+    """int64: the model's number of each of the data's classes."""
     found, classes = chosen.classes, built.classes
     if not built.names_known:
         if len(found) != len(classes):
@@ -96,7 +140,7 @@ def targets_for(chosen: EvaluationSet, built: BuiltModel) -> np.ndarray:
             log.warning(
                 "the weights name no classes; taken by order: %s. In another order all is wrong", pairs
             )
-        return chosen.targets
+        return np.arange(len(found))
     unknown = [name for name in found if name not in classes]
     if unknown:
         raise UserError(
@@ -104,7 +148,7 @@ def targets_for(chosen: EvaluationSet, built: BuiltModel) -> np.ndarray:
             f"classes among {listing(classes)}",
             closest(unknown[0], classes) or "to learn new classes, use `warmstart finetune`",
         )
-    return np.array([classes.index(name) for name in found], dtype=np.int64)[chosen.targets]
+    return np.array([classes.index(name) for name in found], dtype=np.int64)
 
 
 def _choose(dataset: Dataset, split: str | None, path: str) -> list[str]:

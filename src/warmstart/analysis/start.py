@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.config import rules
+from warmstart.config.places import is_path
+from warmstart.config.schema import DataConfig
 from warmstart.data.sources import open_source
 from warmstart.errors import UserError
 from warmstart.inference.reference import resolve_weights
@@ -13,16 +15,20 @@ from warmstart.models.weights import read_weights
 from warmstart.models.zoo import split_name
 
 
-def starting_settings(data: str, weights: str | None) -> dict[str, Any]:
+def starting_settings(data: DataConfig, weights: str | None) -> dict[str, Any]:
     """Values by `section.leaf`.
 
     Raises:
         UserError: data or weights that cannot be read.
     """
-    if not Path(data).exists():
-        raise rules.missing_path("DATA", data)
-    open_source(data)  # a layout that cannot be read is better refused now than at the first run
-    values: dict[str, Any] = {"data.path": data}
+    assert data.path is not None
+    if is_path(data.path) and not Path(data.path).exists():
+        raise rules.missing_path("DATA", data.path)
+    # A layout that cannot be read is better refused now than at the first run.
+    open_source(data.path, label_columns=data.label_columns)
+    values: dict[str, Any] = {"data.path": data.path}
+    if data.label_columns:
+        values["data.label_columns"] = list(data.label_columns)
     if weights is None:
         # No checkpoint: a small backbone that trains on any machine is the least surprising start.
         values["model.name"] = "timm:mobilenetv3_small_100"

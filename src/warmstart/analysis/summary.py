@@ -6,18 +6,37 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.console import table
-from warmstart.errors import UserError
+from warmstart.errors import UserError, listing
 from warmstart.run import layout, reader
 from warmstart.run.reader import Run
+from warmstart.shown import Shown
 
-_COLUMNS = ("run", "state", "model", "data", "steps", "lr", "best_step", "accuracy", "f1", "loss")
-_SHOWN = ("accuracy", "f1", "loss", "top5", "ece")
+_COLUMNS = ("run", "state", "model", "data", "steps", "lr", "best_step", "accuracy", "map", "f1", "loss")
+_SHOWN = ("accuracy", "map", "f1", "f1_micro", "exact_match", "loss", "top5", "ece")
 
 
-def list_runs(folder: str) -> list[dict[str, Any]]:
+class RunList(Shown, list[dict[str, Any]]):
+    """One row per run."""
+
+    def text(self) -> str:
+        return runs_text(self)
+
+
+class Description(Shown, dict[str, Any]):
+    """What `--json` prints of a run; shown, it adds the files that a person would open."""
+
+    def text(self) -> str:
+        return "\n".join([show_text(self), "", "files", *run_files(self["run"])])
+
+    @property
+    def pictures(self) -> list[Path]:
+        return [Path(self["run"]) / layout.CURVES]
+
+
+def list_runs(folder: str) -> RunList:
     """One row per run below `folder`, oldest first; one that cannot be read says so in its state."""
     rows = [_row_or_reason(run) for run in reader.find_runs(folder)]
-    return sorted(rows, key=lambda row: str(row["created"]))
+    return RunList(sorted(rows, key=lambda row: str(row["created"])))
 
 
 def _row_or_reason(run: Run) -> dict[str, Any]:
@@ -41,6 +60,7 @@ def _row(run: Run) -> dict[str, Any]:
         "lr": resolved["lr"],
         "best_step": best.get("step"),
         "accuracy": best.get("accuracy"),
+        "map": best.get("map"),
         "f1": best.get("f1"),
         "loss": best.get("loss"),
         "parent": (resolved["parent"] or {}).get("run"),
@@ -62,19 +82,21 @@ def _last_step(run: Run) -> int:
 def runs_text(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "no runs here yet"
-    return table("", _COLUMNS, [[row[name] for name in _COLUMNS] for row in rows], left=4)
+    columns = [name for name in _COLUMNS if name != "map" or any(row["map"] is not None for row in rows)]
+    return table("", columns, [[row[name] for name in columns] for row in rows], left=4)
 
 
-def describe_run(path: str) -> dict[str, Any]:
+def describe_run(path: str) -> Description:
     """Everything `show` tells, as one JSON object."""
     run = reader.open_run(path)
     evals = run.evals
     steps = sorted({row["step"] for row in evals.rows})
-    return {
+    described = {
         "run": str(run.path),
         "status": run.status,
         "model": run.resolved["model"],
-        "data": {k: run.resolved["data"][k] for k in ("path", "classes", "counts", "notes")},
+        "task": run.resolved["task"],
+        "data": {k: run.resolved["data"][k] for k in ("path", "classes", "counts", "sizes", "notes")},
         "num_quarantined": len(run.resolved["data"]["quarantined"]),
         "augment": run.resolved["augment"],
         "parent": run.resolved["parent"],
@@ -88,7 +110,9 @@ def describe_run(path: str) -> dict[str, Any]:
         "num_damaged_rows": evals.num_damaged + run.metrics.num_damaged,
         "lr_rule": lr_rule(run),
         "gains": run.gains,
+        "thresholds": run.thresholds,
     }
+    return Description(described)
 
 
 def _splits_at(run: Run, step: int | None) -> dict[str, dict[str, Any]]:
@@ -119,7 +143,7 @@ def show_text(info: dict[str, Any]) -> str:
         f"model  {info['model']['name']} from {info['model']['source']['path'] or info['model']['source']['kind']}; "
         f"head {head['kind']} ({head['reason']})",
         f"data   {info['data']['path']}: "
-        + ", ".join(f"{split} {sum(counts.values())}" for split, counts in info["data"]["counts"].items())
+        + ", ".join(f"{split} {size}" for split, size in info["data"]["sizes"].items())
         + (f"; {info['num_quarantined']} unreadable" if info["num_quarantined"] else ""),
         f"steps  {pace['total_steps']} ({pace['steps_per_epoch']} per epoch); checkpoints {info['checkpoints']}",
         "",
@@ -127,12 +151,16 @@ def show_text(info: dict[str, Any]) -> str:
         "",
         _plan_text(info["plan"]),
     ]
+    if told := time_text(info["status"].get("time")):
+        lines += ["", told]
     for gain in info["gains"]:
-        changed = f"{gain['fixed']} fixed, {gain['broken']} broken"
-        interval = f"95 % paired interval {gain['low']:+.4f} to {gain['high']:+.4f}"
+        lines += ["", f"{gain['split']}: {gain['verdict']}: {gain['change']}"]
+    if info["thresholds"] is not None:
+        told = listing((f"{name} {value:.2f}" for name, value in info["thresholds"]["thresholds"].items()), 8)
         lines += [
             "",
-            f"{gain['split']}: {gain['verdict']}: accuracy {gain['difference']:+.4f} ({interval}; {changed})",
+            f"f1, f1_micro and exact_match of val and train are at threshold 0.5; those of later evaluations at "
+            f"the thresholds chosen on val: {told}",
         ]
     rule = info["lr_rule"]
     if rule is not None:
@@ -144,6 +172,28 @@ def show_text(info: dict[str, Any]) -> str:
     if info["num_damaged_rows"]:
         lines += ["", f"{info['num_damaged_rows']} damaged rows were skipped"]
     return "\n".join(lines)
+
+
+_REMEDIES = {
+    "data": (0.2, "waiting for images: keep them decoded (--cache disk), or decode ahead (--workers 4)"),
+    "evaluation": (0.4, "evaluation: measure less often (--eval-every 2epochs)"),
+    "saving": (0.2, "saving: save less often (--save-every 2epochs)"),
+    "features": (0.6, "computing features, which are kept: the next such run has them"),
+}
+
+
+def time_text(seconds: dict[str, float] | None) -> str:
+    """Where the time went, in shares, and what to do where something else than steps took much of it."""
+    total = sum(seconds.values()) if seconds else 0.0
+    if not seconds or total < 1:
+        return ""
+    shares = {activity: value / total for activity, value in seconds.items()}
+    told = ", ".join(f"{activity} {share:.0%}" for activity, share in shares.items() if share >= 0.005)
+    text = f"time   {total:.0f} s: {told}"
+    for activity, (much, remedy) in _REMEDIES.items():
+        if shares.get(activity, 0.0) > much:
+            text += f"\n       {shares[activity]:.0%} was {remedy}"
+    return text
 
 
 def _metrics_table(info: dict[str, Any]) -> str:

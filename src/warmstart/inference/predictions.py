@@ -6,15 +6,19 @@ import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from warmstart.errors import UserError
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 
 @dataclass(frozen=True)
 class Predictions:
-    """`targets` are class numbers (-1: unknown), `scores` float32 probabilities (N, classes)."""
+    """`targets` are class numbers (-1: unknown), or uint8 (N, classes) for sets; `scores` float32 (N, classes)."""
 
     ids: tuple[str, ...]
     targets: np.ndarray
@@ -32,7 +36,7 @@ def write_predictions(
     table = pa.table(
         {
             "id": pa.array(ids),
-            "target": pa.array(targets, pa.int32()),
+            "target": _target_column(targets),
             "scores": pa.FixedSizeListArray.from_arrays(
                 pa.array(scores.astype(np.float32).ravel()), scores.shape[1]
             ),
@@ -41,6 +45,15 @@ def write_predictions(
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
+
+
+def _target_column(targets: np.ndarray) -> pa.Array:
+    """Class numbers; a set is the list of its members."""
+    import pyarrow as pa
+
+    if targets.ndim == 1:
+        return pa.array(targets, pa.int32())
+    return pa.array([np.flatnonzero(row).tolist() for row in targets], pa.list_(pa.int32()))
 
 
 def read_predictions(path: Path) -> Predictions:
@@ -60,9 +73,15 @@ def read_predictions(path: Path) -> Predictions:
             f"cannot read predictions from {path}: {error}", "a file written by warmstart"
         ) from None
     classes = (table.schema.metadata or {}).get(b"classes", b"").decode().split("\n")
+    if pa.types.is_list(table["target"].type):
+        targets = np.zeros((len(table), len(classes)), dtype=np.uint8)
+        for row, members in enumerate(table["target"].to_pylist()):
+            targets[row, members] = 1
+    else:
+        targets = table["target"].to_numpy()
     return Predictions(
         tuple(table["id"].to_pylist()),
-        table["target"].to_numpy(),
+        targets,
         scores.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1),
         tuple(classes),
     )

@@ -18,6 +18,8 @@ from warmstart.inference.inputs import InputBuffer
 from warmstart.inference.predictor import predict_outputs
 from warmstart.inference.reference import WeightsReference, resolve_weights
 from warmstart.models.build import BuiltModel, build
+from warmstart.tasks.classification import Classification
+from warmstart.tasks.multilabel import MultiLabel
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,17 @@ class Restored:
         """The run's own, with which its validations can be repeated to the bit; 64 for bare files."""
         run = self.reference.run
         return 64 if run is None else int(run.resolved["eval_batch_size"])
+
+    @property
+    def task(self) -> Classification | MultiLabel:
+        """What the outputs mean; with the thresholds that the run recorded for this step."""
+        classes, run = self.built.classes, self.reference.run
+        if not self.built.multi_label:
+            return Classification(classes)
+        found = run.thresholds if run is not None else None
+        if found is None or found["step"] != self.reference.step:
+            return MultiLabel(classes)
+        return MultiLabel(classes, thresholds=tuple(found["thresholds"][name] for name in classes))
 
     def outputs(
         self,

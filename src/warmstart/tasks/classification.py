@@ -5,7 +5,6 @@ Shapes: N samples, K classes.
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +30,10 @@ class Classification:
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
 
+    name = "classification"
+    metrics = ("accuracy", "loss", "f1", "balanced_accuracy", "top5", "ece")
+    columns = ("precision", "recall", "f1", "support")
+
     def __post_init__(self) -> None:
         num_weights = len(self.classes if self.class_weights is None else self.class_weights)
         assert num_weights == len(self.classes), f"{num_weights} weights for {len(self.classes)} classes"
@@ -40,7 +43,7 @@ class Classification:
         weights = None
         if self.class_weights is not None:
             dtype = torch.promote_types(outputs.dtype, torch.float32)
-            weights = _on_device(self.class_weights, outputs.device, dtype)
+            weights = objectives.on_device(self.class_weights, outputs.device, dtype)
         return objectives.cross_entropy(outputs, targets, weights, self.label_smoothing)
 
     def evaluate(self, logits: NDArray[np.float32], targets: NDArray[Any]) -> dict[str, float]:
@@ -91,17 +94,18 @@ class Classification:
         shifted /= shifted.sum(axis=1, keepdims=True)
         return shifted
 
+    def headline(self, metrics: Mapping[str, float]) -> str:
+        m = metrics
+        top5 = f"top-5 {m['top5']:.4f}  " if "top5" in m else ""
+        return (
+            f"loss {m['loss']:.4f}  accuracy {m['accuracy']:.4f} [{m['accuracy_low']:.3f}, "
+            f"{m['accuracy_high']:.3f}]  {top5}f1 {m['f1']:.4f}"
+        )
+
 
 def _have_predictions(logits: NDArray[np.float32]) -> bool:
     """Whether each row has a finite maximum, which a NaN, +inf, or nothing but -inf prevents."""
     return bool(np.isfinite(logits.max(axis=1)).all())
-
-
-@functools.lru_cache(maxsize=8)
-def _on_device(weights: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> torch.Tensor:
-    """The weights as a tensor, copied once: a copy in each step would make the host wait for the device."""
-    with torch.inference_mode(False):  # a tensor made in inference mode could never serve a backward pass
-        return torch.tensor(weights, dtype=dtype, device=device)
 
 
 def _losses_and_confidence(
@@ -122,18 +126,20 @@ def _losses_and_confidence(
 
 
 def resolve_class_weights(
-    setting: str | None, classes: Sequence[str], counts: Mapping[str, int]
+    setting: str | None, classes: Sequence[str], counts: Mapping[str, int], num_images: int | None = None
 ) -> tuple[float, ...] | None:
     """Weights in the order of `classes` from `task.class_weights`; `counts` are training images by class.
 
     `balanced` gives N / (K * count), which makes every class weigh the same in sum (King & Zeng 2001).
+    Labels, of which each of `num_images` images has any number, are weighed where an image has them:
+    `balanced` is then negatives / positives, which makes both sides of a label weigh the same in sum.
     `cat=2,dog=1` names weights, classes left out weigh 1; `none` is None. Raises one UserError with
     all problems.
     """
     if setting is None or setting.strip().lower() == "none":
         return None
     if setting.strip().lower() == "balanced":
-        return _balanced(classes, counts)
+        return _balanced(classes, counts) if num_images is None else _positive(classes, counts, num_images)
     weights, problems = _named_weights(setting, classes)
     if problems:
         raise UserError.of_problems(problems, "class_weights")
@@ -157,6 +163,18 @@ def _balanced(classes: Sequence[str], counts: Mapping[str, int]) -> tuple[float,
         )
     total = sum(counts[name] for name in classes)
     return tuple(total / (len(classes) * counts[name]) for name in classes)
+
+
+def _positive(classes: Sequence[str], counts: Mapping[str, int], num_images: int) -> tuple[float, ...]:
+    one_sided = [name for name in classes if not 0 < counts.get(name, 0) < num_images]
+    if one_sided:
+        raise UserError(
+            f"class_weights = 'balanced', but none or all of the {num_images} training images have "
+            f"{listing(map(repr, one_sided))}",
+            "training images with and without every label",
+            "add images, raise --limit, or name the weights (cat=2,dog=1)",
+        )
+    return tuple((num_images - counts[name]) / counts[name] for name in classes)
 
 
 def _named_weights(setting: str, classes: Sequence[str]) -> tuple[dict[str, float], list[UserError]]:

@@ -6,6 +6,8 @@ The loss of a window (accumulated batches, processes, parts of a split batch) is
 
 from __future__ import annotations
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -16,21 +18,51 @@ def cross_entropy(
 ) -> tuple[Tensor, Tensor]:
     """(loss_sum, weight), both scalars on the device of `logits`, without a host sync.
 
-    `logits` is (N, K), `targets` (N,) class indices, `class_weights` (K,) on the same device. With
-    target y, weights w (1 where None), smoothing s and log-probabilities p of one item (Szegedy et
-    al. 2016, section 7, as torch weighs it):
+    `logits` is (N, K), `class_weights` (K,) on the same device, `targets` (N,) class indices or (N, K)
+    shares of the classes that add up to 1. With shares q (an index y is q[y] = 1), weights w (1 where
+    None), smoothing s and log-probabilities p of one item (Szegedy et al. 2016, section 7, as torch
+    weighs it):
 
-        loss = -(1 - s) w[y] p[y] - s / K * sum_c w[c] p[c]        weight = w[y]
+        loss = -sum_c w[c] ((1 - s) q[c] + s / K) p[c]        weight = sum_c w[c] q[c]
 
-    which makes loss_sum / weight what torch's `cross_entropy(reduction="mean")` gives. Where every
-    target of a window has weight 0 the quotient is NaN, in torch too.
+    which for indices makes loss_sum / weight what torch's `cross_entropy(reduction="mean")` gives; for
+    shares torch divides by N, whatever the weights. Where every target of a window has weight 0 the
+    quotient is NaN, in torch too.
     """
     # Sums over classes and items in bfloat16 or float16 lose digits that the loss needs; float64 stays.
     exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
     weights = None if class_weights is None else class_weights.to(exact.dtype)
+    targets = targets.to(exact.dtype) if targets.ndim == 2 else targets
     loss_sum = F.cross_entropy(exact, targets, weights, reduction="sum", label_smoothing=label_smoothing)
     if weights is None:
-        weight = torch.full((), targets.numel(), dtype=exact.dtype, device=exact.device)
+        weight = torch.full((), len(targets), dtype=exact.dtype, device=exact.device)
     else:
-        weight = weights[targets].sum()
+        weight = (targets @ weights if targets.ndim == 2 else weights[targets]).sum()
     return loss_sum, weight
+
+
+def binary_cross_entropy(
+    logits: Tensor, targets: Tensor, positive_weights: Tensor | None = None, label_smoothing: float = 0.0
+) -> tuple[Tensor, Tensor]:
+    """(loss_sum, weight) of N x K yes-or-no questions, both scalars on the device of `logits`.
+
+    `logits` and `targets` (0 or 1) are (N, K), `positive_weights` (K,) on the same device. With target
+    t = (1 - s) y + s / 2 for smoothing s, positive weight w (1 where None) and probability p = sigmoid(logit):
+
+        loss = -w t log p - (1 - t) log(1 - p)        weight = 1 for each of the N x K
+
+    which makes loss_sum / weight what torch's `binary_cross_entropy_with_logits(reduction="mean")` gives.
+    The weight does not know w, so an answer counts the same in whichever part of a window it lies.
+    """
+    exact = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    smoothed = targets.to(exact.dtype) * (1 - label_smoothing) + label_smoothing / 2
+    weights = None if positive_weights is None else positive_weights.to(exact.dtype)
+    loss_sum = F.binary_cross_entropy_with_logits(exact, smoothed, pos_weight=weights, reduction="sum")
+    return loss_sum, torch.full((), targets.numel(), dtype=exact.dtype, device=exact.device)
+
+
+@functools.lru_cache(maxsize=8)
+def on_device(weights: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """The weights as a tensor, copied once: a copy in each step would make the host wait for the device."""
+    with torch.inference_mode(False):  # a tensor made in inference mode could never serve a backward pass
+        return torch.tensor(weights, dtype=dtype, device=device)

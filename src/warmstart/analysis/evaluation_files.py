@@ -1,0 +1,57 @@
+"""Tables and pictures of one evaluation, written to its folder."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from warmstart.run import writer
+from warmstart.tasks.classification import Classification
+from warmstart.tasks.metrics import confusion
+from warmstart.tasks.multilabel import MultiLabel
+
+
+def write_pictures(
+    folder: Path, task: Classification | MultiLabel, outputs: np.ndarray, targets: np.ndarray
+) -> None:
+    """One class per image: confusion matrix and calibration. Sets: a table and a picture of the labels."""
+    from warmstart.analysis.label_plots import plot_labels
+    from warmstart.analysis.plots import plot_calibration, plot_confusion
+
+    scores = task.scores(outputs)
+    if isinstance(task, MultiLabel):
+        rows = task.table(outputs, targets)
+        writer.write_text(folder / "labels.csv", labels_csv(rows, task.columns))
+        plot_labels(rows, folder / "labels.png")
+        return
+    predicted = outputs.argmax(axis=1)
+    matrix = confusion(targets, predicted, len(task.classes))
+    writer.write_text(folder / "confusion.csv", confusion_csv(matrix, task.classes))
+    plot_confusion(matrix, task.classes, folder / "confusion.png")
+    plot_calibration(scores.max(axis=1), predicted == targets, folder / "calibration.png")
+
+
+def confusion_csv(matrix: np.ndarray, classes: tuple[str, ...]) -> str:
+    """Rows are targets, columns predictions."""
+    return _csv(
+        ("target \\ predicted", *classes),
+        [(name, *counts) for name, counts in zip(classes, matrix.tolist(), strict=True)],
+    )
+
+
+def labels_csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
+    """A row per label: see `MultiLabel.table`."""
+    return _csv(("label", *columns), [(row["name"], *(row[name] for name in columns)) for row in rows])
+
+
+def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    text = io.StringIO()
+    writes = csv.writer(text)
+    writes.writerow(header)
+    writes.writerows(rows)
+    return text.getvalue()

@@ -1,0 +1,35 @@
+"""label_plots.py: a picture appears, without a warning, however many labels there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from matplotlib.figure import Figure
+
+from warmstart.analysis import label_plots
+
+
+def _rows(num: int, support: int = 3) -> list[dict[str, object]]:
+    return [
+        {"name": f"label {k}", "ap": (k + 1) / num if support else None, "f1": 0.5, "support": support}
+        for k in range(num)
+    ]
+
+
+@pytest.mark.parametrize("num", [1, 12, 80])
+def test_a_bar_per_label(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num: int) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(label_plots, "save", lambda figure, path, note: drawn.append(figure))
+    label_plots.plot_labels([*_rows(num), *_rows(1, support=0)], tmp_path / "l.png")
+    (axes,) = drawn[0].axes
+    assert len(axes.patches) == min(num, 50)
+    assert axes.get_title(loc="left").startswith(f"{num} labels")
+    lowest = [label.get_text() for label in axes.get_yticklabels()][-1]
+    assert lowest == "label 0" and ("lowest" in axes.get_title(loc="left")) == (num > 50)
+
+
+def test_files_are_written(tmp_path: Path) -> None:
+    label_plots.plot_labels(_rows(5), tmp_path / "l.png")
+    label_plots.plot_labels(_rows(2, support=0), tmp_path / "none.png")
+    assert min((tmp_path / name).stat().st_size for name in ("l.png", "none.png")) > 5000
