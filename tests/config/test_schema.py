@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from warmstart.cli import main
-from warmstart.config.schema import MAIN_LEAVES, SELECTION_METRICS, Config, OptimConfig, leaves
+from warmstart.config.schema import MAIN_LEAVES, RARE, SELECTION_METRICS, Config, OptimConfig, leaves
 
 LEAVES = list(leaves())
 
@@ -31,8 +31,12 @@ def test_help_shows_at_most_60_flags(capsys):
     assert main(["finetune", "--help"]) == 0
     shown = set(re.findall(r"(?<=\s)--[a-z][a-z-]*", capsys.readouterr().out))
     own = {flag for flag in shown if not flag.startswith("--no-")}
-    assert {f"--{leaf.flag}" for leaf in LEAVES} <= own
+    assert {f"--{leaf.flag}" for leaf in LEAVES if not leaf.is_rare} <= own
+    assert {leaf.name for leaf in LEAVES if leaf.is_rare} == RARE
     assert len(own) <= 60
+    assert main(["finetune", "--help-all"]) == 0
+    text = capsys.readouterr().out
+    assert all(f"--{leaf.flag} " in text for leaf in LEAVES)
 
 
 def test_nothing_can_be_changed_after_parsing():
@@ -74,6 +78,6 @@ def test_numbers_are_finite(name, value):
 def test_selection_metrics_are_the_choices():
     with pytest.raises(ValidationError) as caught:
         Config.model_validate({"train": {"select_by": "nothing"}})
-    assert set(re.findall(r"'(\w+)'", str(caught.value).split("[type")[0])) - {"nothing"} == set(
+    assert set(re.findall(r"'(\w+)'", str(caught.value).split("[type")[0])) - {"nothing", "auto"} == set(
         SELECTION_METRICS
     )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import io
+import struct
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,19 @@ import pytest
 from PIL import Image
 
 from warmstart.data import decode as module
-from warmstart.data.decode import CorruptImage, centre_crop, cover, decode, fit, read_shape
+from warmstart.data.decode import (
+    CorruptImage,
+    centre_crop,
+    cover,
+    decode,
+    decode_bytes,
+    has_more_frames,
+    read_shape,
+    read_shape_bytes,
+    scale_to_cover,
+    to_channels,
+)
+from warmstart.errors import UserError
 from warmstart.records import Preprocessing
 
 EXIF_TURNED = Image.Exif()
@@ -177,6 +190,10 @@ def preprocessing(size: tuple[int, int], channels: int = 3, crop_pct: float = 0.
     return Preprocessing(size, (0.5,) * channels, (0.5,) * channels, crop_pct)
 
 
+def fit(image: np.ndarray, wanted: Preprocessing) -> np.ndarray:
+    return cover(to_channels(image, wanted.num_channels), wanted.resize_size)
+
+
 @pytest.mark.parametrize("shape", [(24, 36), (36, 24), (7, 9), (32, 32), (100, 101), (1, 3), (500, 33)])
 @pytest.mark.parametrize("channels", [1, 3])
 def test_fit_always_gives_the_resize_size(picture, shape, channels):
@@ -186,6 +203,17 @@ def test_fit_always_gives_the_resize_size(picture, shape, channels):
         assert image.shape == (32, 24, channels)
         assert image.dtype == np.uint8
         assert (source == before).all()
+
+
+@pytest.mark.parametrize("shape", [(24, 36), (36, 24), (7, 9), (32, 32), (101, 100), (1, 300), (500, 33)])
+@pytest.mark.parametrize("size", [(28, 28), (21, 32), (40, 13)])
+def test_covering_comes_before_the_crop(picture, shape, size):
+    image = picture(*shape)
+    scaled = scale_to_cover(image, size)
+    assert scaled.shape[0] == size[0] or scaled.shape[1] == size[1]
+    assert min(np.subtract(scaled.shape[:2], size)) == 0 and max(np.subtract(scaled.shape[:2], size)) >= 0
+    assert (cover(scaled, size) == cover(image, size)).all()
+    assert (scale_to_cover(scaled, size) == scaled).all()
 
 
 def test_fit_keeps_the_centre_and_the_aspect_ratio():
@@ -223,3 +251,148 @@ def test_centre_crop_works_on_one_image_and_on_many(picture):
     assert (centre_crop(np.stack([image, image]), (4, 6))[1] == image[3:7, 3:9]).all()
     with pytest.raises(AssertionError, match="cannot crop"):
         centre_crop(image, (11, 6))
+
+
+def test_first_frame_of_animations_and_pages(tmp_path):
+    frames = [Image.new("RGB", (6, 5), (level, 10, 10)) for level in (200, 100, 50)]
+    for name in ("a.gif", "a.png", "a.webp", "a.tif"):
+        options = {"lossless": True} if name.endswith("webp") else {}
+        frames[0].save(tmp_path / name, save_all=True, append_images=frames[1:], **options)
+        image = decode(tmp_path / name)
+        assert image.shape == (5, 6, 3)
+        assert abs(int(image[0, 0, 0]) - 200) <= 2
+        assert has_more_frames(tmp_path / name) and has_more_frames((tmp_path / name).read_bytes())
+        frames[0].save(tmp_path / name)
+        assert not has_more_frames(tmp_path / name)
+    frames[0].save(tmp_path / "a.jpg")
+    assert not has_more_frames(tmp_path / "a.jpg")
+
+
+def test_what_is_broken_after_the_first_frame_does_no_harm(tmp_path):
+    frames = [Image.effect_noise((40, 40), 50 + number) for number in range(3)]
+    frames[0].save(tmp_path / "a.gif", save_all=True, append_images=frames[1:])
+    content = (tmp_path / "a.gif").read_bytes()
+    (tmp_path / "a.gif").write_bytes(content[: len(content) * 2 // 3])
+    assert decode(tmp_path / "a.gif").shape == read_shape(tmp_path / "a.gif") == (40, 40, 3)
+    assert has_more_frames(tmp_path / "a.gif")
+
+
+@pytest.mark.parametrize("channels", [None, 1, 2, 3, 5, 13])
+def test_arrays_as_images(tmp_path, channels):
+    shape = (9, 7) if channels is None else (9, 7, channels)
+    pixels = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    np.save(tmp_path / "a.npy", pixels)
+    assert (decode(tmp_path / "a.npy") == pixels.reshape(9, 7, -1)).all()
+    assert read_shape(tmp_path / "a.npy") == (9, 7, channels or 1)
+    np.save(tmp_path / "b.npy", pixels.astype(np.uint16) * 257)
+    assert (decode(tmp_path / "b.npy") == pixels.reshape(9, 7, -1)).all()
+
+
+def test_large_images_of_many_channels_shrink_channel_by_channel():
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 60, 9), dtype=np.uint8)
+    whole = cover(pixels, (10, 15))
+    assert whole.shape == (10, 15, 9)
+    for channel in range(9):
+        assert (whole[..., channel] == cover(pixels[..., [channel]], (10, 15))[..., 0]).all()
+
+
+@pytest.mark.parametrize(
+    ("array", "reason"),
+    [
+        (np.zeros((4, 4), np.float32), "float32 pixels have no stated range; save as uint8 or uint16"),
+        (np.zeros((4, 4), bool), "bool pixels have no stated range"),
+        (np.zeros((5, 64, 64), np.uint8), "the channels seem to come first"),
+        (np.zeros((2, 3, 4, 4), np.uint8), r"an array of shape \(2, 3, 4, 4\)"),
+        (np.zeros((0, 4), np.uint8), r"an array of shape \(0, 4\)"),
+        (np.array([{"a": 1}], dtype=object), "allow_pickle"),
+    ],
+)
+def test_arrays_that_are_no_images(tmp_path, array, reason):
+    np.save(tmp_path / "a.npy", array, allow_pickle=True)
+    with pytest.raises(CorruptImage, match=reason):
+        decode(tmp_path / "a.npy")
+    with pytest.raises(CorruptImage):
+        read_shape(tmp_path / "a.npy")
+
+
+def test_arrays_that_are_cut_off(tmp_path):
+    np.save(tmp_path / "a.npy", np.zeros((40, 40), np.uint8))
+    content = (tmp_path / "a.npy").read_bytes()
+    for end in (7, 60, 900):
+        (tmp_path / "a.npy").write_bytes(content[:end])
+        with pytest.raises(CorruptImage):
+            decode(tmp_path / "a.npy")
+
+
+def tiff(pixels: np.ndarray, photometric: int, extra: tuple[int, ...] = ()) -> bytes:
+    """An uncompressed little-endian TIFF of one strip: uint8 or uint16 (H, W, C)."""
+    height, width, channels = pixels.shape
+    tags = {
+        256: [width],
+        257: [height],
+        258: [8 * pixels.itemsize] * channels,
+        259: [1],
+        262: [photometric],
+        273: [8],
+        277: [channels],
+        278: [height],
+        279: [pixels.nbytes],
+        284: [1],
+    }
+    if extra:
+        tags[338] = list(extra)
+    body = pixels.tobytes()
+    start = 8 + len(body)
+    entries, beyond = b"", b""
+    after = start + 2 + 12 * len(tags) + 4
+    for tag, values in sorted(tags.items()):
+        kind, code = (4, "I") if tag in (273, 279) else (3, "H")
+        packed = struct.pack(f"<{len(values)}{code}", *values)
+        if len(packed) > 4:
+            packed, beyond = struct.pack("<I", after + len(beyond)), beyond + packed
+        entries += struct.pack("<HHI", tag, kind, len(values)) + packed.ljust(4, b"\0")
+    directory = struct.pack("<H", len(tags)) + entries + struct.pack("<I", 0)
+    return b"II*\0" + struct.pack("<I", start) + body + directory + beyond
+
+
+RGB, GREY = 2, 1
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_a_fourth_channel_that_is_no_alpha_is_kept(kind):
+    pixels = np.random.default_rng(0).integers(0, 256, (8, 9, 4), dtype=np.uint8)
+    written = pixels.astype(kind) * (257 if kind is np.uint16 else 1)
+    assert (decode_bytes(tiff(written, RGB, (0,))) == pixels).all()
+    assert read_shape_bytes(tiff(written, RGB, (0,))) == (8, 9, 4)
+
+
+def test_tiff_with_alpha_is_on_white_as_before():
+    pixels = np.full((8, 9, 4), 255, np.uint8)
+    pixels[..., :3], pixels[:4, :, 3] = 10, 0
+    image = decode_bytes(tiff(pixels, RGB, (2,)))
+    assert image.shape == (8, 9, 3)
+    assert (image[0] == 255).all() and (image[-1] == 10).all()
+    assert decode_bytes(tiff(pixels[..., :3].copy(), RGB)).shape == (8, 9, 3)
+    assert decode_bytes(tiff(pixels[..., :1].copy(), GREY)).shape == (8, 9, 1)
+
+
+@pytest.mark.parametrize(
+    ("channels", "photometric", "extra"),
+    [(5, RGB, (0, 0)), (13, GREY, (0,) * 12), (2, GREY, (0,)), (4, GREY, (0, 0, 0)), (5, RGB, (2, 0))],
+)
+def test_tiffs_of_other_channels_are_refused_by_name(channels, photometric, extra):
+    pixels = np.zeros((8, 9, channels), np.uint8)
+    with pytest.raises(
+        CorruptImage, match=rf"a TIFF of {channels} channels cannot be read; save it as \.npy"
+    ):
+        decode_bytes(tiff(pixels, photometric, extra))
+
+
+def test_numbers_of_channels_that_do_not_fit():
+    with pytest.raises(
+        UserError, match=r"the images have 5 channels, the model takes 3\n.*\nFix: --mean and --std with 5"
+    ):
+        to_channels(np.zeros((4, 4, 5), np.uint8), 3)
+    with pytest.raises(UserError, match="the images have 3 channels, the model takes 5"):
+        to_channels(np.zeros((4, 4, 3), np.uint8), 5)
+    assert to_channels(np.zeros((4, 4, 5), np.uint8), 5).shape == (4, 4, 5)

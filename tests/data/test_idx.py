@@ -105,3 +105,16 @@ def test_fashion900(shared):
     assert np.bincount(source.splits["train"].targets).tolist() == [60] * 10
     assert np.bincount(source.splits["test"].targets).tolist() == [30] * 10
     assert source.splits["train"].pixels.shape(0) == (28, 28, 1)
+
+
+def test_labels_may_start_at_one(write_idx):
+    """As those of EMNIST letters do."""
+    root = write_idx("train", np.zeros((4, 4, 4)), np.array([1, 3, 2, 1]))
+    write_idx("t10k", np.zeros((2, 4, 4)), np.array([2, 2]))
+    source = open_source(root)
+    assert source.classes == ("1", "2", "3")
+    assert source.splits["train"].targets.tolist() == [0, 2, 1, 0]
+    assert source.splits["test"].targets.tolist() == [1, 1]
+    assert source.notes == ("the labels of idx start at 1, not at 0",)
+    write_idx("train", np.zeros((4, 4, 4)), np.array([1, 4, 2, 1]))
+    assert open_source(root).classes == ("0", "1", "2", "3", "4")

@@ -7,7 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from warmstart.data.splits import stratified_limit, stratified_split
+from warmstart.data.splits import group_split, strata, stratified_limit, stratified_split
+from warmstart.errors import UserError
 
 SHARES = {"train": 0.8, "val": 0.1, "test": 0.1}
 
@@ -104,3 +105,77 @@ def test_the_hash_seed_of_python_does_not_matter():
         for seed in ("1", "2")
     }
     assert len(outputs) == 1
+
+
+def grouped(num_groups: int, num_classes: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Targets and groups of 1 to 20 images; most images of a group are of one class."""
+    rng = np.random.default_rng(seed)
+    sizes = rng.integers(1, 21, num_groups)
+    groups = np.repeat(rng.permutation(1000)[:num_groups], sizes)
+    own = np.repeat(rng.integers(0, num_classes, num_groups), sizes)
+    targets = np.where(rng.random(len(groups)) < 0.8, own, rng.integers(0, num_classes, len(groups)))
+    shuffled = rng.permutation(len(groups))
+    return targets[shuffled].astype(np.int64), groups[shuffled].astype(np.int64)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_never_divided_and_the_shares_are_near(seed):
+    targets, groups = grouped(120, 4, seed)
+    parts = group_split(targets, groups, SHARES, seed)
+    assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(len(targets)))
+    held = {name: set(groups[indices].tolist()) for name, indices in parts.items()}
+    assert not held["train"] & held["val"] | held["train"] & held["test"] | held["val"] & held["test"]
+    for name, share in SHARES.items():
+        assert abs(len(parts[name]) / len(targets) - share) < 0.01
+        for label in range(4):
+            total = (targets == label).sum()
+            assert abs((targets[parts[name]] == label).sum() / total - share) < 0.05
+    again, other = group_split(targets, groups, SHARES, seed), group_split(targets, groups, SHARES, seed + 1)
+    assert (again["val"] == parts["val"]).all()
+    assert not np.array_equal(other["val"], parts["val"])
+    assert (np.diff(parts["train"]) > 0).all()
+
+
+def test_groups_of_one_image_are_split_like_images():
+    targets = np.repeat([0, 1, 2], 30)
+    parts = group_split(targets, np.arange(90), SHARES, 0)
+    counts = {name: np.bincount(targets[indices]).tolist() for name, indices in parts.items()}
+    assert counts == {"train": [24] * 3, "val": [3] * 3, "test": [3] * 3}
+
+
+def test_few_and_uneven_groups():
+    """One group holds nearly everything; the others still make a val and a test split."""
+    groups = np.array([7] * 90 + [8] * 6 + [9] * 4)
+    targets = np.arange(100) % 2
+    parts = group_split(targets, groups, SHARES, 0)
+    assert {name: len(indices) for name, indices in parts.items()} == {"train": 90, "val": 6, "test": 4}
+    equal = group_split(targets[:30], np.repeat([0, 1, 2], 10), SHARES, 0)
+    assert {name: len(indices) for name, indices in equal.items()} == {"train": 10, "val": 10, "test": 10}
+    with pytest.raises(UserError, match=r"96 images are in 2 groups, too few for train, val, test"):
+        group_split(targets[:96], groups[:96], SHARES, 0)
+    with pytest.raises(UserError, match=r"90 images are in 1 groups"):
+        group_split(targets[:90], groups[:90], {"train": 0.9, "val": 0.1}, 0)
+
+
+def test_label_sets_are_strata():
+    targets = np.array([[1, 1, 0]] * 12 + [[0, 1, 0]] * 30 + [[1, 0, 1]] * 3 + [[0, 0, 0]] * 2, np.uint8)
+    codes = strata(targets)
+    assert [len(set(codes[rows].tolist())) for rows in (slice(0, 12), slice(12, 42), slice(42, 45))] == [
+        1
+    ] * 3
+    assert set(codes[42:45].tolist()) == {2}  # three images of a and c: c is the rarer label
+    assert len(set(codes.tolist())) == 4
+    assert len(set(strata(np.eye(20, dtype=np.uint8)).tolist())) == 20
+    assert strata(np.array([3, 1])).tolist() == [3, 1]
+
+
+def test_multi_hot_targets_are_split_and_limited_by_label():
+    rng = np.random.default_rng(0)
+    targets = (rng.random((1000, 12)) < np.linspace(0.02, 0.5, 12)).astype(np.uint8)
+    parts = stratified_split(targets, SHARES, 0)
+    assert sorted(np.concatenate(list(parts.values())).tolist()) == list(range(1000))
+    for name, share in SHARES.items():
+        found = targets[parts[name]].sum(axis=0) / targets.sum(axis=0)
+        assert np.abs(found - share).max() < 0.1
+        assert abs(len(parts[name]) - 1000 * share) < 10
+    assert len(stratified_limit(targets, 100, 0)) == 100

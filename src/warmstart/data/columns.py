@@ -4,36 +4,51 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from warmstart.data.folders import SPLIT_WORDS
-from warmstart.data.samples import Pixels, Samples, Source
+from warmstart.data.labels import Labels, find_label_columns, group_codes, read_label_columns, read_labels
+from warmstart.data.samples import FilePixels, Pixels, Samples, Source
 from warmstart.errors import UserError, closest, listing
+
+_SEVERAL = " Several columns of 0 and 1, one per label: name them with --label-columns."
 
 # Role -> names that a column may have, the most telling first; upper or lower case.
 COLUMNS = {
-    "image path": ("image_path", "filepath", "path", "filename", "file", "image"),
-    "label": ("label", "class", "target", "class_name", "category"),
+    "image path": ("image_path", "filepath", "path", "filename", "file_name", "file", "image"),
+    "label": ("label", "class", "target", "class_name", "category", "labels", "tags"),
     "split": ("split",),
+    "group": ("group",),
+    "class number": ("class_id",),
 }
 
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """N rows as a file holds them. `codes` (int64) count into `names`; `words` are the splits as written."""
+    """N rows, one per image; `words` are the splits as written, `groups` int64 (N,) or None."""
 
     title: str  # how messages call it
     ids: tuple[str, ...]
-    codes: np.ndarray
-    names: tuple[str, ...]
+    labels: Labels
     words: Sequence[str] | None
+    groups: np.ndarray | None
     pixels: Pixels
-    sizes: bytes  # whatever tells another state of the files from this one
+    sizes: bytes = b""  # whatever tells another state of the table's own files from this one
     ordered: bool = False  # the file itself says which class comes first
+
+    def subset(self, rows: np.ndarray) -> Table:
+        return replace(
+            self,
+            ids=tuple(self.ids[row] for row in rows),
+            labels=replace(self.labels, targets=self.labels.targets[rows]),
+            words=None if self.words is None else [self.words[row] for row in rows],
+            groups=None if self.groups is None else self.groups[rows],
+            pixels=self.pixels.subset(rows),
+        )
 
 
 def find_column(columns: Sequence[str], role: str, names: Sequence[str] = ()) -> str | None:
@@ -51,9 +66,64 @@ def need_column(title: str, columns: Sequence[str], role: str, names: Sequence[s
         raise UserError(
             f"{title} has no {role} column; its columns are {listing(columns) or 'none'}",
             f"a column called {' or '.join(wanted)}",
-            f"rename the column that holds it. {hint}".strip(),
+            f"rename the column that holds it. {hint}{_SEVERAL if role == 'label' else ''}".strip(),
         )
     return found
+
+
+@dataclass(frozen=True)
+class Roles:
+    """Which column is what, apart from the images. `labels` is one column, or several of 0 and 1."""
+
+    labels: tuple[str, ...]
+    as_columns: bool
+    split: str | None
+    group: str | None
+    class_number: str | None  # beside text labels, for their order
+
+    @property
+    def used(self) -> tuple[str, ...]:
+        return tuple(filter(None, (*self.labels, self.split, self.group, self.class_number)))
+
+
+def find_roles(
+    title: str, columns: Sequence[str], label: str | None, group: str | None, label_columns: Sequence[str]
+) -> Roles:
+    """The roles of `columns`; `label` is the one column of labels, None where `label_columns` are given.
+
+    A column called group is used without being asked for. Raises UserError for a name that is no column.
+    """
+    labels = (label,) if label is not None else find_label_columns(title, columns, label_columns)
+    left = [column for column in columns if column not in labels]
+    found = find_column(columns if group else left, "group", (group.strip().lower(),) if group else ())
+    if group and found is None:
+        raise UserError(
+            f"--group {group}: {title} has no such column; its columns are {listing(columns, 30)}",
+            "a column, or a pattern over the ids with (parentheses) around the group",
+            closest(group, columns),
+        )
+    number = find_column(left, "class number") if label is not None else None
+    return Roles(labels, label is None, find_column(left, "split"), found, number)
+
+
+def labels_of(
+    title: str, roles: Roles, cells: Mapping[str, Sequence[object]], names: tuple[str, ...] | None = None
+) -> Labels:
+    """The labels in the cells of the columns, by name; `names` are the file's own class names."""
+    if roles.as_columns:
+        return read_label_columns(title, {name: cells[name] for name in roles.labels})
+    numbers = cells[roles.class_number] if roles.class_number is not None else None
+    return read_labels(f"{title}: the column {roles.labels[0]}", cells[roles.labels[0]], names, numbers)
+
+
+def groups_of(
+    title: str, roles: Roles, cells: Mapping[str, Sequence[object]]
+) -> tuple[np.ndarray | None, list[str]]:
+    """int64 (N,) with the note on them, or None without a column of groups."""
+    if roles.group is None:
+        return None, []
+    codes = group_codes(cells[roles.group])
+    return codes, [f"{title}: {len(np.unique(codes))} groups by the column {roles.group}"]
 
 
 def ignored_columns(title: str, columns: Iterable[str], used: Iterable[str | None]) -> list[str]:
@@ -86,7 +156,7 @@ def doubled_note(title: str, places: Sequence[tuple[str, Path, bool]]) -> list[s
     return [f"{title}: {num} paths already start with the folder; it was counted once"] if num else []
 
 
-def file_sizes(paths: Iterable[Path]) -> bytes:
+def _file_sizes(paths: Iterable[Path]) -> bytes:
     """The sizes of files for a fingerprint; -1 where there is none."""
     return ",".join(str(_size(path)) for path in paths).encode()
 
@@ -98,37 +168,34 @@ def _size(path: Path) -> int:
         return -1
 
 
-def unique_rows(
-    title: str, ids: Sequence[str], facts: Sequence[tuple[str, ...]]
-) -> tuple[np.ndarray, list[str]]:
+def _without_twins(table: Table) -> tuple[Table, list[str]]:
     """The first row of every image, with a note on the others.
 
-    Raises UserError where an image comes twice with different facts (label, split).
+    Raises UserError where an image comes twice with different facts (labels, split, group).
     """
+    num_twins = len(table.ids) - len(set(table.ids))
+    if not num_twins:
+        return table, []
+    columns: list[Sequence[object]] = [table.labels.told()]
+    columns += [] if table.words is None else [table.words]
+    columns += [] if table.groups is None else [[f"group {code}" for code in table.groups]]
+    facts = list(zip(*columns, strict=True))
     first: dict[str, int] = {}
     clashes = []
-    for row, name in enumerate(ids):
+    for row, name in enumerate(table.ids):
         before = first.setdefault(name, row)
         if facts[before] != facts[row]:
-            clashes.append(f"{name} ({' / '.join(facts[before])} and {' / '.join(facts[row])})")
+            told = [" / ".join(str(fact) or "no label" for fact in facts[place]) for place in (before, row)]
+            clashes.append(f"{name} ({told[0]} and {told[1]})")
     if clashes:
         raise UserError(
-            f"{title} lists {len(clashes)} images twice, with different labels or splits: {listing(clashes, 4)}",
-            "one label and one split per image",
+            f"{table.title} lists {len(clashes)} images twice, with different labels, splits or groups: "
+            f"{listing(clashes, 4)}",
+            "the same labels, split and group wherever an image comes",
             "remove the wrong rows",
         )
-    num_twins = len(ids) - len(first)
-    notes = [f"{title}: {num_twins} rows repeat an image and were dropped"] if num_twins else []
-    return np.fromiter(first.values(), dtype=np.int64, count=len(first)), notes
-
-
-def text_codes(labels: Sequence[str]) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Class names, sorted (as numbers where all are), and the place of each label among them."""
-    names = sorted(set(labels))
-    if all(name.isascii() and name.isdigit() for name in names):
-        names.sort(key=lambda name: (int(name), name))
-    number = {name: code for code, name in enumerate(names)}
-    return np.array([number[label] for label in labels], dtype=np.int64), tuple(names)
+    kept = np.fromiter(first.values(), dtype=np.int64, count=len(first))
+    return table.subset(kept), [f"{table.title}: {num_twins} rows repeat an image and were dropped"]
 
 
 def split_rows(title: str, words: Sequence[str] | None, num: int) -> tuple[dict[str, np.ndarray], list[str]]:
@@ -159,23 +226,28 @@ def make_source(table: Table, notes: Sequence[str] = ()) -> Source:
     """Splits and classes of a table. Raises UserError for classes that only val or test have."""
     if not len(table.ids):
         raise UserError(f"{table.title} has no rows", "one row per image")
+    table, twins = _without_twins(table)
     rows, split_notes = split_rows(table.title, table.words, len(table.ids))
+    labels = table.labels
     if "train" in rows and not table.ordered:
         _check_known(table, rows)
-    samples = Samples(table.ids, table.codes, table.pixels)
+    samples = Samples(table.ids, labels.targets, table.pixels, table.groups)
     splits = {split: samples.subset(indices) for split, indices in rows.items()}
-    return Source(table.names, splits, _fingerprint(table, rows), (*notes, *split_notes))
+    told = (*labels.notes, *notes, *twins, *split_notes)
+    return Source(labels.names, splits, _fingerprint(table, rows), told)
 
 
 def _check_known(table: Table, rows: dict[str, np.ndarray]) -> None:
-    known = set(np.unique(table.codes[rows["train"]]).tolist())
+    names = table.labels.names
+    present = {split: _present(table.labels.targets[indices]) for split, indices in rows.items()}
+    known = present["train"]
     problems = []
-    for split in rows:
-        unseen = [code for code in np.unique(table.codes[rows[split]]).tolist() if code not in known]
+    for split, codes in present.items():
+        unseen = sorted(codes - known)
         if unseen:
-            names = listing(repr(table.names[code]) for code in unseen)
-            hint = closest(table.names[unseen[0]], [table.names[code] for code in sorted(known)])
-            problems.append(f"{split} has {names}, train has not. {hint}".strip())
+            told = listing(repr(names[code]) for code in unseen)
+            hint = closest(names[unseen[0]], [names[code] for code in sorted(known)])
+            problems.append(f"{split} has {told}, train has not. {hint}".strip())
     if problems:
         raise UserError(
             f"labels of {table.title} differ between splits: {' '.join(problems)}",
@@ -184,11 +256,20 @@ def _check_known(table: Table, rows: dict[str, np.ndarray]) -> None:
         )
 
 
+def _present(targets: np.ndarray) -> set[int]:
+    """The classes that some row has."""
+    found = np.unique(targets) if targets.ndim == 1 else np.flatnonzero(targets.any(axis=0))
+    return set(found.tolist())
+
+
 def _fingerprint(table: Table, rows: dict[str, np.ndarray]) -> str:
-    digest = hashlib.sha256("\0".join(table.names).encode("utf-8", "surrogateescape"))
+    """Of images, labels and splits as given; how groups are asked for makes no other data of them."""
+    digest = hashlib.sha256("\0".join(table.labels.names).encode("utf-8", "surrogateescape"))
     digest.update("\n".join(table.ids).encode("utf-8", "surrogateescape"))
-    digest.update(table.codes.tobytes())
+    digest.update(table.labels.targets.tobytes())
     for split, indices in rows.items():
         digest.update(split.encode() + indices.tobytes())
     digest.update(table.sizes)
+    if isinstance(table.pixels, FilePixels):
+        digest.update(_file_sizes(table.pixels.paths))
     return digest.hexdigest()

@@ -4,59 +4,76 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 from warmstart.data.columns import (
     Table,
     doubled_note,
-    file_sizes,
-    find_column,
+    find_roles,
+    groups_of,
     ignored_columns,
+    labels_of,
     make_source,
     need_column,
     place,
-    text_codes,
-    unique_rows,
 )
+from warmstart.data.labels import SEPARATOR
 from warmstart.data.samples import FilePixels, Source
 from warmstart.errors import UserError, listing
+
+
+class TableColumns(TypedDict):
+    """What the user says about a table's columns."""
+
+    group: str | None
+    label_columns: Sequence[str]
+
 
 _DELIMITERS = ",;\t"
 _SNIFFED = 65536  # characters that decide on the delimiter
 
 
-def open_csv(path: Path) -> Source:
-    """Images named in a CSV file; relative paths start at its folder. A missing image is a corrupt one."""
-    header, rows = _read(path)
-    title = path.name
+def open_csv(path: Path, group: str | None = None, label_columns: Sequence[str] = ()) -> Source:
+    """Images named in a CSV file; relative paths start at its folder. A missing image is a corrupt one.
+
+    `group` names a column whose equal cells belong together, `label_columns` columns of 0 and 1.
+    """
+    return open_rows(
+        path.name, path.parent, *read_csv(path), {"group": group, "label_columns": label_columns}
+    )
+
+
+def open_rows(
+    title: str, root: Path, header: Sequence[str], rows: Sequence[Sequence[str]], columns: TableColumns
+) -> Source:
+    """`open_csv` for rows of text that were read already; relative paths start at `root`."""
+    group, label_columns = columns["group"], columns["label_columns"]
     path_column = need_column(title, header, "image path")
-    label_column = need_column(title, header, "label")
-    split_column = find_column(header, "split")
-    used = [path_column, label_column, split_column]
-    notes = ignored_columns(title, header, used)
-    cells = {name: header.index(name) for name in used if name is not None}
-    columns = {name: [row[cell].strip() for row in rows] for name, cell in cells.items()}
-    _check_filled(title, columns)
-    places = [place(path.parent, written) for written in columns[path_column]]
-    notes += doubled_note(title, places)
-    ids = [name for name, *_ in places]
-    facts = list(zip(*(column for name, column in columns.items() if name != path_column), strict=True))
-    kept, twins = unique_rows(title, ids, facts)
-    codes, names = text_codes([columns[label_column][row] for row in kept])
-    files = tuple(places[row][1] for row in kept)
+    label = None if label_columns else need_column(title, header, "label")
+    roles = find_roles(title, header, label, group, label_columns)
+    used = [path_column, *roles.used]
+    cells = {name: [row[header.index(name)].strip() for row in rows] for name in used}
+    full = [path_column, *([] if roles.split is None else [roles.split])]
+    if label is not None and not any(SEPARATOR in cell for cell in cells[label]):
+        full.insert(1, label)
+    _check_filled(title, {name: cells[name] for name in full})
+    places = [place(root, written) for written in cells[path_column]]
+    notes = ignored_columns(title, header, used) + doubled_note(title, places)
+    groups, group_notes = groups_of(title, roles, cells)
     table = Table(
         title,
-        tuple(ids[row] for row in kept),
-        codes,
-        names,
-        None if split_column is None else [columns[split_column][row] for row in kept],
-        FilePixels(files),
-        file_sizes(files),
+        tuple(name for name, *_ in places),
+        labels_of(title, roles, cells),
+        None if roles.split is None else cells[roles.split],
+        groups,
+        FilePixels(tuple(file for _, file, _ in places)),
     )
-    return make_source(table, [*notes, *twins])
+    return make_source(table, [*notes, *group_notes])
 
 
-def _read(path: Path) -> tuple[list[str], list[list[str]]]:
+def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
     """Header and rows, blank lines left out. Raises UserError for what is no table."""
     try:
         text = path.read_text(encoding="utf-8-sig")

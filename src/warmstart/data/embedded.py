@@ -3,12 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from hashlib import blake2b
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
-from warmstart.data.decode import CorruptImage, decode, decode_bytes, read_shape, read_shape_bytes
+from warmstart.data.decode import (
+    CorruptImage,
+    decode,
+    decode_bytes,
+    has_more_frames,
+    read_shape,
+    read_shape_bytes,
+)
+from warmstart.data.samples import FilePixels
 
 
 class Value(Protocol):
@@ -30,6 +39,7 @@ class EmbeddedPixels:
     Chunks are read-only, so that threads may share them; a read copies the bytes of one image.
     """
 
+    decoded: ClassVar[bool] = False
     chunks: tuple[Chunk, ...]
     starts: np.ndarray  # int64, the first row of each chunk
     rows: np.ndarray  # int64 (N,)
@@ -45,6 +55,18 @@ class EmbeddedPixels:
     def shape(self, index: int) -> tuple[int, int, int]:
         data = self._find(index)
         return read_shape(data) if isinstance(data, Path) else read_shape_bytes(data)
+
+    def has_more_frames(self, index: int) -> bool:
+        return has_more_frames(self._find(index))
+
+    def stamp(self, index: int) -> bytes:
+        try:
+            data = self._find(index)
+        except CorruptImage:
+            return b"missing"
+        if isinstance(data, Path):
+            return FilePixels((data,)).stamp(0)
+        return blake2b(data, digest_size=16).digest()
 
     def subset(self, indices: np.ndarray) -> EmbeddedPixels:
         return EmbeddedPixels(self.chunks, self.starts, self.rows[indices], self.files)

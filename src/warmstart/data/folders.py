@@ -59,9 +59,9 @@ def find_images(folder: Path) -> Found:
 def open_folders(root: Path) -> Source:
     """Splits train, val, test as far as they are there; a single one, or none, becomes `all`."""
     notes: list[str] = []
-    split_folders = _split_folders(root)
+    split_folders = split_folders_of(root)
     if split_folders:
-        strangers = [folder.name for folder in _subfolders(root) if folder not in split_folders.values()]
+        strangers = [folder.name for folder in subfolders(root) if folder not in split_folders.values()]
         notes += [f"{root.name}/{name} is not a split folder and was ignored" for name in strangers]
     else:
         split_folders = {"all": root}
@@ -87,7 +87,8 @@ def _is_hidden(name: str) -> bool:
     return name.startswith(".") or name in _HIDDEN
 
 
-def _subfolders(folder: Path) -> list[Path]:
+def subfolders(folder: Path) -> list[Path]:
+    """The folders directly in a folder, sorted, without hidden ones."""
     return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
 
 
@@ -98,15 +99,15 @@ def _loose(folder: Path) -> Found:
     return Found([], [name for name in names if not _is_hidden(name)], hidden)
 
 
-def _split_folders(root: Path) -> dict[str, Path]:
+def split_folders_of(root: Path) -> dict[str, Path]:
     """Split -> folder, in the order train, val, test; empty where the folders are classes."""
-    folders = _subfolders(root)
+    folders = subfolders(root)
     named = [folder for folder in folders if folder.name.lower() in SPLIT_WORDS]
     words = {SPLIT_WORDS[folder.name.lower()] for folder in named}
     strangers = len(folders) - len(named)
     if "train" not in words and strangers:
         return {}  # a class may be called "test"
-    if len(named) == 1 and strangers > 1 and not _subfolders(named[0]):
+    if len(named) == 1 and strangers > 1 and not subfolders(named[0]):
         return {}  # car, plane and train are classes; a train folder of loose images is an error below
     splits: dict[str, Path] = {}
     for split in ("train", "val", "test"):
@@ -121,7 +122,7 @@ def _split_folders(root: Path) -> dict[str, Path]:
 
 def _classes_of(folder: Path) -> dict[str, Path]:
     """Class name -> folder. Raises UserError where there are none, and where they are no classes."""
-    table = {path.name: path for path in _subfolders(folder)}
+    table = {path.name: path for path in subfolders(folder)}
     if not table:
         num_images = sum(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir())
         if num_images:

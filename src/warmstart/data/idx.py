@@ -7,6 +7,7 @@ import hashlib
 import math
 import re
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from warmstart.errors import UserError, listing
 
 _NAME = re.compile(r"^(?:.+-)?(train|t10k|test)-(images|labels)[-.]idx\d-ubyte(?:\.gz)?$")
 _SPLITS = {"train": "train", "t10k": "test", "test": "test"}
+_LONGEST_HEADER, _PIECE = 4 + 4 * 4, 2**24  # bytes
 _PAIR = "pairs such as train-images-idx3-ubyte.gz and train-labels-idx1-ubyte.gz"
 
 
@@ -38,7 +40,10 @@ def idx_files(root: Path) -> dict[tuple[str, str], Path]:
 
 
 def open_idx(root: Path, files: dict[tuple[str, str], Path]) -> Source:
-    """Splits train and test, or `all` where there is one; classes are the labels 0 to max as text."""
+    """Splits train and test, or `all` where there is one.
+
+    Classes are the labels as text, from 0 to the largest; from 1 where none is 0 and none between is missing.
+    """
     prefixes = sorted({prefix for prefix, _ in files}, reverse=True)
     if {"t10k", "test"} <= set(prefixes):
         raise UserError(f"{root} holds both t10k and test files", "one test set", "move one of them away")
@@ -46,13 +51,19 @@ def open_idx(root: Path, files: dict[tuple[str, str], Path]) -> Source:
     for prefix in prefixes:
         images, labels = (_partner(root, files, prefix, part) for part in ("images", "labels"))
         splits[_SPLITS[prefix]], contents[prefix] = _read_pair(images, labels, prefix)
-    num_classes = 1 + max(int(samples.targets.max()) for samples in splits.values())
+    found = np.unique(np.concatenate([samples.targets for samples in splits.values()]))
+    first, last = int(found[0]), int(found[-1])
     notes: tuple[str, ...] = ()
+    if first == 1 and len(found) == last > 1:
+        splits = {split: replace(samples, targets=samples.targets - 1) for split, samples in splits.items()}
+        notes = (f"the labels of {root.name} start at 1, not at 0",)
+    else:
+        first = 0
     if len(splits) == 1:
-        notes = (f"{root.name} has {prefixes[0]} files only: they are split",)
+        notes = (*notes, f"{root.name} has {prefixes[0]} files only: they are split")
         splits = {"all": next(iter(splits.values()))}
     fingerprint = hashlib.sha256("".join(f"{name}:{contents[name]}" for name in sorted(contents)).encode())
-    return Source(tuple(map(str, range(num_classes))), splits, fingerprint.hexdigest(), notes)
+    return Source(tuple(map(str, range(first, last + 1))), splits, fingerprint.hexdigest(), notes)
 
 
 def _partner(root: Path, files: dict[tuple[str, str], Path], prefix: str, part: str) -> Path:
@@ -91,12 +102,12 @@ def _read_pair(images_path: Path, labels_path: Path, prefix: str) -> tuple[Sampl
 def read_idx(path: Path) -> np.ndarray:
     """The uint8 array of one file. Raises UserError for whatever is not a whole IDX file of bytes."""
     try:
-        data = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+        data = _unpacked(path) if path.suffix == ".gz" else path.read_bytes()
     except (OSError, EOFError, zlib.error) as error:
         raise UserError(
             f"{path} cannot be read: {error}", "a whole (gzipped) IDX file", "download the file again"
         ) from error
-    if len(data) < 4 or data[:2] != b"\0\0" or data[2] != 8 or not 1 <= data[3] <= 4:
+    if not _num_dimensions(data):
         raise UserError(
             f"{path} is not an IDX file of bytes: it begins with {data[:4].hex(' ') or 'nothing'}",
             "00 00 08 and the number of dimensions",
@@ -111,3 +122,22 @@ def read_idx(path: Path) -> np.ndarray:
             "download the file again",
         )
     return np.frombuffer(data, dtype=np.uint8, offset=header).reshape(shape)
+
+
+def _unpacked(path: Path) -> bytes:
+    """The content of a gzipped file, no further than its header promises: a few bytes can unpack to any size."""
+    with gzip.open(path) as stream:
+        data = bytearray(stream.read(_LONGEST_HEADER))
+        sizes = [
+            int.from_bytes(data[at : at + 4], "big") for at in range(4, 4 + 4 * _num_dimensions(data), 4)
+        ]
+        promised = math.prod(sizes)
+        while len(data) <= promised + _LONGEST_HEADER and (piece := stream.read(_PIECE)):
+            data += piece
+    return bytes(data)
+
+
+def _num_dimensions(data: bytes | bytearray) -> int:
+    """0 where the header is not one of an IDX file of bytes."""
+    is_idx = len(data) >= 4 and data[:2] == b"\0\0" and data[2] == 8 and 1 <= data[3] <= 4
+    return data[3] if is_idx else 0

@@ -9,23 +9,31 @@ from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import numpy as np
 
-from warmstart.data.decode import decode, read_shape
+from warmstart.data.decode import decode, has_more_frames, read_shape
 
 
 class Pixels(Protocol):
     """Where the images of some samples come from."""
 
+    decoded: ClassVar[bool]  # whether `read` only looks something up
+
     def __len__(self) -> int: ...
 
     def read(self, index: int) -> np.ndarray:
-        """uint8 (H, W, 1 or 3). Raises CorruptImage."""
+        """uint8 (H, W, C). Raises CorruptImage."""
 
     def shape(self, index: int) -> tuple[int, int, int]:
         """(H, W, C) without decoding. Raises CorruptImage."""
+
+    def has_more_frames(self, index: int) -> bool:
+        """Whether `read` takes the first of several frames or pages of a readable image."""
+
+    def stamp(self, index: int) -> bytes:
+        """What tells this state of the image from any other, without decoding: for the names of caches."""
 
     def subset(self, indices: np.ndarray) -> Pixels: ...
 
@@ -34,6 +42,7 @@ class Pixels(Protocol):
 class FilePixels:
     """Images in files of any format and size."""
 
+    decoded: ClassVar[bool] = False
     paths: tuple[Path, ...]
 
     def __len__(self) -> int:
@@ -44,6 +53,17 @@ class FilePixels:
 
     def shape(self, index: int) -> tuple[int, int, int]:
         return read_shape(self.paths[index])
+
+    def has_more_frames(self, index: int) -> bool:
+        return has_more_frames(self.paths[index])
+
+    def stamp(self, index: int) -> bytes:
+        path = self.paths[index]
+        try:
+            state = path.stat()
+        except (OSError, ValueError):  # it is counted as missing when it is read
+            return b"missing"
+        return f"{path.absolute()}|{state.st_size}|{state.st_mtime_ns}".encode("utf-8", "surrogateescape")
 
     def subset(self, indices: np.ndarray) -> FilePixels:
         return FilePixels(tuple(self.paths[index] for index in indices))
@@ -56,6 +76,7 @@ class ArrayPixels:
     `rows` picks some of them without copying.
     """
 
+    decoded: ClassVar[bool] = True
     array: np.ndarray
     rows: np.ndarray | None = None
 
@@ -70,23 +91,35 @@ class ArrayPixels:
         height, width, *channels = self.array.shape[1:]
         return height, width, channels[0] if channels else 1
 
+    def has_more_frames(self, index: int) -> bool:
+        return False
+
+    def stamp(self, index: int) -> bytes:
+        return blake2b(np.ascontiguousarray(self.read(index)).data, digest_size=16).digest()
+
     def subset(self, indices: np.ndarray) -> ArrayPixels:
         return ArrayPixels(self.array, np.asarray(indices) if self.rows is None else self.rows[indices])
 
 
 @dataclass(frozen=True, eq=False)
 class Samples:
-    """Labelled images; a target of -1 means that there is no label."""
+    """Labelled images; a class of -1 means that there is no label.
+
+    Targets of K labels, of which an image has any number, are multi-hot: 1 where it has the label.
+    """
 
     ids: tuple[str, ...]
-    targets: np.ndarray  # int64 (N,)
+    targets: np.ndarray  # int64 (N,), or uint8 (N, K) multi-hot
     pixels: Pixels
+    groups: np.ndarray | None = None  # int64 (N,): images of one group never cross a split
 
     def __post_init__(self) -> None:
         assert len(self.ids) == len(self.targets) == len(self.pixels), (
             "ids, targets and pixels differ in number"
         )
-        assert self.targets.dtype == np.int64, self.targets.dtype
+        kind = self.targets.ndim, self.targets.dtype
+        assert kind in ((1, np.int64), (2, np.uint8)), kind
+        assert self.groups is None or (self.groups.shape, self.groups.dtype) == ((len(self),), np.int64)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -101,7 +134,10 @@ class Samples:
         """The samples at `indices`, in that order."""
         indices = np.asarray(indices)
         return Samples(
-            tuple(self.ids[index] for index in indices), self.targets[indices], self.pixels.subset(indices)
+            tuple(self.ids[index] for index in indices),
+            self.targets[indices],
+            self.pixels.subset(indices),
+            None if self.groups is None else self.groups[indices],
         )
 
 

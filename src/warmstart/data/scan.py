@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,11 +25,18 @@ class ScanResult:
     heights: np.ndarray
     widths: np.ndarray
     channels: np.ndarray
+    more_frames: np.ndarray  # 1 where only the first of several frames or pages is used; 0 if not looked at
 
     @property
     def good(self) -> np.ndarray:
         """Indices of the readable samples."""
         return np.flatnonzero(self.heights > 0)
+
+    def subset(self, rows: np.ndarray, names: Collection[str]) -> ScanResult:
+        """Of some rows only, whose ids are `names`."""
+        columns = (self.heights, self.widths, self.channels, self.more_frames)
+        corrupt = tuple(pair for pair in self.corrupt if pair[0] in names)
+        return ScanResult(corrupt, *(column[rows] for column in columns))
 
 
 def scan(samples: Samples, workers: int, on_progress: Progress | None = None) -> ScanResult:
@@ -47,6 +54,12 @@ def read_sizes(samples: Samples, workers: int, on_progress: Progress | None = No
     if isinstance(samples.pixels, ArrayPixels):
         return _in_memory(samples, on_progress)
     result = _collect(samples, _examine_header, workers, on_progress)
+    check_unchanged(result)
+    return result
+
+
+def check_unchanged(result: ScanResult) -> None:
+    """Raise UserError where an image of a run that was scanned before is corrupt."""
     if result.corrupt:
         name, reason = result.corrupt[0]
         raise UserError(
@@ -54,7 +67,6 @@ def read_sizes(samples: Samples, workers: int, on_progress: Progress | None = No
             "the data as it was",
             "restore the file, or start a new run",
         )
-    return result
 
 
 def _in_memory(samples: Samples, on_progress: Progress | None) -> ScanResult:
@@ -62,15 +74,15 @@ def _in_memory(samples: Samples, on_progress: Progress | None) -> ScanResult:
     if on_progress is not None:
         on_progress(len(samples), len(samples))
     heights, widths, channels = (np.full(len(samples), extent, dtype=np.int64) for extent in shape)
-    return ScanResult((), heights, widths, channels)
+    return ScanResult((), heights, widths, channels, np.zeros(len(samples), dtype=np.int64))
 
 
 def _examine_fully(samples: Samples, index: int) -> tuple[int, ...]:
-    return samples.pixels.read(index).shape
+    return *samples.pixels.read(index).shape, samples.pixels.has_more_frames(index)
 
 
 def _examine_header(samples: Samples, index: int) -> tuple[int, ...]:
-    return samples.pixels.shape(index)
+    return *samples.pixels.shape(index), 0
 
 
 def _collect(
@@ -79,14 +91,14 @@ def _collect(
     workers: int,
     on_progress: Progress | None,
 ) -> ScanResult:
-    shapes = np.zeros((len(samples), 3), dtype=np.int64)
+    found = np.zeros((len(samples), 4), dtype=np.int64)
     corrupt: list[tuple[str, str]] = []
 
     def examine_chunk(indices: range) -> list[tuple[int, str]]:
         failed = []
         for index in indices:
             try:
-                shapes[index] = examine(samples, index)
+                found[index] = examine(samples, index)
             except CorruptImage as error:
                 failed.append((index, error.reason))
         return failed
@@ -98,7 +110,7 @@ def _collect(
         done += len(chunk)
         if on_progress is not None:
             on_progress(done, len(samples))
-    return ScanResult(tuple(corrupt), *shapes.T)
+    return ScanResult(tuple(corrupt), *found.T)
 
 
 def _map(

@@ -3,55 +3,104 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from warmstart.data.csv_table import open_csv
+from warmstart.config.places import MEMORY, is_path
+from warmstart.config.values import is_pattern
+from warmstart.data.arrow_files import saved_files
+from warmstart.data.csv_table import TableColumns, open_csv
+from warmstart.data.folder_tables import open_folder_table
 from warmstart.data.folders import find_images, open_folders
+from warmstart.data.groups import group_by_pattern
 from warmstart.data.idx import idx_files, open_idx
+from warmstart.data.memory import open_memory
 from warmstart.data.samples import FilePixels, Samples, Source
 from warmstart.data.table_files import parquet_files
 from warmstart.data.tables import open_parquet
+from warmstart.data.torchvision_sets import open_torchvision
 from warmstart.errors import UserError, closest, listing
 
 _PACKED = frozenset((".zip", ".tar", ".tgz", ".gz", ".bz2", ".xz", ".7z", ".rar"))
 
 
-def open_source(path: str | Path, allow_single_class: bool = False) -> Source:
+def open_source(
+    path: str | Path,
+    *,
+    allow_single_class: bool = False,
+    group: str | None = None,
+    label_columns: Sequence[str] = (),
+    download: bool = False,
+) -> Source:
     """Detect and list a labelled data set; no image is decoded.
+
+    `group` names a column of a table, or is a pattern over the ids (groups.py); `label_columns` are
+    columns of a table that make a multi-label data set; `download` fetches torchvision's sets.
 
     Raises UserError where the path, the folders or the files are not what a data set needs.
     """
-    root = Path(path).expanduser()
-    _check_exists(root)
-    source = _open_folder(root) if root.is_dir() else _open_file(root)
+    columns: TableColumns = {
+        "group": None if group is None or is_pattern(group) else group,
+        "label_columns": tuple(label_columns),
+    }
+    source = _open(str(path), columns, download)
+    if group is not None and is_pattern(group):
+        source = group_by_pattern(source, group)
     if len(source.classes) < 2 and not allow_single_class:
-        only = root / source.classes[0]
-        deeper = only.is_dir() and any(path.is_dir() for path in only.iterdir())
+        only = Path(path).expanduser() / source.classes[0]
+        deeper = only.is_dir() and any(inside.is_dir() for inside in only.iterdir())
         raise UserError(
-            f"{root} has one class only: {only.name}",
+            f"{path} has one class only: {only.name}",
             "at least two classes",
             f"if the data lie one level deeper: --data {only}" if deeper else "",
         )
     return source
 
 
-def _open_folder(root: Path) -> Source:
+def _open(place: str, columns: TableColumns, download: bool) -> Source:
+    if not is_path(place):
+        _refuse_columns(place, columns)
+        return open_memory(place) if place.startswith(MEMORY) else open_torchvision(place, download)
+    root = Path(place).expanduser()
+    _check_exists(root)
+    return _open_folder(root, columns) if root.is_dir() else _open_file(root, columns)
+
+
+def _open_folder(root: Path, columns: TableColumns) -> Source:
     if files := idx_files(root):
+        _refuse_columns(root, columns)
         return open_idx(root, files)
+    if saved := saved_files(root):
+        return open_parquet(saved, root.absolute().name, **columns)
     for folder in (root, root / "data"):  # Hugging Face keeps the files in data/
         if folder.is_dir() and (tables := parquet_files(folder)):
-            return open_parquet(tables, root.absolute().name)
-    return open_folders(root)
+            return open_parquet(tables, root.absolute().name, **columns)
+    source, notes = open_folder_table(root, columns)
+    if source is None:
+        _refuse_columns(root, columns)
+        source = open_folders(root)
+    return replace(source, notes=(*notes, *source.notes))
 
 
-def _open_file(path: Path) -> Source:
+def _refuse_columns(root: Path | str, columns: TableColumns) -> None:
+    named = {"--group": columns["group"], "--label-columns": listing(columns["label_columns"])}
+    for flag, value in named.items():
+        if value:
+            raise UserError(
+                f"{flag} {value}: {root} is no table, and has no columns",
+                "a CSV or parquet file with that column",
+                "write a pattern over the ids, such as ^(patient[0-9]+)_" if flag == "--group" else "",
+            )
+
+
+def _open_file(path: Path, columns: TableColumns) -> Source:
     suffix = path.suffix.lower()
     if suffix == ".csv":
-        return open_csv(path)
+        return open_csv(path, **columns)
     if suffix == ".parquet":
-        return open_parquet({path: None}, path.name)
+        return open_parquet({path: None}, path.name, **columns)
     fix = f"give the folder that holds it: --data {path.parent}"
     if suffix in _PACKED and "ubyte" not in path.name:
         fix = "unpack it and give the folder"

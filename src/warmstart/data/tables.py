@@ -1,41 +1,41 @@
-"""Parquet files as data: encoded images inside the table (Hugging Face, OCEC), or paths to image files.
+"""Parquet and Arrow files as data: encoded images inside the table (Hugging Face, OCEC), or paths to image files.
 
-The one door of data/ to pyarrow. Embedded images are held once, encoded, in Arrow's own buffers.
+Embedded images are held once, encoded, in Arrow's own buffers.
 """
 
 from __future__ import annotations
 
 import json
-from collections import Counter
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
+from warmstart.data.arrow_files import read_pieces, read_schema
 from warmstart.data.columns import (
     COLUMNS,
+    Roles,
     Table,
     doubled_note,
-    file_sizes,
     find_column,
+    find_roles,
+    groups_of,
     ignored_columns,
+    labels_of,
     make_source,
     need_column,
     place,
     split_rows,
-    text_codes,
-    unique_rows,
 )
 from warmstart.data.embedded import EmbeddedPixels
 from warmstart.data.samples import FilePixels, Pixels, Source
 from warmstart.errors import UserError, listing
 
 _BYTES_COLUMNS = ("image_bytes", "image", "img", "bytes")
-_LABEL_COLUMNS = (*COLUMNS["label"], "labels", "class_id")
-_EXPECTED = "a parquet file with images (bytes or paths) and labels"
+_LABEL_COLUMNS = (*COLUMNS["label"], "class_id")
 
 
 @dataclass(frozen=True)
@@ -44,8 +44,7 @@ class _Layout:
 
     data: str | None  # encoded images, `image.bytes` inside a struct
     path: str | None  # `image.path` inside a struct
-    label: str
-    split: str | None
+    roles: Roles
     names: tuple[str, ...] | None
     others: tuple[str, ...]
 
@@ -56,54 +55,41 @@ class _Read:
 
     chunks: tuple[pa.Array, ...]
     paths: list[str | None]
-    labels: list[object]
+    cells: dict[str, list[object]]  # by the first file's names of the columns of labels and groups
     words: list[str | None]
     sizes: bytes
 
 
-def open_parquet(files: dict[Path, str | None], title: str) -> Source:
-    """A labelled data set in parquet files; the split of a file, where it has one, goes before its column."""
-    layouts = {path: _layout(path, by_name=word is not None) for path, word in files.items()}
+def open_parquet(
+    files: dict[Path, str | None], title: str, group: str | None = None, label_columns: Sequence[str] = ()
+) -> Source:
+    """A labelled data set in parquet or Arrow files; the split of a file, where it has one, goes before its column.
+
+    `group` names a column whose equal cells belong together, `label_columns` columns of 0 and 1.
+    """
+    layouts = {path: _layout(path, word is not None, group, label_columns) for path, word in files.items()}
     names = _agreed_names(layouts)
     read = _read_all(files, layouts)
     words = _words(title, read.words)
     first = next(iter(layouts.values()))
-    codes, classes = _codes(f"{title}: the column {first.label}", read.labels, names)
-    notes = ignored_columns(title, [*first.others], [])
+    labels = labels_of(title, first.roles, read.cells, names)
+    groups, group_notes = groups_of(title, first.roles, read.cells)
+    notes = ignored_columns(title, [*first.others], []) + group_notes
     if names is not None:
         notes.append(f"{title}: classes in the order of the file's ClassLabel, not sorted: {listing(names)}")
-    root, kept, sizes = next(iter(files)).parent, np.arange(len(codes)), read.sizes
+    root = next(iter(files)).parent
     pixels: Pixels
     if any(chunk.null_count < len(chunk) for chunk in read.chunks):
         ids, pixels = _embedded(title, root, read, words)
     else:
-        ids, images, told = _in_files(title, root, read)
-        facts = list(zip((classes[code] for code in codes), words or [""] * len(codes), strict=True))
-        kept, twins = unique_rows(title, ids, facts)
-        pixels = images.subset(kept)
-        notes, sizes = [*notes, *told, *twins], sizes + file_sizes(pixels.paths)
-    table = Table(
-        title,
-        tuple(ids[row] for row in kept),
-        codes[kept],
-        classes,
-        None if words is None else [words[row] for row in kept],
-        pixels,
-        sizes,
-        names is not None,
-    )
+        ids, pixels, told = _in_files(title, root, read)
+        notes += told
+    table = Table(title, tuple(ids), labels, words, groups, pixels, read.sizes, names is not None)
     return make_source(table, notes)
 
 
-def _layout(path: Path, by_name: bool) -> _Layout:
-    try:
-        schema = pq.read_schema(path)
-    except (pa.ArrowException, OSError) as error:
-        raise UserError(
-            f"{path} cannot be read: {' '.join(str(error).split())[:200]}",
-            "a whole parquet file",
-            "download the file again",
-        ) from error
+def _layout(path: Path, by_name: bool, group: str | None, label_columns: Sequence[str]) -> _Layout:
+    schema = read_schema(path)
     structs = [field.name for field in schema if pa.types.is_struct(field.type) and "bytes" in _inside(field)]
     binaries = [field.name for field in schema if _is_binary(field.type)]
     texts = [field.name for field in schema if _is_text(field.type)]
@@ -124,16 +110,24 @@ def _layout(path: Path, by_name: bool) -> _Layout:
             f"{' or '.join(_BYTES_COLUMNS)}, or a text column called {' or '.join(COLUMNS['image path'])}",
             "rename the column that holds the images",
         )
-    features = _features(schema)
     left = [name for name in schema.names if name not in used]
-    label = find_column(left, "label", _LABEL_COLUMNS)
-    if label is None:
-        marked = [name for name in left if features.get(name, {}).get("names")]
-        label = marked[0] if len(marked) == 1 else need_column(path.name, left, "label", _LABEL_COLUMNS)
-    split = None if by_name else find_column(left, "split")
-    names = features.get(label, {}).get("names")
-    others = tuple(name for name in left if name not in (label, split))
-    return _Layout(data, image, label, split, tuple(map(str, names)) if names else None, others)
+    features = _features(schema)
+    label = None if label_columns else _label_column(path.name, left, features)
+    roles = find_roles(path.name, left, label, group, label_columns)
+    if by_name:
+        roles = replace(roles, split=None)
+    names = features.get(label or "", {}).get("names")
+    others = tuple(name for name in left if name not in roles.used)
+    return _Layout(data, image, roles, tuple(map(str, names)) if names else None, others)
+
+
+def _label_column(title: str, columns: list[str], features: dict[str, dict[str, list[str]]]) -> str:
+    """By its name, or the only column that Hugging Face calls a ClassLabel."""
+    found = find_column(columns, "label", _LABEL_COLUMNS)
+    if found is not None:
+        return found
+    marked = [name for name in columns if features.get(name, {}).get("names")]
+    return marked[0] if len(marked) == 1 else need_column(title, columns, "label", _LABEL_COLUMNS)
 
 
 def _inside(field: pa.Field) -> list[str]:
@@ -156,7 +150,10 @@ def _features(schema: pa.Schema) -> dict[str, dict[str, list[str]]]:
     except (KeyError, ValueError, TypeError):
         return {}
     found = found if isinstance(found, dict) else {}
-    return {name: feature for name, feature in found.items() if isinstance(feature, dict)}
+    # A list of labels is described as a list of one description, or as a Sequence or List with a `feature`.
+    inner = {name: f[0] if isinstance(f, list) and f else f for name, f in found.items()}
+    inner = {name: f.get("feature", f) if isinstance(f, dict) else f for name, f in inner.items()}
+    return {name: feature for name, feature in inner.items() if isinstance(feature, dict)}
 
 
 def _agreed_names(layouts: dict[Path, _Layout]) -> tuple[str, ...] | None:
@@ -169,29 +166,29 @@ def _agreed_names(layouts: dict[Path, _Layout]) -> tuple[str, ...] | None:
 
 
 def _read_all(files: dict[Path, str | None], layouts: dict[Path, _Layout]) -> _Read:
-    """Row group by row group, so that no more than one is held besides what is kept."""
-    read = _Read((), [], [], [], b"")
+    """Piece by piece, so that no more than one is held besides what is kept."""
+    roles = next(iter(layouts.values())).roles
+    cells: dict[str, list[object]] = {name: [] for name in roles.used if name != roles.split}
+    read = _Read((), [], cells, [], b"")
     chunks: list[pa.Array] = []
-    sizes = []
+    sizes: list[list[object]] = []
     for path, word in files.items():
         layout = layouts[path]
-        columns = [name for name in (layout.data, layout.path, layout.label, layout.split) if name]
-        try:
-            with pq.ParquetFile(path, memory_map=True) as file:
-                groups = [file.metadata.row_group(number) for number in range(file.num_row_groups)]
-                sizes.append([path.stat().st_size, *((g.num_rows, g.total_byte_size) for g in groups)])
-                for number in range(file.num_row_groups):
-                    table = file.read_row_group(number, columns=columns, use_threads=False)
-                    chunks += _column(table, layout.data, pa.large_binary()).chunks
-                    read.paths.extend(_column(table, layout.path, pa.string()).to_pylist())
-                    read.labels.extend(table[layout.label].to_pylist())
-                    told = _column(table, layout.split, pa.string()).to_pylist()
-                    read.words.extend([word] * len(table) if word else told)
-        except (pa.ArrowException, OSError) as error:
-            raise UserError(
-                f"{path} cannot be read: {error}", _EXPECTED, "download the file again"
-            ) from error
-    return _Read(tuple(chunks), read.paths, read.labels, read.words, repr(sizes).encode())
+        own = layout.roles
+        columns = [name for name in (layout.data, layout.path, *own.used) if name]
+        here_of: dict[str | None, str | None] = dict(zip(roles.labels, own.labels, strict=True))
+        here_of |= {roles.group: own.group, roles.class_number: own.class_number}
+        sizes.append([path.stat().st_size])
+        for table, size in read_pieces(path, columns):
+            sizes[-1].append(size)
+            chunks += _column(table, layout.data, pa.large_binary()).chunks
+            read.paths.extend(_column(table, layout.path, pa.string()).to_pylist())
+            for name in cells:
+                here = here_of[name]
+                cells[name].extend([None] * len(table) if here is None else table[here].to_pylist())
+            told = _column(table, own.split, pa.string()).to_pylist()
+            read.words.extend([word] * len(table) if word else told)
+    return _Read(tuple(chunks), read.paths, cells, read.words, repr(sizes).encode())
 
 
 def _column(table: pa.Table, name: str | None, kind: pa.DataType) -> pa.ChunkedArray:
@@ -215,35 +212,9 @@ def _words(title: str, words: list[str | None]) -> list[str] | None:
     return told or None
 
 
-def _codes(
-    where: str, labels: list[object], names: tuple[str, ...] | None
-) -> tuple[np.ndarray, tuple[str, ...]]:
-    """Labels as places in the class names, which are the file's own or the labels as text."""
-    missing = [row for row, label in enumerate(labels, 1) if label is None]
-    if missing:
-        raise UserError(
-            f"{where} is empty in {len(missing)} rows: row {listing(missing, 5)}",
-            "a label in every row",
-            "fill these cells, or remove the rows",
-        )
-    if names is None:
-        return text_codes([str(label) for label in labels])
-    number: dict[object, int] = {name: code for code, name in enumerate(names)}
-    number |= {code: code for code in range(len(names))}
-    strange = Counter(label for label in labels if label not in number)
-    if strange:
-        told = listing(f"{label!r} ({num} rows)" for label, num in strange.items())
-        raise UserError(
-            f"{where} holds labels without a name: {told}",
-            f"0 to {len(names) - 1}, for {listing(names)}",
-            "remove these rows; -1 stands for images whose label is kept secret" if -1 in strange else "",
-        )
-    return np.array([number[label] for label in labels], dtype=np.int64), names
-
-
 def _embedded(title: str, root: Path, read: _Read, words: list[str] | None) -> tuple[list[str], Pixels]:
     """Ids (the path where it tells images apart, else split and row) and pixels of images in the table."""
-    num = len(read.labels)
+    num = len(read.words)
     ids = [PurePosixPath(path).as_posix() if path else "" for path in read.paths]
     if "" in ids or len(set(ids)) < num:
         ids = [""] * num

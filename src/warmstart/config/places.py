@@ -1,0 +1,34 @@
+"""Where data lie: a path, a data set of torchvision (`torchvision:NAME@ROOT`), or arrays (`memory:HASH`)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+TORCHVISION, MEMORY = "torchvision:", "memory:"
+
+
+def is_path(place: str) -> bool:
+    return not place.startswith((TORCHVISION, MEMORY))
+
+
+def split_place(place: str) -> tuple[str, str | None]:
+    """(NAME, ROOT or None) of `torchvision:NAME@ROOT`."""
+    name, at, root = place.removeprefix(TORCHVISION).partition("@")
+    return name, root if at and root else None
+
+
+def absolute(place: str) -> str:
+    """The same place as seen from any working directory."""
+    if place.startswith(MEMORY):
+        return place
+    if is_path(place):
+        return str(Path(place).resolve())
+    name, root = split_place(place)
+    return place if root is None else f"{TORCHVISION}{name}@{Path(root).expanduser().resolve()}"
+
+
+def short_name(place: str) -> str:
+    """What a run on these data is called."""
+    if place.startswith(MEMORY):
+        return "arrays"
+    return Path(place).resolve().name if is_path(place) else split_place(place)[0].replace("/", "-")
