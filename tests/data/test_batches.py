@@ -9,11 +9,11 @@ from warmstart.data.augment import Augment
 from warmstart.data.batches import (
     View,
     deliver,
-    epoch_order,
-    epoch_windows,
     evaluation_batches,
     training_batches,
 )
+from warmstart.data.decode import centre_crop, cover
+from warmstart.data.order import epoch_order, epoch_windows
 from warmstart.data.samples import ArrayPixels, Samples
 from warmstart.data.sources import open_source
 from warmstart.errors import UserError
@@ -25,62 +25,6 @@ GREY28 = Preprocessing((28, 28), (0.5,), (0.5,))
 def array_samples(num: int = 10, size: tuple[int, int] = (28, 28)) -> Samples:
     pixels = np.random.default_rng(0).integers(0, 256, (num, *size), dtype=np.uint8)
     return Samples(tuple(f"train/{i:05d}" for i in range(num)), np.arange(num) % 3, ArrayPixels(pixels))
-
-
-def test_the_order_is_a_permutation_of_seed_and_epoch():
-    orders = {(seed, epoch): epoch_order(50, seed, epoch) for seed in (0, 1) for epoch in (0, 1)}
-    assert all(sorted(order.tolist()) == list(range(50)) for order in orders.values())
-    assert len({tuple(order) for order in orders.values()}) == 4
-    assert (epoch_order(50, 1, 1) == orders[1, 1]).all()
-    assert epoch_order(8, 0, 0).tolist() == PINNED  # recorded runs depend on it
-
-
-PINNED = [2, 4, 3, 0, 6, 5, 1, 7]
-
-
-def test_windows_have_every_item_once_and_none_alone():
-    for num in [*range(1, 40), 64, 65, 97]:
-        order = epoch_order(num, 0, 0)
-        for batch_size in (1, 2, 3, 4, 8, 32):
-            for accumulate in (1, 2, 3, 5):
-                windows = epoch_windows(order, batch_size, accumulate)
-                sizes = [sum(map(len, window)) for window in windows]
-                micro = [len(part) for window in windows for part in window]
-                size = batch_size * accumulate
-                case = (num, batch_size, accumulate, micro)
-                assert (
-                    np.concatenate([part for window in windows for part in window]).tolist() == order.tolist()
-                )
-                assert all(number == size for number in sizes[:-1]), case
-                assert 1 <= sizes[-1] <= size + 1, case
-                assert max(micro) <= max(batch_size, 3 if batch_size == 2 else 0), case
-                if batch_size > 1 and num > 1:
-                    assert min(micro) > 1, case
-                if size > 1 and num > 1:
-                    assert min(sizes) > 1, case
-                for window in windows:
-                    lengths = [len(part) for part in window]
-                    assert max(lengths) - min(lengths) <= 1, case
-
-
-def test_windows_in_numbers():
-    def lengths(*args: int) -> list[list[int]]:
-        return [[len(part) for part in window] for window in epoch_windows(np.arange(args[0]), *args[1:])]
-
-    assert lengths(10, 4, 1) == [[4], [4], [2]]
-    assert lengths(9, 4, 1) == [[4], [3, 2]]
-    assert lengths(22, 4, 2) == [[4, 4], [4, 4], [3, 3]]
-    assert lengths(17, 8, 2) == [[6, 6, 5]]
-    assert lengths(3, 1, 1) == [[1], [1], [1]]
-    assert lengths(1, 32, 1) == [[1]]
-    assert epoch_windows(np.arange(0), 4, 1) == []
-
-
-def test_the_order_does_not_know_the_batch_size():
-    order = epoch_order(30, 0, 2)
-    for shape in ((4, 1), (8, 2), (1, 1)):
-        flat = [part for window in epoch_windows(order, *shape) for part in window]
-        assert (np.concatenate(flat) == order).all()
 
 
 def test_native_pixels_are_untouched():
@@ -99,6 +43,17 @@ def test_native_images_of_another_size_are_resized_as_ever():
     assert with_flag.images.shape == (4, 28, 28, 1)
 
 
+@pytest.mark.parametrize("shape", [(20, 20), (23, 31), (40, 25), (5, 90), (200, 7), (34, 29)])
+@pytest.mark.parametrize("crop_pct", [0.8, 0.875, 1.0])
+def test_evaluation_is_the_centre_of_the_covering_centre(picture, shape, crop_pct):
+    for size in ((24, 24), (23, 30), (16, 11)):
+        preprocessing = Preprocessing(size, (0.5,) * 3, (0.5,) * 3, crop_pct)
+        expected = centre_crop(cover(picture(*shape), preprocessing.resize_size), size)
+        for view in (View(preprocessing), View(preprocessing, False, Augment())):
+            found = view.finish([view.resize(picture(*shape))], np.zeros(1, np.uint64), 0)
+            assert (found[0] == expected).all()
+
+
 def test_evaluation_is_in_order_and_complete(write_folders):
     samples = open_source(write_folders({"a": 5, "b": 6}, size=(30, 50))).splits["all"]
     preprocessing = Preprocessing((16, 24), (0.5,) * 3, (0.5,) * 3)
@@ -109,6 +64,16 @@ def test_evaluation_is_in_order_and_complete(write_folders):
     assert (np.concatenate([batch.keys for batch in batches]) == samples.keys).all()
     assert batches[0].images.shape == (4, 16, 24, 3)
     assert batches[0].images.flags.c_contiguous
+
+
+def test_a_repeated_image_is_augmented_differently_each_time():
+    samples = array_samples(2)
+    view = View(GREY28, True, Augment(rotation=30, crop_pad=0.2))
+    (batch,) = deliver(samples, [np.array([0, 2, 4, 1])], view)  # image 0 three times, then image 1
+    assert batch.indices.tolist() == [0, 0, 0, 1] and batch.targets.tolist() == [0, 0, 0, 1]
+    assert len({image.tobytes() for image in batch.images[:3]}) == 3
+    (alone,) = deliver(samples, [np.array([0])], view)
+    assert (alone.images[0] == batch.images[0]).all()
 
 
 def test_workers_and_batch_size_change_nothing(write_folders):

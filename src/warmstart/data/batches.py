@@ -1,4 +1,4 @@
-"""Order and delivery: which samples an epoch shows when, and their pixels as batches.
+"""Delivery: the pixels of samples as batches, in the order that `order.py` gives.
 
 Everything here is a function of (seed, epoch, sample); threads only change when it is computed.
 Shapes: N samples of a batch, h x w x C what the model takes.
@@ -7,21 +7,24 @@ Shapes: N samples of a batch, h x w x C what the model takes.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Generator, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, pairwise
 
 import numpy as np
 
-from warmstart.data import counters
 from warmstart.data.augment import Augment
-from warmstart.data.decode import CorruptImage, centre_crop, fit, to_channels
+from warmstart.data.decode import CorruptImage, scale_to_cover, to_channels
+from warmstart.data.geometry import evaluation_crop
+from warmstart.data.mixing import Mixing
 from warmstart.data.samples import Samples
 from warmstart.data.workers import decode_pool
 from warmstart.errors import UserError
 from warmstart.records import Preprocessing
 
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # odd: no two repeats of an image share a key
 _TASKS_PER_WORKER = 4  # small enough that no thread waits long for another at the end of a batch
 
 
@@ -30,7 +33,7 @@ class Batch:
     """Samples as the model's input, not yet normalised."""
 
     images: np.ndarray  # uint8 (N, h, w, C), contiguous
-    targets: np.ndarray  # int64 (N,)
+    targets: np.ndarray  # int64 (N,), uint8 (N, K) of several labels, float32 (N, K) where pairs are mixed
     keys: np.ndarray  # uint64 (N,)
     indices: np.ndarray  # int64 (N,), places in the Samples
 
@@ -45,6 +48,7 @@ class View:
     preprocessing: Preprocessing
     native: bool = False  # all images of the data set have one size
     augment: Augment | None = None
+    mixing: Mixing | None = None  # of pairs of training images, after everything else
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -52,52 +56,49 @@ class View:
         return (*self.preprocessing.image_size, self.preprocessing.num_channels)
 
     def resize(self, image: np.ndarray) -> np.ndarray:
-        """One decoded image -> `resize_size`, or untouched where native and already of the model's size."""
+        """One decoded image -> covering `resize_size`, or untouched where native and of the model's size."""
+        pixels = to_channels(image, self.preprocessing.num_channels)
         if self.native and image.shape[:2] == self.preprocessing.image_size:
-            return to_channels(image, self.preprocessing.num_channels)
-        return fit(image, self.preprocessing)
+            return pixels
+        return scale_to_cover(pixels, self.preprocessing.resize_size)
 
     def finish(self, images: Sequence[np.ndarray], keys: np.ndarray, epoch: int) -> np.ndarray:
-        """Resized images (N of H, W, C) -> uint8 (N, h, w, C): augmented, or cropped to the centre."""
-        size = self.preprocessing.image_size
+        """Resized images (N >= 1 of H_i, W_i, C) -> uint8 (N, h, w, C): augmented, or cropped to the centre."""
+        size, resize_size = self.preprocessing.image_size, self.preprocessing.resize_size
         if self.augment is None:
-            # One by one: where sizes are taken as they are, an image may be larger than its neighbour.
-            return np.stack([centre_crop(image, size) for image in images])
-        return self.augment(np.stack(images), keys, epoch, size)
-
-
-def epoch_order(num: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of range(num), int64, that depends on nothing else."""
-    return counters.generator(seed, epoch, counters.ORDER).permutation(num)
-
-
-def epoch_windows(order: np.ndarray, batch_size: int, accumulate: int) -> list[list[np.ndarray]]:
-    """Windows of micro-batches of indices; one window is one optimizer step.
-
-    A window has batch_size x accumulate items, the last one what is left. No item is dropped, and none
-    is left alone, as a norm layer cannot learn from one item: a last window of one joins the window
-    before it, and a window is cut evenly. So a window may be one item larger than asked, and for
-    batch_size 2 a micro-batch may hold 3.
-    """
-    size = batch_size * accumulate
-    starts = list(range(0, len(order), size))
-    if size > 1 and len(starts) > 1 and len(order) - starts[-1] == 1:
-        starts.pop()
-    return [_cut(order[start:end], batch_size) for start, end in pairwise([*starts, len(order)])]
-
-
-def _cut(window: np.ndarray, batch_size: int) -> list[np.ndarray]:
-    num = -(-len(window) // batch_size)
-    if batch_size > 1:
-        num = max(1, min(num, len(window) // 2))
-    return np.array_split(window, num)
+            return np.stack([evaluation_crop(image, resize_size, size) for image in images])
+        return self.augment(images, keys, epoch, size, resize_size)
 
 
 def training_batches(
-    samples: Samples, view: View, windows: Iterable[list[np.ndarray]], epoch: int, workers: int
+    samples: Samples,
+    view: View,
+    windows: Iterable[list[np.ndarray]],
+    epoch: int,
+    workers: int,
+    part: Callable[[np.ndarray], np.ndarray] = np.asarray,
 ) -> Generator[Batch, None, None]:
-    """The micro-batches of all windows in a row; the caller takes len(window) of them per step."""
-    return deliver(samples, chain.from_iterable(windows), view, workers, epoch)
+    """The micro-batches of all windows in a row; the caller takes len(window) of them per step.
+
+    `part` picks what this process takes of a micro-batch: all of it where there is one only.
+    """
+    wanted = map(part, chain.from_iterable(windows))
+    if view.mixing is None:
+        return deliver(samples, wanted, view, workers, epoch)
+    return _mixed(samples, list(wanted), view, workers, epoch)
+
+
+def _mixed(
+    samples: Samples, wanted: list[np.ndarray], view: View, workers: int, epoch: int
+) -> Generator[Batch, None, None]:
+    """Batches with every image mixed with its partner, whose pixels are made too where it is in another batch."""
+    assert view.mixing is not None
+    pairs = view.mixing.pairs(epoch)
+    with closing(deliver(samples, map(pairs.complete, wanted), view, workers, epoch)) as batches:
+        for places, batch in zip(wanted, batches, strict=True):
+            images, targets = pairs.mix(places, batch.images, batch.targets)
+            num = len(places)
+            yield Batch(images, targets, batch.keys[:num], batch.indices[:num])
 
 
 def evaluation_batches(
@@ -137,9 +138,13 @@ def deliver(
         pool.shutdown(cancel_futures=True)
 
 
-def _empty(samples: Samples, indices: np.ndarray, view: View) -> Batch:
+def _empty(samples: Samples, places: np.ndarray, view: View) -> Batch:
+    repeats, indices = np.divmod(places, max(1, len(samples)))
     images = np.empty((len(indices), *view.shape), dtype=np.uint8)
-    return Batch(images, samples.targets[indices], samples.keys[indices], indices)
+    keys = (
+        samples.keys[indices] + repeats.astype(np.uint64) * _GOLDEN
+    )  # wraps around; unchanged without repeats
+    return Batch(images, samples.targets[indices], keys, indices)
 
 
 def _fill(batch: Batch, rows: slice, samples: Samples, view: View, epoch: int) -> None:
