@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from warmstart.config.schema import DataConfig
 from warmstart.data.dataset import open_dataset
@@ -180,3 +181,28 @@ def test_dogcat(shared):
     assert sizes(dataset) == {"train": 978, "val": 211, "test": 210}
     assert not dataset.native
     assert dataset.facts.quarantined == ()
+
+
+def test_animations_are_counted(write_folders):
+    root = write_folders({"a": 8, "b": 8})
+    frames = [Image.new("RGB", (8, 8), (level, 0, 0)) for level in (9, 99)]
+    frames[0].save(root / "a" / "moving.gif", save_all=True, append_images=frames[1:])
+    dataset = open_dataset(DataConfig(path=str(root)), seed=0)
+    assert (
+        "1 images have several frames or pages, of which the first is taken: a/moving.gif"
+        in dataset.facts.notes
+    )
+
+
+def test_numbers_of_channels(write_folders):
+    root = write_folders({"a": 8, "b": 8})
+    for number, path in enumerate(sorted(root.rglob("*.png"))):
+        np.save(path.with_suffix(".npy"), np.zeros((8, 8, 5), np.uint8))
+        if number:
+            path.unlink()
+    with pytest.raises(
+        UserError, match="differ in the number of channels: 1 images have 3, 16 images have 5"
+    ):
+        open_dataset(DataConfig(path=str(root)), seed=0)
+    next(root.rglob("*.png")).unlink()
+    assert open_dataset(DataConfig(path=str(root)), seed=0).facts.num_channels == 5

@@ -35,3 +35,14 @@ def test_files_of_others_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), tmp_path / "other.parquet")
     with pytest.raises(UserError, match=r"other\.parquet"):
         read_predictions(tmp_path / "other.parquet")
+
+
+def test_sets_come_back_as_they_were(tmp_path: Path) -> None:
+    targets = np.array([[1, 0, 1], [0, 0, 0], [1, 1, 1]], dtype=np.uint8)
+    path = tmp_path / "val@0.parquet"
+    path.write_bytes(write_predictions("abc", targets, np.zeros((3, 3), np.float32), ("x", "y", "z")))
+    result = read_predictions(path)
+    assert result.targets.dtype == np.uint8 and result.targets.tolist() == targets.tolist()
+    import pyarrow.parquet as pq
+
+    assert pq.read_table(path)["target"].to_pylist() == [[0, 2], [], [0, 1, 2]]

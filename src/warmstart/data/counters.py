@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-AUGMENT, ORDER, SPLIT, LIMIT, TRAIN_SUBSET, CHECK = range(
-    6
-)  # purposes; the numbers are part of every recorded run
+# Purposes; the numbers are part of every recorded run.
+AUGMENT, ORDER, SPLIT, LIMIT, TRAIN_SUBSET, CHECK, BALANCE, MIX = range(8)
 
 
 def generator(seed: int, epoch: int, purpose: int, item: int = 0) -> np.random.Generator:

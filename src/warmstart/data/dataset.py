@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 
 from warmstart.config.schema import DataConfig
+from warmstart.data.groups import check_given_splits
 from warmstart.data.samples import Samples
-from warmstart.data.scan import Progress, ScanResult, read_sizes, scan
+from warmstart.data.scan import Progress, ScanResult, check_unchanged, read_sizes, scan
 from warmstart.data.sources import open_source
-from warmstart.data.splits import stratified_limit, stratified_split
+from warmstart.data.splits import group_split, stratified_limit, stratified_split
+from warmstart.data.store import Kept, StorePlan, keep
 from warmstart.data.workers import scan_workers
 from warmstart.errors import UserError, listing
 from warmstart.records import DatasetFacts
@@ -34,6 +37,7 @@ def open_dataset(
     known_quarantine: Quarantine | None = None,
     on_progress: Progress | None = None,
     for_training: bool = True,
+    store: Callable[[tuple[str, ...]], StorePlan] | None = None,
 ) -> Dataset:
     """Open, scan, split and limit the data of a run. Equal input and files give equal splits.
 
@@ -41,11 +45,20 @@ def open_dataset(
     from the headers. `on_progress(done, total)` counts images over all splits.
     Without `for_training` the data are taken as they are: nothing is split or limited, and one class,
     no train split or classes without training images are no errors.
+    `store` says, given the class names, where decoded images are kept and at which size; without it, or
+    where they cannot be kept, each is decoded when it is delivered.
     """
     if settings.path is None:
         raise UserError("no data set is named", "class folders, IDX files, CSV or parquet", "add --data PATH")
-    source = open_source(settings.path, allow_single_class=not for_training)
-    scanned, results = _examine(source.splits, scan_workers(settings.workers), known_quarantine, on_progress)
+    source = open_source(
+        settings.path,
+        allow_single_class=not for_training,
+        group=settings.group,
+        label_columns=settings.label_columns,
+        download=settings.download,
+    )
+    plan = store(source.classes) if store is not None else None
+    scanned, results = _look(source.splits, settings, plan, known_quarantine, on_progress)
     quarantine = known_quarantine
     if quarantine is None:
         quarantine = tuple(row for result in results.values() for row in result.corrupt)
@@ -68,15 +81,46 @@ def open_dataset(
     facts = DatasetFacts(
         classes=source.classes,
         counts=counts,
+        sizes={split: len(samples) for split, samples in splits.items()},
         heights=_spread(heights),
         widths=_spread(widths),
-        num_channels=1 if (channels == 1).all() else 3,
+        num_channels=_num_channels(channels),
         quarantined=quarantine,
-        notes=(*source.notes, *notes),
+        notes=(*source.notes, *_first_frames(scanned, results), *notes),
         fingerprint=source.fingerprint,
     )
     native = bool((heights == heights[0]).all() and (widths == widths[0]).all())
     return Dataset(source.classes, splits, facts, native)
+
+
+def _look(
+    splits: dict[str, Samples],
+    settings: DataConfig,
+    plan: StorePlan | None,
+    known: Quarantine | None,
+    on_progress: Progress | None,
+) -> tuple[dict[str, Samples], dict[str, ScanResult]]:
+    """The samples, out of a store where there is one, and what is seen of every image, per split."""
+    workers = scan_workers(settings.workers)
+    stored = keep(splits, plan, workers, on_progress) if plan is not None else None
+    if stored is not None:
+        return _from_store(stored, known)
+    return _examine(splits, workers, known, on_progress)
+
+
+def _from_store(kept: Kept, known: Quarantine | None) -> tuple[dict[str, Samples], dict[str, ScanResult]]:
+    """As `_examine`, for images that are in a store."""
+    samples = {split: found for split, (found, _) in kept.items()}
+    results = {split: result for split, (_, result) in kept.items()}
+    if known is None:
+        return samples, results
+    dropped = {name for name, _ in known}
+    for split, found in samples.items():
+        rows = np.array([i for i, name in enumerate(found.ids) if name not in dropped], dtype=np.int64)
+        samples[split] = found.subset(rows)
+        results[split] = results[split].subset(rows, frozenset(samples[split].ids))
+        check_unchanged(results[split])
+    return samples, results
 
 
 def _examine(
@@ -129,36 +173,46 @@ def _resolve_splits(
         missing = [name for name, share in shares.items() if share > 0 and name not in splits]
         notes = [f"too few images per class for a {name} split" for name in missing]
         sizes = ", ".join(f"{name} {len(samples)}" for name, samples in splits.items())
-        return splits, [f"no splits given: divided by train_ratio and val_ratio into {sizes}", *notes]
-    names = listing(found)
+        whole = "" if found["all"].groups is None else ", by whole groups,"
+        return splits, [f"no splits given: divided{whole} by train_ratio and val_ratio into {sizes}", *notes]
+    names, notes = listing(found), check_given_splits(found, settings.group is not None)
     if "val" in found:
-        return found, [f"splits as given: {names}; train_ratio and val_ratio have no effect"]
+        return found, [f"splits as given: {names}; train_ratio and val_ratio have no effect", *notes]
     if val_ratio == 0:
-        return found, [f"splits as given: {names}; no validation images, as val_ratio is 0"]
+        return found, [f"splits as given: {names}; no validation images, as val_ratio is 0", *notes]
     carved = _split(found["train"], {"train": train_ratio, "val": val_ratio}, seed)
     if "val" not in carved:
         return found, [
-            f"splits as given: {names}; too few training images per class to make a val split of them"
+            f"splits as given: {names}; too few training images per class to make a val split of them",
+            *notes,
         ]
     share = val_ratio / (train_ratio + val_ratio)
     note = (
         f"no val split: {len(carved['val'])} of {len(found['train'])} training images"
         f" (val_ratio / (train_ratio + val_ratio) = {share:.3g}) became val; test as given"
     )
-    return {**carved, "test": found["test"]}, [note]
+    return {**carved, "test": found["test"]}, [note, *notes]
 
 
 def _split(samples: Samples, shares: dict[str, float], seed: int) -> dict[str, Samples]:
     wanted = {name: share for name, share in shares.items() if share > 0}
-    parts = stratified_split(samples.targets, wanted, seed)
+    if samples.groups is None:
+        parts = stratified_split(samples.targets, wanted, seed)
+    else:
+        parts = group_split(samples.targets, samples.groups, wanted, seed)
     return {name: samples.subset(indices) for name, indices in parts.items() if len(indices)}
 
 
 def _count(splits: dict[str, Samples], classes: tuple[str, ...]) -> dict[str, dict[str, int]]:
-    return {
-        split: dict(zip(classes, np.bincount(samples.targets, minlength=len(classes)).tolist(), strict=True))
-        for split, samples in splits.items()
-    }
+    """Images per split and class, or label: an image of several labels counts for each."""
+    counts = {}
+    for split, samples in splits.items():
+        if samples.targets.ndim == 1:
+            numbers = np.bincount(samples.targets, minlength=len(classes))
+        else:
+            numbers = samples.targets.sum(axis=0, dtype=np.int64)
+        counts[split] = dict(zip(classes, numbers.tolist(), strict=True))
+    return counts
 
 
 def _check_counts(counts: dict[str, dict[str, int]], settings: DataConfig, for_training: bool) -> list[str]:
@@ -181,6 +235,32 @@ def _sizes(results: dict[str, ScanResult]) -> tuple[np.ndarray, np.ndarray, np.n
     parts = [(r.heights[r.good], r.widths[r.good], r.channels[r.good]) for r in results.values()]
     heights, widths, channels = (np.concatenate(column) for column in zip(*parts, strict=True))
     return heights, widths, channels
+
+
+def _num_channels(channels: np.ndarray) -> int:
+    """Of all images: 1 or 3 where they are grey and RGB, else the one number that they must share."""
+    numbers, counts = np.unique(channels, return_counts=True)
+    if len(numbers) > 1 and not set(numbers.tolist()) <= {1, 3}:
+        told = listing(f"{num} images have {number}" for number, num in zip(numbers, counts, strict=True))
+        raise UserError(
+            f"the images differ in the number of channels: {told}",
+            "one number, or grey (1) and RGB (3)",
+            "keep the images of one kind",
+        )
+    return int(numbers.max())
+
+
+def _first_frames(scanned: dict[str, Samples], results: dict[str, ScanResult]) -> list[str]:
+    """The note on animations and files of several pages."""
+    names = [
+        scanned[split].ids[row]
+        for split, result in results.items()
+        for row in np.flatnonzero(result.more_frames)
+    ]
+    what = (
+        f"{len(names)} images have several frames or pages, of which the first is taken: {listing(names, 4)}"
+    )
+    return [what] if names else []
 
 
 def _spread(values: np.ndarray) -> tuple[int, int, int]:

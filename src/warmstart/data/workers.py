@@ -7,16 +7,24 @@ from concurrent.futures import ThreadPoolExecutor
 
 import cv2
 
-from warmstart.data.samples import ArrayPixels, Samples
+from warmstart.data.samples import Samples
 
 _MAX_THREADS = 8  # more threads wait for each other's Python
 
 
-def resolve_workers(setting: int | str, samples: Samples) -> int:
-    """`--workers` as a number; `auto` leaves two cores to the model, and needs none for pixels in memory."""
+def resolve_workers(
+    setting: int | str, samples: Samples, has_accelerator: bool = False, num_processes: int = 1
+) -> int:
+    """`--workers` as a number; `auto` leaves two cores to the model, and needs none for decoded pixels.
+
+    With an accelerator there is time to prepare even those ahead. `num_processes` on this machine share
+    its cores.
+    """
     if setting != "auto":
         return int(setting)
-    return 0 if isinstance(samples.pixels, ArrayPixels) else max(0, min(_MAX_THREADS, num_cores() - 2))
+    if samples.pixels.decoded and not has_accelerator:
+        return 0
+    return max(0, min(_MAX_THREADS, num_cores() // num_processes - 2))
 
 
 def scan_workers(setting: int | str) -> int:

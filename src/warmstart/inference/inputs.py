@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import torch
 
 from warmstart.records import Preprocessing
+
+Inputs = Callable[[np.ndarray], torch.Tensor]  # a batch's images, or features, to what a module takes
 
 
 class InputBuffer:
@@ -26,8 +30,9 @@ class InputBuffer:
     def __call__(self, images: np.ndarray) -> torch.Tensor:
         pixels = torch.from_numpy(images).to(self._device, non_blocking=True).permute(0, 3, 1, 2)
         if self._buffer.shape[1:] != pixels.shape[1:] or len(self._buffer) < len(pixels):
-            self._buffer = torch.empty(
-                pixels.shape, dtype=torch.float32, device=self._device, memory_format=self._format
-            )
+            with torch.inference_mode(False):  # a buffer made in inference mode could never serve training
+                self._buffer = torch.empty(
+                    pixels.shape, dtype=torch.float32, device=self._device, memory_format=self._format
+                )
         batch = self._buffer[: len(pixels)]
         return batch.copy_(pixels).div_(255).sub_(self._mean).div_(self._std)

@@ -9,13 +9,13 @@ import torch
 from torch import nn
 
 from warmstart.data.batches import Batch
-from warmstart.inference.inputs import InputBuffer
+from warmstart.inference.inputs import Inputs
 
 
 def predict_outputs(
     module: nn.Module,
     batches: Iterable[Batch],
-    inputs: InputBuffer,
+    inputs: Inputs,
     precision: torch.dtype | None = None,
     on_batch: Callable[[int], None] | None = None,
 ) -> np.ndarray:

@@ -1,0 +1,72 @@
+"""Which samples an epoch shows when, and how they are cut into optimizer steps: functions of (seed, epoch) alone.
+
+A place in an order is `index + repeat * N`: a balanced order shows an image of a rare class several times
+in an epoch, and `repeat` gives each showing an augmentation of its own.
+"""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import numpy as np
+
+from warmstart.config.schema import DataConfig
+from warmstart.data import counters
+
+
+def training_windows(
+    targets: np.ndarray, settings: DataConfig, accumulate: int, seed: int, epoch: int
+) -> list[list[np.ndarray]]:
+    """The optimizer steps of an epoch: `epoch_windows` of the order that `settings.sampler` asks for."""
+    if settings.sampler == "balanced":
+        order = balanced_order(targets, seed, epoch)
+    else:
+        order = epoch_order(len(targets), seed, epoch)
+    return epoch_windows(order, settings.batch_size, accumulate)
+
+
+def epoch_order(num: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of range(num), int64, that depends on nothing else."""
+    return counters.generator(seed, epoch, counters.ORDER).permutation(num)
+
+
+def balanced_order(targets: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """As many places as images, int64 (N,), with equally many of every class (to within one).
+
+    The images of a class come in a shuffled row, again and again until its share is full; so a rare
+    class repeats its images evenly, and of a frequent one each epoch shows another part. Which
+    classes get the remainder changes with the epoch.
+    """
+    num, labels = len(targets), np.unique(targets)
+    shares = np.full(len(labels), num // len(labels))
+    shares[(np.arange(num % len(labels)) + epoch) % len(labels)] += 1
+    places = []
+    for label, share in zip(labels.tolist(), shares.tolist(), strict=True):
+        members = np.flatnonzero(targets == label)
+        shuffled = counters.generator(seed, epoch, counters.BALANCE, label).permutation(members)
+        turn = np.arange(share)
+        places.append(shuffled[turn % len(members)] + turn // len(members) * num)
+    everything = np.concatenate(places)
+    return everything[epoch_order(num, seed, epoch)]
+
+
+def epoch_windows(order: np.ndarray, batch_size: int, accumulate: int) -> list[list[np.ndarray]]:
+    """Windows of micro-batches of places; one window is one optimizer step.
+
+    A window has batch_size x accumulate items, the last one what is left. No item is dropped, and none
+    is left alone, as a norm layer cannot learn from one item: a last window of one joins the window
+    before it, and a window is cut evenly. So a window may be one item larger than asked, and for
+    batch_size 2 a micro-batch may hold 3.
+    """
+    size = batch_size * accumulate
+    starts = list(range(0, len(order), size))
+    if size > 1 and len(starts) > 1 and len(order) - starts[-1] == 1:
+        starts.pop()
+    return [_cut(order[start:end], batch_size) for start, end in pairwise([*starts, len(order)])]
+
+
+def _cut(window: np.ndarray, batch_size: int) -> list[np.ndarray]:
+    num = -(-len(window) // batch_size)
+    if batch_size > 1:
+        num = max(1, min(num, len(window) // 2))
+    return np.array_split(window, num)

@@ -1,0 +1,39 @@
+"""One task at a time beside the loop: what is written to disk must not make the next step wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from types import TracebackType
+
+
+class Background:
+    """Runs tasks one after the other on a thread of its own; the error of a task is raised by the next call."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="warmstart-save")
+        self._pending: Future[None] | None = None
+
+    def run(self, task: Callable[[], None]) -> None:
+        """Start a task when the one before it is done."""
+        self.wait()
+        self._pending = self._pool.submit(task)
+
+    def wait(self) -> None:
+        """Until nothing is left to do; raises what the last task raised."""
+        pending, self._pending = self._pending, None
+        if pending is not None:
+            pending.result()
+
+    def __enter__(self) -> Background:
+        return self
+
+    def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
+        """Wait in any case; where the loop itself has failed, that error is the one to tell."""
+        try:
+            self.wait()
+        except Exception:
+            if value is None:
+                raise
+        finally:
+            self._pool.shutdown()

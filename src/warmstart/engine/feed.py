@@ -1,0 +1,101 @@
+"""What the loop is fed with: pixels, or the features of a frozen prefix that are computed once and kept."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from dataclasses import replace
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+from torch import nn
+
+from warmstart.data.batches import Batch, View, evaluation_batches, training_batches
+from warmstart.data.cache_folder import FEATURES as FOLDER
+from warmstart.data.cache_folder import default_folder
+from warmstart.data.samples import Samples
+from warmstart.engine.clock import FEATURES, Clock
+from warmstart.engine.job import Job
+from warmstart.inference.cut import Tail
+from warmstart.inference.features import FeatureTable, Prefix, feature_batches, hash_of
+from warmstart.inference.inputs import InputBuffer, Inputs
+from warmstart.inference.predictor import predict_outputs
+
+
+class Feed:
+    """Batches, and the part of the model that takes them."""
+
+    def __init__(self, job: Job, clock: Clock) -> None:
+        self._job, self._clock = job, clock
+        built = job.built
+        self._buffer = InputBuffer(built.preprocessing, job.device, built.channels_last)
+        self._prefix = _prefix(job) if job.cut is not None else None
+        self._tables: dict[tuple[bytes, int | None], FeatureTable] = {}
+
+    @property
+    def inputs(self) -> Inputs:
+        """Turns a batch's images (or features) into a tensor."""
+        return self._buffer if self._prefix is None else self._prefix.to_tensor
+
+    def part(self, module: nn.Module) -> nn.Module:
+        """The model, or what is left of it behind the cut."""
+        if self._job.cut is None:
+            return module
+        height, width, channels = self._job.train_view.shape
+        return Tail(module, self._job.cut, (channels, height, width))
+
+    def training(self, windows: Iterable[list[np.ndarray]], epoch: int) -> Generator[Batch, None, None]:
+        """The micro-batches of some windows of an epoch, one after the other."""
+        job, samples = self._job, self._job.dataset.splits["train"]
+        if self._prefix is None:
+            return training_batches(samples, job.train_view, windows, epoch, job.workers, job.world.part)
+        view = epoch % job.views
+        table = self._table(samples, job.train_view, view, f"features, view {view + 1} of {job.views}")
+        return feature_batches(table, samples, map(job.world.part, chain.from_iterable(windows)))
+
+    def outputs(self, weights: nn.Module, samples: Samples, label: str) -> np.ndarray:
+        """Outputs of all samples in their order. Each process computes a part, and none is computed twice."""
+        job = self._job
+        rows = np.array_split(np.arange(len(samples)), job.world.size)[job.world.rank]
+        if self._prefix is None:
+            own = samples if job.world.size == 1 else samples.subset(rows)
+            batches: Iterable[Batch] = evaluation_batches(
+                own, job.built.preprocessing, job.dataset.native, job.eval_batch_size, job.workers
+            )
+        else:
+            view = replace(job.train_view, augment=None, mixing=None)
+            table = self._table(samples, view, None, f"features of {label}")
+            starts = range(0, len(rows), job.eval_batch_size)
+            batches = feature_batches(table, samples, (rows[s : s + job.eval_batch_size] for s in starts))
+        parts = job.world.gather(predict_outputs(self.part(weights), batches, self.inputs, job.precision))
+        return parts[0] if len(parts) == 1 else np.concatenate([part for part in parts if len(part)])
+
+    def _table(self, samples: Samples, view: View, epoch: int | None, label: str) -> FeatureTable:
+        key = samples.keys.tobytes(), epoch
+        if key not in self._tables:
+            assert self._prefix is not None
+            prefix, world = self._prefix, self._job.world
+            with self._clock.part(FEATURES):
+                if prefix.folder is not None:  # the first process computes, the others find its files
+                    world.on_main(lambda: prefix.table(samples, view, epoch or 0, label) and None)
+                self._tables[key] = prefix.table(samples, view, epoch or 0, label)
+        return self._tables[key]
+
+
+def _prefix(job: Job) -> Prefix:
+    built, data = job.built, job.config.data
+    assert job.cut is not None
+    tensors = {**dict(built.module.named_parameters()), **dict(built.module.named_buffers())}
+    frozen = [block for block in built.blocks if job.plan.row(block.name).mode == "frozen"]
+    names = [name for block in frozen for name in (*block.parameters, *block.buffers)]
+    root = Path(data.cache_dir).expanduser() if data.cache_dir else default_folder()
+    return Prefix(
+        built.module,
+        job.cut,
+        hash_of((name, tensors[name]) for name in names),
+        built.channels_last,
+        job.device,
+        job.precision,
+        job.workers,
+        root / FOLDER if data.cache in ("auto", "disk") else None,
+    )

@@ -1,0 +1,166 @@
+"""Features of a frozen prefix, computed once per image and view, and kept as files of fixed content.
+
+The images of a file and their order follow from their ids, so that files built twice are equal to the bit. Its name
+says all that it depends on: weights, cut, preprocessing, view, images.
+Shapes: N samples, then whatever the cut gives for one image, without a batch axis.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Generator, Iterable, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from warmstart.console import log, progress
+from warmstart.data.batches import Batch, View, deliver
+from warmstart.data.cache_folder import make_room, mark_used
+from warmstart.data.listing import Everything, divide, shard_name
+from warmstart.data.samples import Samples
+from warmstart.inference.cut import Cut, prefix_features
+from warmstart.inference.inputs import InputBuffer
+
+SUFFIX = ".npy"
+_IMAGES_AT_ONCE = 64  # fixed: another number would round differently
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTable:
+    """The features of some samples in one view: `places` (N, 2) says in which array and row each lies."""
+
+    arrays: tuple[np.ndarray, ...]  # float32, channels last where the model computes so
+    places: np.ndarray
+
+    def take(self, indices: np.ndarray) -> np.ndarray:
+        """float32 (len(indices), ...), a copy."""
+        rows = [self.arrays[number][row] for number, row in self.places[indices].tolist()]
+        return np.stack(rows) if rows else np.zeros((0, *self.arrays[0].shape[1:]), np.float32)
+
+
+@dataclass(frozen=True)
+class Prefix:
+    """The frozen part of a model up to a cut, and what is asked of it.
+
+    `weights` is the hash of everything frozen; `folder` is None where features stay in memory.
+    """
+
+    module: nn.Module
+    cut: Cut
+    weights: str
+    channels_last: bool
+    device: torch.device
+    precision: torch.dtype | None
+    workers: int
+    folder: Path | None
+
+    def table(self, samples: Samples, view: View, epoch: int, label: str) -> FeatureTable:
+        """Features of all samples in one view; what is not kept yet is computed. Leaves the module in eval mode."""
+        everything = Everything.of({"": samples})
+        members = [rows for rows in divide(everything.keys) if len(rows)]
+        parameters = (
+            self.weights,
+            self.cut,
+            self._view_name(view, epoch),
+            torch.__version__,
+            self.device.type,
+        )
+        names = [shard_name((*parameters, self.precision), everything, rows, SUFFIX) for rows in members]
+        arrays: list[np.ndarray] = []
+        done = 0
+        with progress(label, len(samples)) as bar:
+            for rows, name in zip(members, names, strict=True):
+                array = self._open(name, len(rows))
+                if array is None:
+                    array = self._compute(samples, rows, view, epoch)
+                    array = self._save(name, array, names)
+                arrays.append(array)
+                done += len(rows)
+                bar.update(done)
+        places = np.empty((len(samples), 2), dtype=np.int64)
+        for number, rows in enumerate(members):
+            places[rows] = np.column_stack((np.full(len(rows), number), np.arange(len(rows))))
+        return FeatureTable(tuple(arrays), places)
+
+    def _view_name(self, view: View, epoch: int) -> str:
+        """All that the pixels depend on besides the images; without augmentation no epoch."""
+        return repr((view, epoch if view.augment is not None and view.augment.active else None))
+
+    def _compute(self, samples: Samples, rows: np.ndarray, view: View, epoch: int) -> np.ndarray:
+        inputs = InputBuffer(view.preprocessing, self.device, self.channels_last)
+        parts = [rows[start : start + _IMAGES_AT_ONCE] for start in range(0, len(rows), _IMAGES_AT_ONCE)]
+        found = []
+        is_low = self.precision is not None
+        with closing(deliver(samples, parts, view, self.workers, epoch)) as batches:
+            for batch in batches:
+                with torch.autocast(self.device.type, dtype=self.precision, enabled=is_low):
+                    features = prefix_features(self.module, self.cut, inputs(batch.images))
+                features = features.to("cpu", torch.float32)
+                found.append(self._to_array(features))
+        return np.concatenate(found)
+
+    def _to_array(self, features: torch.Tensor) -> np.ndarray:
+        """A copy; maps as N H W C where the model reads them so, since reordering costs as much as a layer."""
+        if self.channels_last and features.ndim == 4:
+            features = features.permute(0, 2, 3, 1)
+        return features.contiguous().numpy().copy()
+
+    def to_tensor(self, array: np.ndarray) -> torch.Tensor:
+        """What the tail takes, of an array that nobody else uses."""
+        tensor = torch.from_numpy(array).to(self.device, non_blocking=True)
+        return tensor.permute(0, 3, 1, 2) if self.channels_last and tensor.ndim == 4 else tensor
+
+    def _open(self, name: str, num: int) -> np.ndarray | None:
+        if self.folder is None or not (self.folder / name).exists():
+            return None
+        try:
+            array = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+        except (ValueError, OSError, EOFError) as error:
+            log.warning("%s is damaged (%s): its features are computed again", self.folder / name, error)
+            return None
+        if array.dtype != np.float32 or len(array) != num:
+            log.warning("%s holds something else: its features are computed again", self.folder / name)
+            return None
+        mark_used(self.folder / name)
+        return array
+
+    def _save(self, name: str, array: np.ndarray, names: Sequence[str]) -> np.ndarray:
+        """Keep an array as a file and hand back its map; in memory where there is no folder or no room."""
+        if self.folder is None:
+            return array
+        temporary = self.folder / f".{name}.{os.getpid()}.tmp"
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            if not make_room(self.folder.parent, array.nbytes, frozenset(names)):
+                return array
+            with temporary.open("wb") as file:
+                np.save(file, array)
+            temporary.replace(self.folder / name)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            log.warning("features stay in memory: %s cannot be written (%s)", self.folder, error.strerror)
+            return array
+        return np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+
+
+def hash_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
+    """sha256 over names and values."""
+    digest = sha256()
+    for name, tensor in tensors:
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def feature_batches(
+    table: FeatureTable, samples: Samples, wanted: Iterable[np.ndarray]
+) -> Generator[Batch, None, None]:
+    """Batches whose `images` are features; `wanted` are places in an epoch's order."""
+    for places in wanted:
+        indices = places % len(samples)
+        yield Batch(table.take(indices), samples.targets[indices], samples.keys[indices], indices)
