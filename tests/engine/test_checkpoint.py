@@ -33,7 +33,7 @@ from pathlib import Path
 from warmstart.engine.checkpoint import load_checkpoint
 step, saved = load_checkpoint(Path(sys.argv[1]))
 digest = sha256()
-for part in (saved.weights, saved.averaged, saved.optimizer[0], saved.random):
+for part in (saved.weights, saved.averaged, saved.optimizer[0], *saved.random):
     assert part
     for name in sorted(part):
         digest.update(name.encode() + str(part[name].dtype).encode() + part[name].numpy().tobytes())
@@ -66,7 +66,7 @@ def test_a_fresh_process_reads_back_everything_that_was_in_memory(
     command = [sys.executable, "-c", DIGEST, str(run.path)]
     there = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
     digest = sha256()
-    for part in (saved.weights, saved.averaged, saved.optimizer[0], saved.random):
+    for part in (saved.weights, saved.averaged, saved.optimizer[0], *saved.random):
         for name in sorted(part):
             digest.update(name.encode() + str(part[name].dtype).encode() + part[name].numpy().tobytes())
     digest.update(json.dumps([saved.state.to_json(), saved.optimizer[1], saved.num_threads]).encode())

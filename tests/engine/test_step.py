@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from warmstart.adapt.apply import apply_stage, set_modes
 from warmstart.adapt.plan import make_plan
 from warmstart.config.schema import AdaptConfig, ModelConfig, OptimConfig
-from warmstart.data.batches import Batch, epoch_windows
+from warmstart.data.batches import Batch
+from warmstart.data.order import epoch_windows
 from warmstart.engine.step import Arithmetic, make_scaler, train_window
 from warmstart.inference.inputs import InputBuffer
 from warmstart.models.build import build

@@ -198,7 +198,7 @@ def test_the_hard_stop_is_recorded(settings: SETTINGS, monkeypatch: pytest.Monke
     import warmstart.engine.prepare as prepare
     from warmstart.engine.probe import Probe
 
-    monkeypatch.setattr(prepare, "probe", lambda job: Probe(1e-9, 1e-9, None))
+    monkeypatch.setattr(prepare, "probe", lambda job: Probe(1e-9, 1e-9, 0.0, None))
     run = Run(train.finetune(settings(epochs=500, time_budget=".5s")))
     assert run.resolved["pace"]["total_steps"] == 1500
     assert run.status["step"] < 1500 and run.status["state"] == "finished"

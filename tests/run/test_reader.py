@@ -168,7 +168,7 @@ def test_a_file_that_is_gone_is_named(run):
 
 def test_a_run_of_another_format_is_refused(run):
     writer.write_json(run / layout.RESOLVED, {"format": 99})
-    with pytest.raises(UserError, match=r"has the run format 99\nExpected: format 1"):
+    with pytest.raises(UserError, match=r"has the run format 99\nExpected: format 2"):
         reader.Run(run).resolved  # noqa: B018
 
 

@@ -80,6 +80,19 @@ def live_norms(plan: Plan, blocks: Sequence[Block], epoch: int) -> tuple[str, ..
     )
 
 
+def live_statistics(
+    module: nn.Module, plan: Plan, blocks: Sequence[Block], epoch: int
+) -> tuple[torch.Tensor, ...]:
+    """The running means and variances that move at `epoch`."""
+    buffers = dict(module.named_buffers())
+    names = (
+        f"{norm}.{kind}"
+        for norm in live_norms(plan, blocks, epoch)
+        for kind in ("running_mean", "running_var")
+    )
+    return tuple(buffers[name] for name in names)
+
+
 def frozen_hash(module: nn.Module, plan: Plan, blocks: Sequence[Block], epoch: int) -> str:
     """sha256 over every parameter and buffer that must not change at `epoch`."""
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}

@@ -18,12 +18,11 @@ def announce(job: Job, resolved: dict[str, Any]) -> None:
     """Log the data, the model, the head, the augmentation, the plan, and whatever deserves a warning."""
     _announce_data(job)
     _announce_model(job)
-    augment = {k: v for k, v in resolved["augment"]["settings"].items() if v and k != "seed"}
-    described = ", ".join(f"{name} {value:.4g}" for name, value in augment.items()) or "none"
-    log.info("augmentation: %s (%s)", described, resolved["augment"]["origin"])
+    _announce_augmentation(job, resolved["augment"]["origin"])
     log.info("\n%s", plan_table(job.plan))
     for note in (*job.plan.notes, *_unreached(job)):
         log.warning(note)
+    _announce_features(job, resolved["features"])
     _announce_steps(job)
 
 
@@ -72,6 +71,27 @@ def _announce_model(job: Job) -> None:
         )
 
 
+def _announce_augmentation(job: Job, origin: str) -> None:
+    augment, num_channels = job.train_view.augment, job.built.preprocessing.num_channels
+    ranges = augment.in_force if augment is not None else {}
+    described = ", ".join(f"{name} {value:.4g}" for name, value in ranges.items()) or "none"
+    log.info("augmentation: %s (%s)", described, origin)
+    unread = [f"--{name}" for name in ("saturation", "hue") if getattr(job.config.data, name)]
+    if unread and num_channels != 3:
+        log.warning("%s: no effect on images of %d channels, only on RGB", " ".join(unread), num_channels)
+
+
+def _announce_features(job: Job, chosen: dict[str, Any]) -> None:
+    """Nothing where nothing is frozen: there is no choice then."""
+    if job.cut is not None:
+        views = f"{job.views} augmented views of each image" if job.views > 1 else "each image"
+        log.info(
+            "frozen blocks are computed once for %s, and their features kept: %s", views, chosen["reason"]
+        )
+    elif job.plan.rows[0].mode == "frozen":
+        log.info("frozen blocks are computed in every epoch: %s", chosen["reason"])
+
+
 def _announce_steps(job: Job) -> None:
     built, pace = job.built, job.pace
     effective = job.config.data.batch_size * job.config.optim.accumulate
@@ -88,9 +108,16 @@ def _announce_steps(job: Job) -> None:
         job.precision or "float32",
     )
     live = live_norms(job.plan, built.blocks, job.plan.stage_epochs[-1])
-    if live and job.config.optim.accumulate > 1:
+    if job.world.size > 1:
         log.info(
-            "BatchNorm uses the statistics of each micro-batch, not of the whole window: %s", listing(live, 4)
+            "%d processes: each takes its part of every batch of %d",
+            job.world.size,
+            job.config.data.batch_size,
+        )
+    if live and job.config.optim.accumulate * job.world.size > 1:
+        what = "micro-batch" if job.world.size == 1 else "process's part of a batch"
+        log.info(
+            "BatchNorm uses the statistics of each %s, not of the whole window: %s", what, listing(live, 4)
         )
 
 

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save
 
 from warmstart.console import log
+from warmstart.engine.background import Background
 from warmstart.engine.job import Job
 from warmstart.engine.learner import Learner
 from warmstart.engine.optimizer import OptimizerState, state_by_name
@@ -31,17 +32,27 @@ class Saved:
     averaged: dict[str, torch.Tensor]  # of the EMA, or empty
     scaler: dict[str, Any]  # of fp16's gradients, or empty
     optimizer: OptimizerState
-    random: dict[str, torch.Tensor]
+    random: list[dict[str, torch.Tensor]]  # by rank
     num_threads: int
 
+    @property
+    def num_processes(self) -> int:
+        return len(self.random)
 
-def save_checkpoint(job: Job, state: TrainState, learner: Learner) -> None:
-    """Write the full state as the run's newest checkpoint, move the pointers, remove what is no longer kept.
+
+def save_checkpoint(job: Job, state: TrainState, learner: Learner, background: Background) -> None:
+    """Copy the full state; beside the loop write it as the newest checkpoint, and remove what is no longer kept.
 
     Raises:
-        UserError: the weights are not finite, or the disk is full; older checkpoints are intact.
+        UserError: the weights are not finite; or, raised by the next call of `background`, the disk is full.
+            Older checkpoints are intact.
     """
     _check_finite(job, state)
+    world = job.world
+    world.check_equal_weights(job.built.module)
+    random = world.gather(_random_states(job.device))
+    if not world.is_main:
+        return
     ema, scaler = learner.ema, learner.scaler
     used = learner.weights_to_use(job.built.module).state_dict()
     tensors, values = state_by_name(learner.optimizer)
@@ -49,26 +60,31 @@ def save_checkpoint(job: Job, state: TrainState, learner: Learner) -> None:
     if ema is not None:
         kept |= {f"raw.{name}": tensor for name, tensor in job.built.module.state_dict().items()}
         kept["ema.n_averaged"] = ema.n_averaged
-    kept |= {f"random.{name}": tensor for name, tensor in _random_states(job.device).items()}
+    for rank, states in enumerate(random):
+        kept |= {f"random.{rank}.{name}": tensor for name, tensor in states.items()}
     record = {
         "format": layout.FORMAT_VERSION,
         "state": state.to_json(),
         "optimizer": values,
         "scaler": scaler.state_dict() if scaler is not None else {},
         "num_threads": torch.get_num_threads(),
+        "num_processes": world.size,
     }
-    writer.write_checkpoint(
-        job.run,
-        state.step,
-        {
-            layout.MODEL: save(_plain(used), metadata_for(job.built)),
-            layout.STATE_TENSORS: save(_plain(kept)),
-            layout.STATE: json.dumps(record, indent=1).encode(),
-        },
-    )
-    if state.best_step == state.step:
-        writer.mark_best(job.run, state.step)
-    writer.prune_checkpoints(job.run, _NUM_KEPT)
+    weights, others, text = _copies(used), _copies(kept), json.dumps(record, indent=1).encode()
+    step, is_best = state.step, state.best_step == state.step
+
+    def write() -> None:
+        files = {
+            layout.MODEL: save(weights, metadata_for(job.built)),
+            layout.STATE_TENSORS: save(others),
+            layout.STATE: text,
+        }
+        writer.write_checkpoint(job.run, step, files)
+        if is_best:
+            writer.mark_best(job.run, step)
+        writer.prune_checkpoints(job.run, _NUM_KEPT)
+
+    background.run(write)
 
 
 def load_checkpoint(run: Path) -> tuple[int, Saved]:
@@ -115,12 +131,13 @@ def _read(folder: Path) -> Saved:
         averaged=averaged,
         scaler=record["scaler"],
         optimizer=(_below(kept, "optimizer."), record["optimizer"]),
-        random=_below(kept, "random."),
+        random=[_below(kept, f"random.{rank}.") for rank in range(record["num_processes"])],
         num_threads=record["num_threads"],
     )
 
 
 def restore_random(states: dict[str, torch.Tensor], device: torch.device) -> None:
+    """Go on with the random numbers of a checkpoint."""
     torch.set_rng_state(states["cpu"])
     if device.type == "cuda" and "cuda" in states:
         torch.cuda.set_rng_state(states["cuda"], device)
@@ -147,15 +164,12 @@ def _check_finite(job: Job, state: TrainState) -> None:
         )
 
 
-def _plain(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """safetensors wants each tensor contiguous and with memory of its own."""
-    plain: dict[str, torch.Tensor] = {}
-    seen: set[int] = set()
-    for name, tensor in tensors.items():
-        own = tensor.detach().cpu().contiguous()
-        plain[name] = own.clone() if own.numel() and own.data_ptr() in seen else own
-        seen.add(plain[name].data_ptr())
-    return plain
+def _copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """As safetensors wants them, contiguous and each with memory of its own, which the next step does not change."""
+    return {
+        name: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for name, tensor in tensors.items()
+    }
 
 
 def _in_memory(file: Path) -> dict[str, torch.Tensor]:

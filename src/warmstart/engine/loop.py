@@ -5,15 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
+from typing import NamedTuple
 
 from torch.amp import GradScaler
 from torch.optim.swa_utils import AveragedModel
 
-from warmstart.adapt.apply import apply_stage, frozen_hash, set_modes
+from warmstart.adapt.apply import apply_stage, frozen_hash, live_statistics, set_modes
 from warmstart.console import log, progress
-from warmstart.data.batches import Batch, epoch_order, epoch_windows, training_batches
+from warmstart.data.batches import Batch
+from warmstart.engine.background import Background
 from warmstart.engine.checkpoint import save_checkpoint
+from warmstart.engine.clock import EVALUATION, SAVING, Clock
+from warmstart.engine.feed import Feed
 from warmstart.engine.gradients import GradientWatch
 from warmstart.engine.job import Job
 from warmstart.engine.learner import Learner
@@ -29,7 +34,6 @@ from warmstart.engine.optimizer import (
 from warmstart.engine.state import TrainState
 from warmstart.engine.step import Arithmetic, train_window
 from warmstart.errors import listing
-from warmstart.inference.inputs import InputBuffer
 
 
 def run_loop(
@@ -39,20 +43,28 @@ def run_loop(
     scaler: GradScaler | None,
     carried: OptimizerState | None,
     interrupted: Callable[[], bool],
+    clock: Clock,
 ) -> None:
     """Train from `state` to the end of the run, or until `interrupted()`; results are in the run directory.
 
-    `carried` is the optimizer state of a checkpoint. The state is changed in place, and saved whole.
+    `carried` is the optimizer state of a checkpoint. The state is changed in place, and saved whole;
+    `clock` counts where the time goes.
 
     Raises:
         UserError: the loss is not finite, or the disk is full; the last checkpoint is intact.
     """
     module, plan, pace, blocks = job.built.module, job.plan, job.pace, job.built.blocks
-    inputs = InputBuffer(job.built.preprocessing, job.device, job.built.channels_last)
+    feed = Feed(job, clock)
+    trained_part = feed.part(module)
     may_weigh_nothing = min(job.task.class_weights or (1.0,)) == 0
-    arithmetic = Arithmetic(job.precision, job.config.optim.clip, scaler, may_weigh_nothing)
+    arithmetic = Arithmetic(job.precision, job.config.optim.clip, scaler, may_weigh_nothing, job.world)
     started = time.perf_counter() - state.seconds
-    with MetricWriter(job, state) as rows, progress("training", pace.total_steps) as bar:
+    with (
+        MetricWriter(job, state) as rows,
+        progress("training", pace.total_steps) as bar,
+        Background() as background,
+    ):
+        means = _Means(rows, feed, clock, background)
         # A run may have ended without saying so, as when its process was killed at the very end.
         done = state.step >= pace.total_steps or state.stop_reason is not None
         while not done:
@@ -76,25 +88,28 @@ def run_loop(
             is_fresh = state.frozen_stage is None  # no checkpoint was ever written from this state
             if state.frozen_stage != stage:
                 state.frozen_stage, state.frozen_hash = stage, frozen_hash(module, plan, blocks, stage_epoch)
+            statistics = live_statistics(module, plan, blocks, stage_epoch)
+            arithmetic = replace(arithmetic, statistics=statistics)
             watch = GradientWatch(optimizer)
 
             # ---- Step 0 is measured before anything is trained
             if is_fresh:
-                _validate(job, state, learner, rows)
-                save_checkpoint(job, state, learner)
-            set_modes(module, plan, blocks, stage_epoch)
+                _validate(job, state, learner, means)
+                _save(job, state, learner, means)
 
             # ---- Steps
-            for window in _windows(job, state, stage):
+            for window in _windows(job, state, stage, means):
                 rates = set_rates(optimizer, job.schedule.shape(state.step, state.plateau.factor))
-                result = train_window(module, window, inputs, job.task.objective, optimizer, arithmetic)
+                result = train_window(
+                    trained_part, window, feed.inputs, job.task.objective, optimizer, arithmetic
+                )
                 if ema is not None:
                     ema.update_parameters(module)
                 rows.add(result, rates)
                 watch.look()
                 state.advance(pace.steps_per_epoch)
                 state.seconds = time.perf_counter() - started
-                done = _after_step(job, state, learner, rows, interrupted())
+                done = _after_step(job, state, learner, means, interrupted())
                 bar.update(state.step, rows.text)
                 if done:
                     break
@@ -106,21 +121,32 @@ def run_loop(
             carried = state_by_name(optimizer)
 
 
-def _windows(job: Job, state: TrainState, stage: int) -> Iterator[Iterator[Batch]]:
+class _Means(NamedTuple):
+    """What the loop works with besides the model and its state."""
+
+    rows: MetricWriter
+    feed: Feed
+    clock: Clock
+    background: Background
+
+
+def _windows(job: Job, state: TrainState, stage: int, means: _Means) -> Iterator[Iterator[Batch]]:
     """The windows of one stage from where `state` stands; each must be consumed before the next is asked for."""
-    samples, config = job.dataset.splits["train"], job.config
     while job.plan.stage(state.epoch) == stage:
-        order = epoch_order(len(samples), config.train.seed, state.epoch)
-        windows = epoch_windows(order, config.data.batch_size, config.optim.accumulate)[state.window :]
-        with closing(training_batches(samples, job.train_view, windows, state.epoch, job.workers)) as batches:
+        windows = job.windows(state.epoch)[state.window :]
+        with closing(means.feed.training(windows, state.epoch)) as batches:
+            # After the feed: features are computed in evaluation mode.
+            set_modes(job.built.module, job.plan, job.built.blocks, state.epoch)
             for window in windows:
-                yield islice(batches, len(window))
+                yield means.clock.waiting(islice(batches, len(window)))
 
 
-def _after_step(job: Job, state: TrainState, learner: Learner, rows: MetricWriter, stopping: bool) -> bool:
+def _after_step(job: Job, state: TrainState, learner: Learner, means: _Means, stopping: bool) -> bool:
     """Rows, validation, checkpoint, in this order: a checkpoint holds what was measured. Whether to end here."""
-    pace, step = job.pace, state.step
+    pace, step, rows = job.pace, state.step, means.rows
     out_of_time = pace.max_seconds is not None and state.seconds >= pace.max_seconds
+    # Clocks and signals differ between processes; what follows must not.
+    stopping, out_of_time = job.world.any_of([stopping, out_of_time])
     done = step >= pace.total_steps or out_of_time
     if done or step % pace.log_every == 0:
         rows.train_row(state)
@@ -129,22 +155,28 @@ def _after_step(job: Job, state: TrainState, learner: Learner, rows: MetricWrite
     is_best = False
     if done or step % pace.eval_every == 0:
         rows.collect(state)  # stops here if the loss is not finite: nothing is measured or saved then
-        is_best = _validate(job, state, learner, rows)
+        is_best = _validate(job, state, learner, means)
         set_modes(job.built.module, job.plan, job.built.blocks, state.epoch)
     if out_of_time and step < pace.total_steps:
         state.stop_reason = "the time budget is used up"
     done = done or state.stop_reason is not None
     if done or is_best or stopping or step % pace.save_every == 0:
         rows.collect(state)
-        save_checkpoint(job, state, learner)
+        _save(job, state, learner, means)
     return done or stopping
 
 
-def _validate(job: Job, state: TrainState, learner: Learner, rows: MetricWriter) -> bool:
+def _save(job: Job, state: TrainState, learner: Learner, means: _Means) -> None:
+    with means.clock.part(SAVING):
+        save_checkpoint(job, state, learner, means.background)
+
+
+def _validate(job: Job, state: TrainState, learner: Learner, means: _Means) -> bool:
     """Measure, choose, and decide whether to stop early; whether this step is the new best."""
-    metrics = measure(job, state, learner.weights_to_use(job.built.module))
+    with means.clock.part(EVALUATION):
+        metrics = measure(job, state, learner.weights_to_use(job.built.module), means.feed)
     is_best = update_best(job, state, metrics)
-    rows.validation(state, metrics)
+    means.rows.validation(state, metrics)
     log_validation(job, state, metrics, is_best)
     if metrics and state.step > 0:
         gamma, patience = job.schedule.gamma, job.config.optim.scheduler_patience

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -12,14 +11,12 @@ from torch import nn
 from warmstart.config.schema import SELECTION_METRICS
 from warmstart.console import log
 from warmstart.data import counters
-from warmstart.data.batches import Batch, evaluation_batches
 from warmstart.data.sources import Samples
+from warmstart.engine.feed import Feed
 from warmstart.engine.job import Job
 from warmstart.engine.state import TrainState
 from warmstart.errors import UserError
-from warmstart.inference.inputs import InputBuffer
 from warmstart.inference.predictions import write_predictions
-from warmstart.inference.predictor import predict_outputs
 from warmstart.run import layout, writer
 
 
@@ -31,7 +28,7 @@ def train_subset(samples: Samples, size: int, seed: int) -> Samples:
     return samples.subset(np.sort(chosen))
 
 
-def measure(job: Job, state: TrainState, weights: nn.Module) -> dict[str, float]:
+def measure(job: Job, state: TrainState, weights: nn.Module, feed: Feed) -> dict[str, float]:
     """Evaluate on val and on a fixed train subset (step 0: on test too), write the rows, return val's metrics."""
     splits = job.dataset.splits
     parts = {"val": splits["val"]} if "val" in splits else {}
@@ -39,10 +36,9 @@ def measure(job: Job, state: TrainState, weights: nn.Module) -> dict[str, float]
         parts["test"] = splits["test"]
     size = len(splits["val"]) if "val" in splits else min(1000, len(splits["train"]))
     parts["train"] = train_subset(splits["train"], size, job.config.train.seed)
-    inputs = InputBuffer(job.built.preprocessing, job.device, job.built.channels_last)
     rows: dict[str, dict[str, float]] = {}
     for split, samples in parts.items():
-        outputs = predict_outputs(weights, _batches(job, samples), inputs, job.precision)
+        outputs = feed.outputs(weights, samples, split)
         rows[split] = job.task.evaluate(outputs, samples.targets)
         write_eval_row(job, state, split, len(samples), rows[split])
         if split != "train" and state.step == 0:
@@ -54,12 +50,6 @@ def measure(job: Job, state: TrainState, weights: nn.Module) -> dict[str, float]
             "look at the weights with `warmstart check`, and at --mean and --std",
         )
     return rows.get("val", {})
-
-
-def _batches(job: Job, samples: Samples) -> Iterator[Batch]:
-    return evaluation_batches(
-        samples, job.built.preprocessing, job.dataset.native, job.eval_batch_size, job.workers
-    )
 
 
 def keep_start_predictions(job: Job, split: str, samples: Samples, outputs: np.ndarray) -> None:
@@ -89,7 +79,7 @@ def update_best(job: Job, state: TrainState, metrics: dict[str, float]) -> bool:
     """
     if not metrics:
         return False
-    name = job.config.train.select_by
+    name = job.select_by
     value = metrics[name]
     if state.step == 0 and job.built.head_change.kind != "kept":
         return False
@@ -109,16 +99,12 @@ def log_validation(job: Job, state: TrainState, metrics: dict[str, float], is_be
         return
     best = "new best" if is_best else ""
     if not is_best and state.best_value is not None:
-        best = f"best {job.config.train.select_by} {state.best_value:.4f} at step {state.best_step}"
+        best = f"best {job.select_by} {state.best_value:.4f} at step {state.best_step}"
     log.info(
-        "step %d/%d  epoch %.4g  val loss %.4f  accuracy %.4f [%.3f, %.3f]  f1 %.4f  %s",
+        "step %d/%d  epoch %.4g  val %s  %s",
         state.step,
         job.pace.total_steps,
         state.step / job.pace.steps_per_epoch,
-        metrics["loss"],
-        metrics["accuracy"],
-        metrics["accuracy_low"],
-        metrics["accuracy_high"],
-        metrics["f1"],
+        job.task.headline(metrics),
         best,
     )

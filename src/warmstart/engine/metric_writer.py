@@ -27,7 +27,8 @@ class MetricWriter:
         dtype = torch.float32 if job.device.type == "mps" else torch.float64
         sums = [state.loss_sum, state.weight_sum, state.epoch_loss_sum, state.epoch_weight_sum]
         self._sums = torch.tensor(sums, dtype=dtype, device=job.device)
-        self._events = ScalarWriter(job.run / layout.TENSORBOARD) if job.config.output.tensorboard else None
+        has_events = job.config.output.tensorboard and job.world.is_main
+        self._events = ScalarWriter(job.run / layout.TENSORBOARD) if has_events else None
         self._last_step, self._last_time = state.step, time.perf_counter()
         self._first_step_of_row = state.step
         self._rates: list[float] = []
@@ -102,7 +103,7 @@ class MetricWriter:
         state.epoch_loss_sum = state.epoch_weight_sum = 0.0
 
     def validation(self, state: TrainState, metrics: dict[str, float]) -> None:
-        for tag, name in (("val_loss", "loss"), ("accuracy", "accuracy")):
+        for tag, name in (("val_loss", "loss"), ("accuracy", "accuracy"), ("map", "map")):
             if name in metrics:
                 self._scalar(tag, metrics[name], state.step)
         self._last_time = time.perf_counter()  # time spent on validation is not training time

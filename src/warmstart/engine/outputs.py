@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import load_file
 
+from warmstart.config.places import short_name
 from warmstart.config.schema import Config
 from warmstart.console import log
 from warmstart.engine.job import Job
@@ -21,7 +22,7 @@ def run_folder(config: Config) -> Path:
     if output.output_dir is not None:
         return Path(output.output_dir)
     model = config.model.name or Path(config.model.weights or "model").name.split("@")[0].split(".")[0]
-    data = Path(config.data.path or "data").resolve().name
+    data = short_name(config.data.path or "data")
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]  # runs are started in the same second
     name = output.name or f"{data}-{model.split(':')[-1]}-{stamp}"
     return Path(output.runs_dir) / name

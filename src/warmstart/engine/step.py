@@ -10,7 +10,8 @@ import torch
 from torch import nn
 
 from warmstart.data.batches import Batch
-from warmstart.inference.inputs import InputBuffer
+from warmstart.engine.distributed import SOLO, World
+from warmstart.inference.inputs import Inputs
 
 Objective = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -20,12 +21,15 @@ class Arithmetic:
     """How a step computes: the autocast type (None: float32), the clipping norm, and fp16's gradient scaler.
 
     `may_weigh_nothing`: a window can hold nothing but classes of weight 0, so its weight must be looked at.
+    `statistics` are the buffers that move with the batches; the processes keep their mean.
     """
 
     precision: torch.dtype | None = None
     clip: float | None = None
     scaler: torch.amp.GradScaler | None = None
     may_weigh_nothing: bool = False
+    world: World = SOLO
+    statistics: tuple[torch.Tensor, ...] = ()
 
 
 def make_scaler(precision: torch.dtype | None, device: torch.device) -> torch.amp.GradScaler | None:
@@ -47,15 +51,16 @@ class WindowResult(NamedTuple):
 def train_window(
     module: nn.Module,
     batches: Iterable[Batch],
-    inputs: InputBuffer,
+    inputs: Inputs,
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     arithmetic: Arithmetic,
 ) -> WindowResult:
     """Accumulate sum(loss) / sum(weight) over the whole window, clip, and step.
 
-    The division comes after the last micro-batch, when the window's weight is known. So 4 x 8 images
-    equal 1 x 32 to rounding, and a short last window is not discounted, as a mean of means would do.
+    The division comes after the last micro-batch of the last process, when the window's weight is known.
+    So 4 x 8 images, or two processes with 16 each, equal 1 x 32 to rounding, and a short last window is
+    not discounted, as a mean of means would do.
     A window of no weight changes nothing: neither momentum nor decay moves the weights then.
     """
     precision, scaler = arithmetic.precision, arithmetic.scaler
@@ -64,6 +69,8 @@ def train_window(
     loss_sum = torch.zeros((), device=device)
     weight = torch.zeros((), device=device)
     for batch in batches:
+        if not len(batch):  # a last window with fewer images than processes
+            continue
         targets = torch.from_numpy(batch.targets).to(device, non_blocking=True)
         with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
             outputs = module(inputs(batch.images))
@@ -71,15 +78,16 @@ def train_window(
         (batch_loss if scaler is None else scaler.scale(batch_loss)).backward()
         loss_sum += batch_loss.detach()
         weight += batch_weight
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    _add_up(parameters, loss_sum, weight, arithmetic)
     if arithmetic.may_weigh_nothing and float(weight) == 0:
         return WindowResult(torch.zeros_like(loss_sum), weight, torch.zeros_like(loss_sum))
     if scaler is not None:
         scaler.unscale_(optimizer)
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    gradients = [p.grad for p in parameters if p.grad is not None]
     torch._foreach_div_(gradients, weight)
     grad_norm = nn.utils.get_total_norm(gradients)
     if arithmetic.clip is not None:
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
         nn.utils.clip_grads_with_norm_(parameters, arithmetic.clip, grad_norm)
     if scaler is None:
         optimizer.step()
@@ -87,3 +95,20 @@ def train_window(
         scaler.step(optimizer)  # leaves out the steps whose scaled gradients were too large for fp16
         scaler.update()
     return WindowResult(loss_sum, weight, grad_norm)
+
+
+def _add_up(
+    parameters: list[nn.Parameter], loss_sum: torch.Tensor, weight: torch.Tensor, arithmetic: Arithmetic
+) -> None:
+    """Replace the sums of this process's items by those of all processes; alone, nothing happens."""
+    world = arithmetic.world
+    if world.size == 1:
+        return
+    # A process without an item in this window has no gradients; the others' must not be left out for that.
+    for parameter, is_used in zip(
+        parameters, world.any_of([p.grad is not None for p in parameters]), strict=True
+    ):
+        if is_used and parameter.grad is None:
+            parameter.grad = torch.zeros_like(parameter)
+    world.add_up([*(p.grad for p in parameters if p.grad is not None), loss_sum, weight])
+    world.average(arithmetic.statistics)

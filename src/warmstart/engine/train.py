@@ -14,6 +14,8 @@ from warmstart.config.io import Loaded, from_dict, to_yaml
 from warmstart.console import log, log_file
 from warmstart.engine.announce import announce, plan_record, write_quarantine
 from warmstart.engine.checkpoint import Saved, load_checkpoint, mend_pointers, restore_random
+from warmstart.engine.clock import Clock
+from warmstart.engine.distributed import SOLO, World
 from warmstart.engine.job import Job
 from warmstart.engine.loop import run_loop
 from warmstart.engine.outputs import run_folder, save_as
@@ -26,15 +28,16 @@ from warmstart.errors import Interrupted, UserError
 from warmstart.run import layout, reader, writer
 
 
-def finetune(loaded: Loaded) -> Path:
-    """Train a new run from `loaded` and return its directory.
+def finetune(loaded: Loaded, world: World = SOLO) -> Path:
+    """Train a new run from `loaded` and return its directory. Every process of the `world` calls it alike.
 
     Raises:
         UserError: bad input; nothing is written then, or what was written before stays intact.
     """
-    prepared = prepare(loaded.config, loaded.origins, run_folder(loaded.config))
+    folder = world.on_main(lambda: run_folder(loaded.config))
+    prepared = _prepare_alike(loaded, folder, world)
     job = prepared.job
-    run = writer.create_run(job.run)
+    run = world.on_main(lambda: writer.create_run(job.run))
     with log_file(run / layout.LOG):
         for warning in loaded.warnings:
             log.warning(warning)
@@ -48,29 +51,33 @@ def finetune(loaded: Loaded) -> Path:
     return run
 
 
-def resume(path: str, execution: dict[str, Any]) -> Path:
+def _prepare_alike(loaded: Loaded, folder: Path, world: World) -> Prepared:
+    """The first process decides; the others take what it recorded, and find the same data, or all end."""
+
+    def make(resolved: dict[str, Any] | None) -> Prepared:
+        return prepare(loaded.config, loaded.origins, folder, resolved, world)
+
+    own: list[Prepared] = []
+
+    def decide() -> dict[str, Any]:
+        own.append(make(None))
+        return own[0].resolved
+
+    resolved = world.on_main(decide)
+    prepared = world.together(lambda: own[0] if own else make(resolved))
+    world.start_equal(prepared.job.built.module)
+    return prepared
+
+
+def resume(path: str, execution: dict[str, Any], world: World = SOLO) -> Path:
     """Finish exactly the run that was started; `execution` may hold device and workers.
 
     Raises:
         UserError: no such run, nothing left to do, no intact checkpoint, or the data have changed.
     """
+    world.on_main(lambda: _check_resumable(path))
     run = reader.open_run(path)
-    if run.status.get("state") == "finished":
-        raise UserError(
-            f"{path} is finished: nothing is left to resume",
-            "an interrupted run",
-            f"to train on from its result: `warmstart finetune --weights {path} --data DATA`",
-        )
-    if run.status["state"] == "running" and run.status.get("pid") != os.getpid():
-        raise UserError(
-            f"{path} is still running (process {run.status.get('pid')} on {run.status.get('host')})",
-            "a run that has stopped",
-            f"wait for it, or, if that machine is gone, remove {run.path / layout.STATUS}",
-        )
     config = from_dict(run.config)
-    target = config.output.save_as
-    if target is not None and Path(target).exists():
-        raise UserError(f"--save-as {target} exists already", "a new file", "move it away, then resume")
     step, saved = load_checkpoint(run.path)
     mend_pointers(run, step, saved.state)
     # The folder of the data may have been given relative to another working directory.
@@ -84,20 +91,52 @@ def resume(path: str, execution: dict[str, Any]) -> Path:
         model = config.model.model_copy(
             update={"weights": own_weights, "name": run.resolved["model"]["name"]}
         )
-        prepared = prepare(config.model_copy(update={"model": model}), {}, run.path, run.resolved)
+        asked = config.model_copy(update={"model": model})
+        prepared = world.together(lambda: prepare(asked, {}, run.path, run.resolved, world))
         log.info("resuming %s from step %d of %d", path, step, prepared.job.pace.total_steps)
-        if saved.num_threads != torch.get_num_threads():
-            log.warning(
-                "the run was started with %d threads and goes on with %d: results agree to rounding, not to the bit "
-                "(set OMP_NUM_THREADS=%d)",
-                saved.num_threads,
-                torch.get_num_threads(),
-                saved.num_threads,
-            )
+        _warn_of_other_numbers(saved, world)
         for name in (layout.METRICS, layout.EVALS):
             writer.append_row(run.path / name, {"kind": "resume", "step": step})
-        _train(prepared.job, saved.state, saved)
+        _train(prepared.job, saved.state, saved, run.status.get("time"))
     return run.path
+
+
+def _check_resumable(path: str) -> None:
+    run = reader.open_run(path)
+    if run.status.get("state") == "finished":
+        raise UserError(
+            f"{path} is finished: nothing is left to resume",
+            "an interrupted run",
+            f"to train on from its result: `warmstart finetune --weights {path} --data DATA`",
+        )
+    if run.status["state"] == "running" and run.status.get("pid") != os.getpid():
+        raise UserError(
+            f"{path} is still running (process {run.status.get('pid')} on {run.status.get('host')})",
+            "a run that has stopped",
+            f"wait for it, or, if that machine is gone, remove {run.path / layout.STATUS}",
+        )
+    target = from_dict(run.config).output.save_as
+    if target is not None and Path(target).exists():
+        raise UserError(f"--save-as {target} exists already", "a new file", "move it away, then resume")
+
+
+def _warn_of_other_numbers(saved: Saved, world: World) -> None:
+    threads = torch.get_num_threads()
+    if saved.num_threads != threads:
+        log.warning(
+            "the run was started with %d threads and goes on with %d: results agree to rounding, not to the bit "
+            "(set OMP_NUM_THREADS=%d)",
+            saved.num_threads,
+            threads,
+            saved.num_threads,
+        )
+    if saved.num_processes != world.size:
+        log.warning(
+            "the run was started with %d processes and goes on with %d: results agree to rounding, "
+            "and dropout draws other numbers",
+            saved.num_processes,
+            world.size,
+        )
 
 
 def dry_run(loaded: Loaded) -> tuple[Prepared, Probe]:
@@ -118,14 +157,17 @@ def dry_run(loaded: Loaded) -> tuple[Prepared, Probe]:
     return prepared, measured
 
 
-def _train(job: Job, state: TrainState, saved: Saved | None) -> None:
-    """Run the loop with the random numbers, the averaged weights and the signal handlers it needs."""
+def _train(job: Job, state: TrainState, saved: Saved | None, before: dict[str, float] | None = None) -> None:
+    """Run the loop with the random numbers, the averaged weights and the signal handlers it needs.
+
+    `before` is the time by activity that an interrupted run had spent.
+    """
     module = job.built.module
     decay = job.config.train.ema
     scaler = make_scaler(job.precision, job.device)
     devices = [job.device] if job.device.type == "cuda" else []
     with stop_on_signal() as interrupted, torch.random.fork_rng(devices):
-        torch.manual_seed(job.config.train.seed)
+        torch.manual_seed(job.config.train.seed + job.world.rank)  # dropout must differ between processes
         if saved is not None:
             module.load_state_dict(saved.weights)
         ema = None if decay is None else AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay))
@@ -134,26 +176,31 @@ def _train(job: Job, state: TrainState, saved: Saved | None) -> None:
                 ema.load_state_dict(saved.averaged)
             if scaler is not None and saved.scaler:
                 scaler.load_state_dict(saved.scaler)
-            restore_random(saved.random, job.device)
-        writer.write_status(job.run, "running")
+            if job.world.rank < saved.num_processes:
+                restore_random(saved.random[job.world.rank], job.device)
+        clock = Clock(before)
+        writer.write_status(job.run, "running", step=state.step, time=before)
         try:
-            run_loop(job, state, ema, scaler, saved.optimizer if saved is not None else None, interrupted)
+            carried = saved.optimizer if saved is not None else None
+            run_loop(job, state, ema, scaler, carried, interrupted, clock)
             is_over = state.step >= job.pace.total_steps or state.stop_reason is not None
-            if is_over and job.config.output.save_as:
+            if is_over and job.config.output.save_as and job.world.is_main:
                 save_as(job, Path(job.config.output.save_as))
-        except BaseException as error:
-            writer.write_status(job.run, "failed", step=state.step, reason=f"{type(error).__name__}: {error}")
-            raise
+        except BaseException as raised:
+            error = job.world.explain(raised, job.run)
+            reason = f"{type(error).__name__}: {error}"
+            writer.write_status(job.run, "failed", step=state.step, reason=reason, time=clock.to_json())
+            raise error from (None if error is raised else raised)
     if not is_over:
-        writer.write_status(job.run, "interrupted", step=state.step)
+        writer.write_status(job.run, "interrupted", step=state.step, time=clock.to_json())
         raise Interrupted(
             f"interrupted at step {state.step} of {job.pace.total_steps}; everything up to it is saved",
             fix=f"warmstart resume {job.run}",
         )
-    _finish(job, state)
+    _finish(job, state, clock)
 
 
-def _finish(job: Job, state: TrainState) -> None:
+def _finish(job: Job, state: TrainState, clock: Clock) -> None:
     if state.stop_reason:
         log.info("stopped at step %d: %s", state.step, state.stop_reason)
     writer.write_status(
@@ -162,7 +209,8 @@ def _finish(job: Job, state: TrainState) -> None:
         step=state.step,
         best_step=state.best_step,
         best_value=state.best_value,
-        select_by=job.config.train.select_by,
+        select_by=job.select_by,
         stop_reason=state.stop_reason,
         seconds=round(state.seconds, 2),
+        time=clock.to_json(),
     )

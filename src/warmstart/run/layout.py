@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 
 CONFIG = "config.yaml"
 RESOLVED = "resolved.json"
@@ -21,6 +21,7 @@ PREDICTIONS = "predictions"
 EVALUATIONS = "evaluations"
 CURVES = "analysis.png"
 GAINS = "gains.json"
+THRESHOLDS = "thresholds.json"
 
 LAST = "LAST"
 BEST = "BEST"

@@ -9,12 +9,14 @@ import platform
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
 from warmstart.errors import UserError, closest, listing
 from warmstart.run import layout
+
+T = TypeVar("T", dict[str, Any], list[dict[str, Any]])
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ class Run:
         path = self.path / layout.CONFIG
         try:
             content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, ValueError):
+        except (yaml.YAMLError, ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
             raise UserError(f"{path} is damaged: it is not the YAML that was written")
@@ -68,7 +70,13 @@ class Run:
     def gains(self) -> list[dict[str, Any]]:
         """What the run changed, per split, as measured after it; empty while it runs."""
         path = self.path / layout.GAINS
-        return list(json.loads(path.read_text(encoding="utf-8"))) if path.exists() else []
+        return _read_list(path) if path.exists() else []
+
+    @property
+    def thresholds(self) -> dict[str, Any] | None:
+        """Multi-label: `step`, `split` and `thresholds` by label, as chosen after training; None before."""
+        path = self.path / layout.THRESHOLDS
+        return _read_json(path) if path.exists() else None
 
     @cached_property
     def metrics(self) -> Rows:
@@ -106,8 +114,8 @@ def read_rows(path: Path) -> Rows:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except ValueError:
+            row = json.loads(line, object_hook=_Object)
+        except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             num_damaged += 1
@@ -221,13 +229,28 @@ def _is_gone(status: dict[str, Any]) -> bool:
     return False
 
 
+class _Object(dict[str, Any]):
+    """A JSON object of a run's file: a key that was written and is not there means damage, not a mistake of ours."""
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"a file of the run is damaged: {key!r} is missing where {listing(self, 5)} stand")
+
+
 def _read_json(path: Path) -> dict[str, Any]:
+    return _read(path, dict)
+
+
+def _read_list(path: Path) -> list[dict[str, Any]]:
+    return _read(path, list)
+
+
+def _read(path: Path, kind: type[T]) -> T:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(path.read_text(encoding="utf-8"), object_hook=_Object)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except ValueError:
+    except (ValueError, RecursionError):
         content = None
-    if not isinstance(content, dict):
+    if not isinstance(content, kind):
         raise UserError(f"{path} is damaged: it is not the JSON that was written")
     return content

@@ -7,8 +7,8 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,19 @@ from typing import Any
 from warmstart.errors import UserError
 from warmstart.records import finite
 from warmstart.run import layout
+
+_is_muted = False
+
+
+@contextmanager
+def muted() -> Iterator[None]:
+    """Nothing is written: of several processes of one run only the first one writes."""
+    global _is_muted
+    _is_muted = True
+    try:
+        yield
+    finally:
+        _is_muted = False
 
 
 def write_whole(path: Path, content: bytes) -> None:
@@ -26,6 +39,8 @@ def write_whole(path: Path, content: bytes) -> None:
     Raises:
         UserError: the disk is full or not writable; what stood at `path` before is untouched.
     """
+    if _is_muted:
+        return
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
@@ -64,6 +79,8 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
     Numbers that JSON has no word for (NaN, infinity) are written as null.
     """
+    if _is_muted:
+        return
     line = json.dumps(finite(dict(row)), ensure_ascii=False, allow_nan=False)
     try:
         with path.open("a+b") as file:
@@ -85,6 +102,8 @@ def create_run(folder: Path) -> Path:
     Raises:
         UserError: the directory is not empty or cannot be made.
     """
+    if _is_muted:
+        return folder
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if any(folder.iterdir()):

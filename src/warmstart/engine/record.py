@@ -1,0 +1,83 @@
+"""resolved.json: what a run computed and measured on its way to a job, for people and for `resume`."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from typing import Any
+
+import torch
+
+from warmstart import __version__
+from warmstart.config.places import absolute
+from warmstart.data.store import StoredPixels
+from warmstart.engine.job import Job
+from warmstart.engine.probe import Probe
+from warmstart.inference.reference import WeightsReference
+from warmstart.run import layout
+from warmstart.run.reader import Run
+
+_VERSIONED = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "safetensors")
+
+
+def make_record(
+    job: Job,
+    reference: WeightsReference,
+    origins: dict[str, str],
+    augment: dict[str, Any],
+    measured: Probe | None,
+) -> dict[str, Any]:
+    built, parent = job.built, reference.run
+    return {
+        "format": layout.FORMAT_VERSION,
+        "warmstart": __version__,
+        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _VERSIONED}},
+        "origins": origins,
+        "seed": job.config.train.seed,
+        "device": str(job.device),
+        "precision": str(job.precision or torch.float32).removeprefix("torch."),
+        "num_threads": torch.get_num_threads(),
+        "num_processes": job.world.size,
+        "workers": job.workers,
+        "eval_batch_size": job.eval_batch_size,
+        "task": job.task.name,
+        "select_by": job.select_by,
+        "lr": job.config.optim.lr,
+        "original_lr": _original_lr(job, parent),
+        "parent": None
+        if parent is None
+        else {"run": str(parent.path), "step": reference.step, "lr": parent.resolved["lr"]},
+        "model": {
+            "name": built.name,
+            "source": built.source,
+            "licence": built.licence,
+            "head": asdict(built.head_change),
+            "preprocessing": asdict(built.preprocessing),
+        },
+        "data": asdict(job.dataset.facts)
+        | {"path": absolute(job.config.data.path or ""), "native": job.dataset.native, "store": _store(job)},
+        "augment": augment,
+        "pace": asdict(job.pace),
+        "probe": measured.to_json() if measured else None,
+    }
+
+
+def _store(job: Job) -> str | None:
+    """Where decoded images are kept; None where they are not."""
+    pixels = job.dataset.splits["train"].pixels
+    return pixels.where if isinstance(pixels, StoredPixels) else None
+
+
+def _original_lr(job: Job, parent: Run | None) -> float | None:
+    """The rate of the training from nothing that these weights go back to; None if nobody recorded it."""
+    if parent is not None:
+        return parent.resolved["original_lr"]
+    return job.config.optim.lr if job.built.source["kind"] == "random" else None
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
