@@ -1,0 +1,151 @@
+"""The measurements, one function per row of docs/performance.md: each yields records, side by side, round by round."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+
+from setting import Setting, cifar_folder, count_classes, count_images, part_of, synthetic_jpegs
+from sides import LIMIT, OURS, PEERS, run_limit, run_peer, run_process, run_warmstart, score_of
+
+Records = Iterator[dict]
+HEAD = {"freeze": "backbone", "views": 2}
+LAST2 = {"freeze": "stem,blocks.0,blocks.1,blocks.2,blocks.3", "views": 2}
+
+
+def alternate(
+    setting: Setting, sides: dict[str, Callable[[int], dict]], rounds: int | None = None
+) -> Records:
+    """All sides in every round, each round beginning with another one; `sides` map a round to a record."""
+    names = list(sides)
+    for number in range(rounds or (1 if setting.quick else setting.rounds)):
+        shift = number % len(names)
+        for side in names[shift:] + names[:shift]:
+            yield {"round": number, "side": side} | sides[side](number)
+
+
+def work(setting: Setting, mode: str, flags: dict, epochs: int, px: int) -> dict[str, Callable[[int], dict]]:
+    """The peers and warmstart on the same work."""
+    epochs, px = setting.epochs(epochs), setting.px(px)
+
+    def peer(side: str) -> Callable[[int], dict]:
+        return lambda seed: run_peer(setting, side, mode=mode, epochs=epochs, px=px, seed=seed)
+
+    images = count_images(setting.data)["train"]
+    ours = {"epochs": epochs, "image_size": px, **flags}
+    return {side: peer(side) for side in PEERS} | {
+        OURS: lambda seed: run_warmstart(setting, images, seed=seed, **ours)
+    }
+
+
+def full(setting: Setting) -> Records:
+    counts = count_images(setting.data)
+    shape = (counts["train"], counts["val"], count_classes(setting.data))
+    px, epochs = setting.px(128), setting.epochs(3)
+    limit = {LIMIT: lambda _: run_limit(setting, shape, px=px, epochs=epochs)}
+    yield from alternate(setting, limit | work(setting, "full", {}, epochs=3, px=128))
+
+
+def end_to_end(setting: Setting) -> Records:
+    yield from alternate(setting, work(setting, "full", {}, epochs=10, px=128))
+
+
+def head(setting: Setting) -> Records:
+    yield from alternate(setting, work(setting, "head", HEAD, epochs=20, px=128))
+
+
+def last2(setting: Setting) -> Records:
+    yield from alternate(setting, work(setting, "last2", LAST2, epochs=10, px=128))
+
+
+def accuracy(setting: Setting) -> Records:
+    """A round is a seed. The weights of the last step on every side."""
+    for record in alternate(setting, work(setting, "head", HEAD, epochs=20, px=64)):
+        if record["side"] == OURS and "checkpoint" in record:
+            record["right"] = score_of(setting, record["checkpoint"], setting.px(64))
+        yield record
+
+
+def warm(setting: Setting) -> Records:
+    """The same head-only run twice, the second time from the store of the first."""
+    images = count_images(setting.data)["train"]
+    flags = {"epochs": setting.epochs(20), "image_size": setting.px(128), **HEAD}
+    for number in range(1 if setting.quick else setting.rounds):
+        cache = setting.work / f"warm-{number}"
+        for side in ("cold", "warm"):
+            yield {"round": number, "side": side} | run_warmstart(setting, images, cache_dir=cache, **flags)
+        shutil.rmtree(cache, ignore_errors=True)
+
+
+def cifar(setting: Setting) -> Records:
+    """One epoch of 50,000 at 64 px, with the 10,000 of the test split as validation."""
+    if setting.cifar is None:
+        yield from (failed(side, "no --cifar folder was given") for side in (LIMIT, OURS))
+        return
+    folder, counts = cifar_folder(setting)
+    shape, px = (counts["train"], counts["val"], 10), setting.px(64)
+    flags = {"data": folder, "epochs": 1, "image_size": px}
+    sides = {
+        LIMIT: lambda _: run_limit(setting, shape, px=px, epochs=1),
+        OURS: lambda _: run_warmstart(setting, counts["train"], **flags),
+    }
+    yield from alternate(setting, sides)
+
+
+def memory(setting: Setting) -> Records:
+    """One epoch over synthetic photographs, and over ten times as many; nothing is cached."""
+    few = 128 if setting.quick else 1000
+    sets = {few: synthetic_jpegs(setting.work / "few", few, (360, 400))}
+    sets[10 * few] = synthetic_jpegs(setting.work / "many", 10 * few, (360, 400))
+    flags = {"epochs": 1, "image_size": setting.px(64), "cache": "off", "log_every": "1steps"}
+
+    def run(number: int) -> Callable[[int], dict]:
+        return lambda _: run_warmstart(setting, number, data=sets[number], **flags)
+
+    yield from alternate(setting, {f"{number:,} images": run(number) for number in sets})
+
+
+def overhead(setting: Setting) -> Records:
+    """Two steps from a warm store; importing torch and timm alone is a side of its own."""
+    images, cache = count_images(setting.data)["train"], setting.work / "overhead"
+    flags = {"epochs": 1, "max_steps": 2, "log_every": "1steps", "image_size": setting.px(128)}
+    run_warmstart(setting, images, cache_dir=cache, **flags)  # builds the store
+    sides = {
+        "imports": lambda _: run_process([sys.executable, "-c", "import torch, timm"])[0],
+        OURS: lambda _: run_warmstart(setting, images, cache_dir=cache, **flags),
+    }
+    yield from alternate(setting, sides)
+
+
+def workers(setting: Setting) -> Records:
+    """The weights after two epochs under every way to come by the pixels, hashed.
+
+    `small` images are kept by the store as they are, so every way must give the same weights; of
+    photographs the store keeps reduced ones.
+    """
+    photographs = setting.data if setting.quick else part_of(setting.data, setting.work / "part")
+    small = synthetic_jpegs(setting.work / "small", 96, (48, 48))
+    ways = {
+        "off, 0 workers": {"cache": "off", "workers": 0},
+        "off, 4 workers": {"cache": "off", "workers": 4},
+        "ram, 0 workers": {"cache": "ram", "workers": 0},
+        "ram, 4 workers": {"cache": "ram", "workers": 4},
+        "disk, cold": {"cache": "disk"},
+        "disk, warm": {"cache": "disk"},
+    }
+    for kind, data in (("photographs", photographs), ("small", small)):
+        shared = replace(setting, data=data)
+        fixed = {"epochs": 2, "image_size": 32, "cache_dir": setting.work / f"workers-{kind}"}
+        for side, flags in ways.items():
+            record = run_warmstart(shared, count_images(data)["train"], **fixed, **flags)
+            yield {"round": 0, "side": side, "images": kind} | record
+        frozen = fixed | HEAD | {"feature_cache": "on"}
+        for side in ("features, cold", "features, warm"):
+            record = run_warmstart(shared, count_images(data)["train"], **frozen)
+            yield {"round": 0, "side": side, "images": kind} | record
+
+
+def failed(side: str, why: str) -> dict:
+    return {"round": 0, "side": side, "failure": why}
