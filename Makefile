@@ -4,12 +4,14 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.warmstart-installed
 
-.PHONY: help install demo test lint gpu-test build clean
+.PHONY: help install demo test torture lint docs gpu-test build clean
 
 help:
 	@echo "make demo    the whole story in a minute (into warmstart-demo/)"
 	@echo "make test    all tests"
+	@echo "make torture thousands of damaged and hostile files, new ones each time"
 	@echo "make lint    ruff and mypy"
+	@echo "make docs    the site (into site/)"
 	@echo "make build   a wheel (into dist/)"
 
 # The checkout may move under a shared environment, so the editable install is renewed when it does.
@@ -28,17 +30,23 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
+torture: install
+	WARMSTART_TORTURE=200 $(BIN)/python -m pytest -m torture -n 2
+
 gpu-test: install
 	$(BIN)/python -m pytest -m gpu
 
 lint: install
-	$(BIN)/ruff check src tests bench
-	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench docs
+	$(BIN)/ruff format --check src tests bench docs
 	$(BIN)/mypy
+
+docs: install
+	$(BIN)/mkdocs build --strict
 
 build: install
 	$(BIN)/python -m pip install --quiet build
 	$(BIN)/python -m build --wheel
 
 clean:
-	rm -rf dist build warmstart-demo* .pytest_cache .mypy_cache .ruff_cache
+	rm -rf dist build site warmstart-demo* .pytest_cache .mypy_cache .ruff_cache

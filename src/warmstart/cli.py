@@ -14,7 +14,7 @@ from typing import Any
 from warmstart import __version__
 from warmstart.commands import COMMANDS, Command, build_app
 from warmstart.config import aliases
-from warmstart.errors import Interrupted, UserError, closest, listing
+from warmstart.errors import Interrupted, ReportedElsewhere, UserError, closest, listing
 from warmstart.records import finite
 
 
@@ -23,8 +23,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     tokens = list(sys.argv[1:] if argv is None else argv)
     try:
         return _run(tokens)
+    except ReportedElsewhere:
+        return 2
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        rank = os.environ.get("RANK", "0")
+        print(f"{'' if rank == '0' else f'process {rank}: '}error: {error}", file=sys.stderr)
         return 130 if isinstance(error, Interrupted) else 2
     except KeyboardInterrupt:
         print("error: interrupted; whatever was written before is kept", file=sys.stderr)
@@ -55,7 +58,10 @@ def _run(tokens: list[str]) -> int:
         _print_aliases(name)
         return 0
     if "--help" in rest or "-h" in rest:
-        build_app(name)([name, "--help"])
+        build_app(name, with_rare=False)([name, "--help"])
+        num_rare = sum(flag.is_rare for flag in command.flags())
+        if num_rare:
+            print(f"{num_rare} more settings: warmstart {name} --help-all")
         return 0
     rest, notes = aliases.translate(name, rest)
     _check_flags(command, rest)
@@ -64,7 +70,12 @@ def _run(tokens: list[str]) -> int:
     values = _parse(name, rest)
     _check_values(values)
     as_json = bool(values.pop("json", False))
+    is_first = os.environ.get("RANK", "0") == "0"
+    if not is_first and not command.in_processes:
+        return 0
     result = command.call(**{key: value for key, value in values.items() if value is not None})
+    if not is_first:
+        return 0
     text = _json_text(command.to_json(result)) if as_json else command.to_text(result)
     # A terminal or a pipe that lacks a character of a class's or file's name still gets all the rest.
     encoding = sys.stdout.encoding or "utf-8"

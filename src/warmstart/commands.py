@@ -21,6 +21,7 @@ class Flag:
     positional: bool = False
     required: bool = False
     least: int = 0  # of an int
+    is_rare: bool = False  # shown by --help-all only
 
 
 def _json(result: Any) -> Any:
@@ -42,6 +43,7 @@ class Command:
     call: Callable[..., Any]
     to_json: Callable[[Any], Any] = _json
     to_text: Callable[[Any], str] = _text
+    in_processes: bool = False  # processes that were launched together share the work; else the first does it
 
     def flag_names(self) -> set[str]:
         flags = self.flags()
@@ -49,7 +51,7 @@ class Command:
         return names | {f"no-{flag.name.replace('_', '-')}" for flag in flags if flag.kind is bool}
 
 
-def build_app(command: str | None, receive: Callable[..., Any] | None = None) -> Any:
+def build_app(command: str | None, receive: Callable[..., Any] | None = None, with_rare: bool = True) -> Any:
     """A cyclopts app that knows all commands by name, and the flags of `command` alone (None: of none).
 
     Building every signature would cost more than half a second; one is enough to parse one line.
@@ -65,7 +67,8 @@ def build_app(command: str | None, receive: Callable[..., Any] | None = None) ->
         result_action="return_value",
     )
     for name, entry in COMMANDS.items():
-        flags = entry.flags() if name == command or command == "*" else ()
+        known = entry.flags() if name == command or command == "*" else ()
+        flags = [flag for flag in known if with_rare or not flag.is_rare]
         app.command(_function(entry, flags, receive), name=name, help=entry.help)
     return app
 
@@ -122,6 +125,7 @@ _JSON = Flag("json", "print one JSON object on stdout; progress stays on stderr"
 _DEVICE = Flag("device", "auto, cpu, cuda, cuda:1, mps")
 _WORKERS = Flag("workers", "decoding threads", int)
 _BATCH = Flag("batch_size", "images per batch [default: the run's evaluation batch size]", int, least=1)
+_LABELS = Flag("label_columns", "columns of 0 and 1 that make a multi-label data set [default: the run's]")
 _MODEL = Flag("model", "run directory, RUN@step, or file of weights", positional=True, required=True)
 _FOREIGN = tuple(
     Flag(name, text, group="For files that do not say it themselves")
@@ -133,6 +137,7 @@ _FOREIGN = tuple(
         ("crop_pct", "share kept by the centre crop"),
     )
 )
+_EXECUTION = (_DEVICE, _WORKERS, _JSON, *_FOREIGN)
 
 
 def _finetune_flags() -> tuple[Flag, ...]:
@@ -143,6 +148,7 @@ def _finetune_flags() -> tuple[Flag, ...]:
             leaf.description + _default_text(leaf.default),
             bool if leaf.annotation is bool else str,
             f"{leaf.section}: {titles[leaf.section].rstrip('.')}",
+            is_rare=leaf.is_rare,
         )
         for leaf in leaves()
     )
@@ -167,19 +173,6 @@ def _preset_names() -> list[str]:
     return preset_names()
 
 
-def _runs_text(rows: Any) -> str:
-    from warmstart.analysis.summary import runs_text
-
-    return runs_text(rows)
-
-
-def _show_text(info: Any) -> str:
-    from warmstart.analysis.summary import run_files, show_text
-
-    files = "\n".join(run_files(info["run"]))
-    return f"{show_text(info)}\n\nfiles\n{files}"
-
-
 def _completion(shell: str = "bash") -> str:
     from warmstart.errors import UserError
 
@@ -199,11 +192,13 @@ COMMANDS: dict[str, Command] = {
         "Train a better model from a trained one on your images.",
         _finetune_flags,
         _verb("finetune"),
+        in_processes=True,
     ),
     "resume": Command(
         "Finish exactly the run that was interrupted.",
         lambda: (Flag("run", "run directory", positional=True, required=True), _DEVICE, _WORKERS, _JSON),
         _verb("resume"),
+        in_processes=True,
     ),
     "evaluate": Command(
         "Measure a model on labelled images: metrics with intervals, per class, pictures.",
@@ -212,11 +207,9 @@ COMMANDS: dict[str, Command] = {
             Flag("data", "data set [default: the run's own]"),
             Flag("split", "train, val, test, several with commas, or all [default: test, else val]"),
             Flag("output_dir", "folder for tables and pictures [default: inside the run]"),
+            _LABELS,
             _BATCH,
-            _DEVICE,
-            _WORKERS,
-            _JSON,
-            *_FOREIGN,
+            *_EXECUTION,
         ),
         _verb("evaluate"),
     ),
@@ -228,10 +221,7 @@ COMMANDS: dict[str, Command] = {
             Flag("top_k", "classes per image [default: 5]", int, least=1),
             Flag("output", "NAME.csv or NAME.json to write"),
             _BATCH,
-            _DEVICE,
-            _WORKERS,
-            _JSON,
-            *_FOREIGN,
+            *_EXECUTION,
         ),
         _verb("predict"),
     ),
@@ -240,11 +230,9 @@ COMMANDS: dict[str, Command] = {
         lambda: (
             _MODEL,
             Flag("data", "data set", required=True),
+            _LABELS,
             Flag("batch_size", "images per batch [default: 32]", int, least=1),
-            _DEVICE,
-            _WORKERS,
-            _JSON,
-            *_FOREIGN,
+            *_EXECUTION,
         ),
         _verb("check"),
     ),
@@ -253,20 +241,18 @@ COMMANDS: dict[str, Command] = {
         lambda: (Flag("folder", "folder of runs [default: runs]", positional=True), _JSON),
         _verb("runs"),
         lambda rows: {"runs": _json(rows)},
-        _runs_text,
     ),
     "show": Command(
         "What a run did: state, start and best, plan, files.",
         lambda: (Flag("run", "run directory", positional=True, required=True), _JSON),
         _verb("show"),
-        _json,
-        _show_text,
     ),
     "init": Command(
         "Write a commented YAML to start from.",
         lambda: (
             Flag("data", "data set", positional=True, required=True),
             Flag("weights", "checkpoint to start from", positional=True),
+            _LABELS,
             Flag("output", "file to write [default: warmstart.yaml]"),
             _JSON,
         ),

@@ -48,6 +48,17 @@ def quiet() -> Iterator[None]:
         log.setLevel(level)
 
 
+@contextmanager
+def silent() -> Iterator[None]:
+    """Nothing at all, for a process whose neighbour tells the same story."""
+    handlers, log.handlers = log.handlers, []  # without a handler for a terminal there is no bar either
+    log.disabled = True
+    try:
+        yield
+    finally:
+        log.handlers, log.disabled = handlers, False
+
+
 def _rich_handler(console: Console) -> logging.Handler:
     return RichHandler(
         console=console,
@@ -68,6 +79,9 @@ class _PlainFormatter(logging.Formatter):
 @contextmanager
 def log_file(path: Path) -> Iterator[None]:
     """Copy the log lines into a run's log.txt with date and time."""
+    if log.disabled:
+        yield
+        return
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s", "%Y-%m-%d %H:%M:%S"))
     log.addHandler(handler)

@@ -18,6 +18,7 @@ import numpy as np
 from warmstart import api, console
 from warmstart.console import log
 from warmstart.errors import UserError
+from warmstart.shown import Shown
 from warmstart.stats import spread
 
 _PIXELS = 16
@@ -32,7 +33,7 @@ _SHARED = {
 
 
 @dataclass(frozen=True)
-class Story:
+class Story(Shown):
     """Accuracies over seeds, in the order in which they are told."""
 
     folder: str
@@ -43,6 +44,10 @@ class Story:
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self) | {"metrics": {label: spread(values)[0] for label, values in self.cases}}
+
+    @property
+    def pictures(self) -> list[Path]:
+        return [Path(self.picture)]
 
     def text(self) -> str:
         rows = []

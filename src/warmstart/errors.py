@@ -44,6 +44,10 @@ class Interrupted(UserError):
     """The user stopped a run, and everything up to there is saved. The command line exits with code 130."""
 
 
+class ReportedElsewhere(UserError):
+    """Another process of the same run has told the user; this one just ends. Nothing is printed."""
+
+
 def closest(name: str, options: Iterable[str]) -> str:
     """`Did you mean 'x'?` for the nearest option, or an empty string if nothing is near."""
     match = difflib.get_close_matches(name, list(options), n=1, cutoff=0.6)

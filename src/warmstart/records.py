@@ -60,7 +60,8 @@ class DatasetFacts:
     """What was counted while reading a data set; written to resolved.json."""
 
     classes: tuple[str, ...]
-    counts: dict[str, dict[str, int]]  # split -> class -> number of images
+    counts: dict[str, dict[str, int]]  # split -> class -> number of images that have it
+    sizes: dict[str, int]  # split -> number of images
     heights: tuple[int, int, int]  # smallest, median, largest, in pixels
     widths: tuple[int, int, int]
     num_channels: int  # 1 where every image is grey, else 3
@@ -69,4 +70,4 @@ class DatasetFacts:
     fingerprint: str = ""
 
     def num_samples(self, split: str) -> int:
-        return sum(self.counts.get(split, {}).values())
+        return self.sizes.get(split, 0)

@@ -1,19 +1,61 @@
-"""Every command of the README and the guides is run; training is cut to one step on few real images."""
+"""Every command and Python block of the pages is run; training is cut to one step on few real images.
+
+The Chinese pages have the same commands as the English ones, and name the same flags.
+"""
 
 from __future__ import annotations
 
+import csv
 import gzip
+import importlib.util
+import json
 import re
 import shlex
+import shutil
 import struct
+import subprocess
+import sys
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
+import yaml
+from PIL import Image
 
 from warmstart.cli import main
+from warmstart.commands import COMMANDS
 
 ROOT = Path(__file__).parents[2]
+DOCS = ROOT / "docs"
+GENERATED = ("settings.md", "commands.md")
+ENGLISH = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.S)
+
+
+def twin(page: Path) -> Path:
+    return ROOT / "README.zh-CN.md" if page.parent == ROOT else DOCS / "zh" / page.name
+
+
+def commands(page: Path) -> list[list[str]]:
+    """The `warmstart ...` and `torchrun ...` lines of a page's bash blocks, as tokens."""
+    blocks = [code for kind, code in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == "bash"]
+    lines = [
+        line for block in blocks for line in block.splitlines() if re.match(r"(warmstart|torchrun) ", line)
+    ]
+    return [shlex.split(line, comments=True) for line in lines]
+
+
+def python_blocks(page: Path) -> list[str]:
+    return [code for kind, code in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == "python"]
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 @pytest.fixture(scope="module")
@@ -41,57 +83,204 @@ def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
-def commands(page: Path) -> list[list[str]]:
-    """The `warmstart ...` lines of a page's bash blocks, as tokens."""
-    blocks = re.findall(r"```bash\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
-    lines = [line for block in blocks for line in block.splitlines() if line.startswith("warmstart ")]
-    return [shlex.split(line, comments=True)[1:] for line in lines]
+def lay_out(folder: Path, data: Path, weights: Path) -> None:
+    """What the pages call photos, album, pictures.csv, checkpoints, ...: the same few images in many forms."""
+    raw = gzip.decompress((data / "train-images-idx3-ubyte.gz").read_bytes())[16:]
+    images = np.frombuffer(raw, np.uint8).reshape(-1, 28, 28)
+    labels = np.frombuffer(
+        gzip.decompress((data / "train-labels-idx1-ubyte.gz").read_bytes())[8:], np.uint8
+    ).tolist()
+    names = []
+    for number, (image, label) in enumerate(zip(images, labels, strict=True)):
+        name = f"photos/{label}/session{number // 2}_{number}.png"
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(folder / name)
+        names.append(name)
+    tables = {
+        "pictures.csv": [("path", "label"), *zip(names, labels, strict=True)],
+        "tags.csv": [
+            ("path", "tags"),
+            *((n, f"{c}|even" if c % 2 == 0 else c) for n, c in zip(names, labels, strict=True)),
+        ],
+        "attributes.csv": [
+            ("path", "outdoor", "people"),
+            *((n, c % 2, int(c > 4)) for n, c in zip(names, labels, strict=True)),
+        ],
+    }
+    for name, rows in tables.items():
+        with (folder / name).open("w", newline="", encoding="utf-8") as stream:
+            csv.writer(stream).writerows(rows)
+    shutil.copytree(folder / "photos", folder / "album" / "photos")
+    shutil.copy(folder / "pictures.csv", folder / "album" / "labels.csv")
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    content = [{"bytes": (folder / name).read_bytes(), "path": name} for name in names]
+    pq.write_table(pa.table({"image": content, "label": labels}), folder / "pictures.parquet")
+    torchvision = folder / "datasets" / "FashionMNIST" / "raw"
+    torchvision.mkdir(parents=True)
+    for path in data.glob("*.gz"):
+        (torchvision / path.stem).write_bytes(gzip.decompress(path.read_bytes()))
+    shutil.copy(weights, folder / "plain.pth")
+    (folder / "checkpoints").mkdir()
+    for epoch, accuracy in ((1, "0.71"), (2, "0.93"), (3, "0.90")):
+        shutil.copy(weights, folder / "checkpoints" / f"epoch={epoch}-val_acc={accuracy}.pt")
+    Image.new("L", (28, 28), 99).save(folder / "shoe.png")
 
 
-def filled_in(tokens: list[str], data: Path, weights: Path, picture: Path) -> list[str]:
+def filled_in(tokens: list[str], data: Path, weights: Path) -> list[str]:
     words = {"$WEIGHTS": str(weights), "WEIGHTS": str(weights), "$DATA": str(data), "DATA": str(data)}
-    words["IMAGES"] = str(picture)
+    words["IMAGES"] = "shoe.png"
     result = []
     for token in tokens:
         flag, equals, value = token.partition("=")
-        result.append(flag + equals + words.get(value, value) if equals else words.get(token, token))
-    if result[0] == "finetune" and "--dry-run" not in result:
+        is_flag = bool(equals) and flag.startswith("--")
+        result.append(flag + equals + words.get(value, value) if is_flag else words.get(token, token))
+    if "finetune" in result and "--dry-run" not in result:
         result += ["--max-steps", "1"]
     return result
 
 
+def run(command: list[str]) -> None:
+    """In this process, or, under a launcher, in processes of its own."""
+    program, *rest = command
+    if program == "warmstart":
+        assert main(rest) == 0, shlex.join(command)
+        return
+    if (
+        rest[rest.index("warmstart") + 1] == "resume"
+    ):  # a finished run has nothing to resume: take its end away
+        cut_short(Path(rest[-1]))
+    done = subprocess.run(
+        [sys.executable, "-m", "torch.distributed.run", *rest], capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr[-3000:]}"
+
+
+def cut_short(folder: Path) -> None:
+    """A finished run of one step as it was before that step."""
+    last = max((folder / "checkpoints").glob("step_*"))
+    first = min((folder / "checkpoints").glob("step_*"))
+    assert first != last
+    shutil.rmtree(last)
+    for pointer in ("LAST", "BEST"):
+        (folder / "checkpoints" / pointer).write_text(first.name, encoding="utf-8")
+    status = json.loads((folder / "status.json").read_text(encoding="utf-8"))
+    (folder / "status.json").write_text(json.dumps({**status, "state": "interrupted"}), encoding="utf-8")
+
+
+RUNNABLE = [page for page in ENGLISH if commands(page)]
+
+
 @pytest.mark.shared
-@pytest.mark.parametrize("page", ["README.md", "docs/guide-000.md"])
+@pytest.mark.parametrize("page", RUNNABLE, ids=lambda page: page.name)
 def test_every_command_of_the_page_runs(
-    page: str, few_images: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    page: Path, few_images: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     weights = shared / "models" / "fashion_mnist" / "mnist_cnn3.pt"
-    from PIL import Image
-
-    picture = tmp_path / "shoe.png"
-    Image.new("L", (28, 28), 99).save(picture)
-    found = commands(ROOT / page)
-    assert len(found) >= 6, "the page has lost its commands"
-    for tokens in found:
-        command = filled_in(tokens, few_images, weights, picture)
-        assert main(command) == 0, shlex.join(command)
+    lay_out(tmp_path, few_images, weights)
+    for tokens in commands(page):
+        run(filled_in(tokens, few_images, weights))
+    for code in python_blocks(page):
+        exec(compile(code, page.name, "exec"), {})
 
 
-def test_the_settings_page_is_up_to_date() -> None:
-    import importlib.util
+def test_the_pages_with_commands_have_kept_them() -> None:
+    counts = {page.name: len(commands(page)) for page in RUNNABLE}
+    assert {"README.md", "guide-000.md", "several-processes.md", "data.md", "checkpoints.md"} <= set(counts)
+    assert min(counts.values()) >= 2 and sum(counts.values()) >= 40
 
-    spec = importlib.util.spec_from_file_location("generate", ROOT / "docs" / "generate.py")
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == module.settings_page(), (
-        "run: python docs/generate.py"
-    )
+
+SUMMARISED = ("architecture.md", "performance.md")  # in Chinese: what they are about, and a link
+TRANSLATED = [page for page in ENGLISH if page.name not in (*SUMMARISED, *GENERATED)]
+
+
+@pytest.mark.parametrize("page", TRANSLATED, ids=lambda page: page.name)
+def test_the_chinese_page_says_the_same_commands_and_flags(page: Path) -> None:
+    chinese = twin(page)
+    assert commands(chinese) == commands(page)
+    assert python_blocks(chinese) == python_blocks(page)
+    told = {
+        path: set(re.findall(r"--[a-z][a-z-]*[a-z]", path.read_text(encoding="utf-8")))
+        for path in (page, chinese)
+    }
+    assert told[chinese] == told[page]
+
+
+def test_the_generated_pages_are_up_to_date() -> None:
+    for path, text in load("generate").pages().items():
+        assert path.read_text(encoding="utf-8") == text, f"{path.name} is old; run: python docs/generate.py"
+
+
+def test_every_setting_and_flag_has_its_chinese_words() -> None:
+    """None missing, none left over; numbers and flags of the English text stand in the Chinese one too."""
+    generate = load("generate")
+    english, chinese = generate.english(), generate.words()
+    assert set(english) == set(chinese)
+    facts = re.compile(r"--[a-z][a-z-]*[a-z]|(?<![\w.])\.?\d+(?:\.\d+)?(?:e-\d+)?")
+    problems = []
+    for kind, texts in english.items():
+        problems += [f"{kind}.{name} is missing" for name in texts.keys() - chinese[kind].keys()]
+        problems += [f"{kind}.{name} is stale" for name in chinese[kind].keys() - texts.keys()]
+        for name in texts.keys() & chinese[kind].keys():
+            lost = set(facts.findall(texts[name])) - set(facts.findall(chinese[kind][name]))
+            problems += [f"{kind}.{name} lacks {', '.join(sorted(lost))}"] if lost else []
+    assert not problems, "docs/zh/reference.yaml: " + "; ".join(sorted(problems))
+
+
+def test_the_commands_page_has_every_command_and_flag() -> None:
+    text = (DOCS / "commands.md").read_text(encoding="utf-8")
+    for name, command in COMMANDS.items():
+        part = text.split(f"\n## {name}\n")[1].split("\n## ")[0]
+        for flag in command.flags():
+            shown = f"`{flag.name.upper()}`" if flag.positional else f"`--{flag.name.replace('_', '-')}`"
+            assert shown in part or "all [settings](settings.md)" in part, f"{name} {shown}"
 
 
 def test_every_link_of_the_pages_leads_somewhere() -> None:
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in [ROOT / "README.zh-CN.md", *ENGLISH, *(DOCS / "zh").glob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8")):
             if not target.startswith("http"):
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_site_builds_without_a_warning_and_without_the_network(tmp_path: Path) -> None:
+    site = tmp_path / "site"
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(site)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    for start, language in (("index.html", "en"), ("zh/index.html", "zh-CN")):
+        page = (site / start).read_text(encoding="utf-8")
+        assert f'lang="{language}"' in page
+        assert not re.search(r'(src|<link[^>]* href)="(https?:)?//', page), "the page fetches from elsewhere"
+    indexed = {
+        entry["location"] for entry in json.loads((site / "search" / "search_index.json").read_text())["docs"]
+    }
+    assert {"settings/", "zh/settings/", "zh/glossary/"} <= indexed
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="needs node to run the site's search")
+@pytest.mark.parametrize(
+    ("query", "found"),
+    [("断点续训", "zh/#续训"), ("冻结主干", "都冻结的主干"), ("freeze BN", "bn-freeze"), ("absent", None)],
+)
+def test_the_search_of_the_site_finds_chinese_and_english(query: str, found: str | None) -> None:
+    docs = [
+        {"location": "zh/", "title": "断点续训", "text": "断点续训 把中断的运行原样完成。"},
+        {"location": "zh/#续训", "title": "断点续训", "text": "把中断的运行原样完成。"},
+        {"location": "都冻结的主干", "title": "方案", "text": "先冻结主层，后来冻结主干上的块；结主"},
+        {"location": "bn-freeze", "title": "What is frozen", "text": "Freeze every BN."},
+    ]
+    worker = (DOCS / "search" / "worker.js").read_text(encoding="utf-8")
+    script = f"{worker}\nload({json.dumps(docs)}); console.log(JSON.stringify(search({json.dumps(query)})))"
+    done = subprocess.run(["node", "-e", script], capture_output=True, text=True, check=True)
+    assert [entry["location"] for entry in json.loads(done.stdout)] == ([found] if found else [])
+
+
+def test_both_languages_stand_in_the_menu() -> None:
+    nav = yaml.unsafe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"]
+    english, chinese = (
+        [path for entry in tree.values() for item in entry for path in item.values()] for tree in nav
+    )
+    assert [f"zh/{path}" for path in english] == [path for path in chinese if path != "zh/glossary.md"]

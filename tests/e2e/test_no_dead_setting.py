@@ -31,9 +31,14 @@ BASE = {
 }
 _NOISE = ("seconds", "images_per_s")
 
+RGB = {"data": "COLOUR", "model": "timm:resnet10t", "image_size": 32}
+
 # leaf -> (changed settings, settings that both sides have besides BASE)
 CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "data.path": ({"data": "OTHER"}, {}),
+    "data.download": ({"download": True}, {}),
+    "data.label_columns": ({"label_columns": "a,b"}, {}),
+    "data.group": ({"group": r"/([0-9]+)\."}, {}),
     "data.train_ratio": ({"train_ratio": 0.5}, {}),
     "data.val_ratio": ({"val_ratio": 0.2}, {}),
     "data.limit": ({"limit": 0.5}, {}),
@@ -41,8 +46,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "data.mean": ({"mean": "0.5"}, {"std": "0.3", "mean": "0.4"}),
     "data.std": ({"std": "0.5"}, {"std": "0.3", "mean": "0.4"}),
     "data.crop_pct": ({"crop_pct": 0.5}, {}),
+    "data.sampler": ({"sampler": "balanced"}, {}),
     "data.batch_size": ({"batch_size": 4}, {}),
     "data.eval_batch_size": ({"eval_batch_size": 3}, {}),
+    "data.cache": ({"cache": "off"}, {}),
+    "data.cache_dir": ({"cache_dir": "elsewhere"}, {}),
+    "data.feature_cache": ({"feature_cache": "off"}, {"freeze": "conv*", "augment": "none"}),
+    "data.views": ({"views": 1}, {"freeze": "conv*", "feature_cache": "on"}),
     "data.workers": ({"workers": 2}, {"workers": 0}),
     "data.max_corrupt": ({"max_corrupt": 0.5}, {"data": "CORRUPT"}),
     "data.augment": ({"augment": "none"}, {}),
@@ -50,6 +60,17 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "data.crop_pad": ({"crop_pad": 0.4}, {}),
     "data.zoom": ({"zoom": 0.4}, {}),
     "data.flip": ({"flip": 1.0}, {}),
+    "data.crop_scale": ({"crop_scale": 0.3}, {}),
+    "data.shear": ({"shear": 30}, {}),
+    "data.brightness": ({"brightness": 0.8}, {}),
+    "data.contrast": ({"contrast": 0.8}, {}),
+    "data.saturation": ({"saturation": 0.8}, RGB),
+    "data.hue": ({"hue": 0.4}, RGB),
+    "data.blur": ({"blur": 1.0}, {"image_size": 64}),
+    "data.erase": ({"erase": 1.0}, {}),
+    "data.randaugment": ({"randaugment": 10}, {}),
+    "data.mixup": ({"mixup": 1.0}, {}),
+    "data.cutmix": ({"cutmix": 1.0}, {}),
     "model.name": ({"model": "timm:resnet10t"}, {"image_size": 32}),
     "model.weights": ({"weights": "absent.pt"}, {}),
     "model.dropout": ({"dropout": 0.9}, {}),
@@ -69,7 +90,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "optim.scheduler_gamma": ({"scheduler_gamma": 0.1}, {"scheduler": "exponential"}),
     "optim.scheduler_patience": (
         {"scheduler_patience": 0},
-        {"scheduler": "plateau", "lr": 1.0, "eval_every": "1steps", "scheduler_gamma": 0.1},
+        {
+            "scheduler": "plateau",
+            "optimizer": "sgd",
+            "lr": 1.0,
+            "eval_every": "1steps",
+            "scheduler_gamma": 0.1,
+        },
     ),
     "optim.warmup": ({"warmup": "2steps"}, {}),
     "optim.clip": ({"clip": 1e-3}, {"optimizer": "sgd"}),
@@ -97,7 +124,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Three small folders of two classes: one plain, one with other images, one with a broken file."""
+    """Small folders of two classes: plain, with other images, with a broken file, in colour."""
     root = tmp_path_factory.mktemp("data")
     generator = np.random.default_rng(0)
     for name in ("DATA", "OTHER", "CORRUPT"):
@@ -107,7 +134,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                 pixels = generator.integers(0, 128, (20, 18), np.uint8) + 100 * number
                 Image.fromarray(pixels.astype(np.uint8)).save(root / name / label / f"{index}.png")
     (root / "CORRUPT" / "a" / "0.png").write_bytes(b"not a picture")
-    return {name: root / name for name in ("DATA", "OTHER", "CORRUPT")}
+    for number, label in enumerate("ab"):
+        (root / "COLOUR" / label).mkdir(parents=True)
+        for index in range(20):
+            pixels = generator.integers(0, 128, (20, 18, 3), np.uint8) + 100 * number
+            Image.fromarray(pixels.astype(np.uint8)).save(root / "COLOUR" / label / f"{index}.png")
+    return {path.name: path for path in root.iterdir()}
 
 
 def observe(settings: dict[str, Any], folders: dict[str, Path]) -> dict[str, Any]:
@@ -120,7 +152,7 @@ def observe(settings: dict[str, Any], folders: dict[str, Path]) -> dict[str, Any
         return {"error": str(error)}
     found = reader.open_run(run)
     # Values that merely repeat a setting are no sign of life.
-    silent = ("origins", "created", "seed", "lr", "probe")
+    silent = ("origins", "created", "seed", "lr", "probe", "augment")
     resolved = {key: value for key, value in found.resolved.items() if key not in silent}
     rows = [
         {k: v for k, v in row.items() if k not in _NOISE} for row in found.metrics.rows + found.evals.rows

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from glob import glob
 from pathlib import Path
 
+from warmstart.config.places import TORCHVISION, is_path
 from warmstart.config.schema import Config, leaves
 from warmstart.errors import UserError, closest
 
@@ -45,10 +47,11 @@ def _contradictions(config: Config) -> list[UserError]:
         )
     if (data.mean is None) != (data.std is None):
         found.append(UserError("only one of --mean and --std is given", "both or neither"))
-    if data.mean and data.std and (len(data.mean) != len(data.std) or len(data.mean) not in (1, 3)):
+    if data.mean and data.std and len(data.mean) != len(data.std):
         found.append(
             UserError(
-                f"--mean has {len(data.mean)} values and --std {len(data.std)}", "1 (grey) or 3 (RGB) each"
+                f"--mean has {len(data.mean)} values and --std {len(data.std)}",
+                "as many, one per channel of the model: 1 (grey), 3 (RGB), or the channels of the images",
             )
         )
     if data.std and min(data.std) <= 0:
@@ -113,8 +116,16 @@ def _inputs(config: Config) -> list[UserError]:
     found = []
     if config.data.path is None:
         found.append(UserError("--data is missing", "class folders, IDX files, or a CSV or parquet file"))
-    elif not _exists(config.data.path):
+    elif is_path(config.data.path) and not _exists(config.data.path):
         found.append(missing_path("--data", config.data.path))
+    if config.data.download and not (config.data.path or "").startswith(TORCHVISION):
+        found.append(
+            UserError(
+                f"--download: {config.data.path} is nothing that could be fetched",
+                "a data set of torchvision, such as --data torchvision:FashionMNIST",
+                "leave --download out",
+            )
+        )
     if config.model.name is None and config.model.weights is None:
         found.append(
             UserError(
@@ -130,7 +141,11 @@ def _inputs(config: Config) -> list[UserError]:
             )
         )
     weights = config.model.weights
-    if weights not in (None, "none") and not any(map(_exists, (weights, weights.rpartition("@")[0]))):
+    if (
+        weights not in (None, "none")
+        and not any(map(_exists, (weights, weights.rpartition("@")[0])))
+        and not glob(weights)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    ):
         found.append(missing_path("--weights", weights))
     return found
 
@@ -217,6 +232,8 @@ def warnings(config: Config, origins: dict[str, str]) -> list[str]:
         found.append(
             f"--momentum has no effect with --optimizer {optim.optimizer} (read by sgd and its relatives)"
         )
+    if config.data.sampler == config.task.class_weights == "balanced":
+        found.append("--sampler balanced and --class-weights balanced correct the same imbalance twice")
     if output.output_dir is not None:
         for name in ("runs_dir", "name"):
             if f"output.{name}" in changed:

@@ -118,6 +118,26 @@ def parse_names(value: Any) -> tuple[str, ...]:
     return () if names == ("none",) else names
 
 
+def parse_group(value: Any) -> str | None:
+    r"""The name of a column, or a pattern such as `^(patient\d+)_` with one capture group."""
+    if value is None or str(value).strip().lower() == "none":
+        return None
+    text = str(value)
+    if is_pattern(text):
+        try:
+            num = re.compile(text).groups
+        except re.error as error:
+            raise ValueError(f"{text!r} is not a regular expression: {error}") from None
+        if num != 1:
+            raise ValueError(f"{text!r} has {num} capture groups, not one; write ^(patient[0-9]+)_")
+    return text
+
+
+def is_pattern(group: str) -> bool:
+    """Whether `data.group` is a pattern over ids rather than the name of a column."""
+    return any(sign in group for sign in "\\^$*+?()[]{}|")
+
+
 def parse_rates(value: Any) -> tuple[tuple[str, float], ...]:
     """`backbone=1e-5,head=1e-4`, a mapping, or a list of pairs: first match wins."""
     return tuple((name, _number(rate, f"{name}=RATE")) for name, rate in _pairs(value, "=", "backbone=1e-5"))
@@ -194,6 +214,7 @@ Limit = Annotated[float | int | None, BeforeValidator(parse_limit)]
 Floats = Annotated[
     tuple[float, ...] | None, BeforeValidator(parse_floats), PlainSerializer(lambda v: v and list(v))
 ]
+Group = Annotated[str | None, BeforeValidator(parse_group)]
 Names = Annotated[tuple[str, ...], BeforeValidator(parse_names), PlainSerializer(list)]
 Rates = Annotated[tuple[tuple[str, float], ...], BeforeValidator(parse_rates), _written_pairs("=")]
 Unfreezing = Annotated[tuple[tuple[int, str], ...], BeforeValidator(parse_unfreeze), _written_pairs(":")]

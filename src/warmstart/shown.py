@@ -1,0 +1,37 @@
+"""How a result shows itself in a notebook: what people would read in a terminal, and its pictures below."""
+
+from __future__ import annotations
+
+import base64
+import html
+from pathlib import Path
+from typing import Any
+
+
+class Shown:
+    """A result with `text()`; `pictures` are PNG files, of which those that still exist are shown."""
+
+    def text(self) -> str:
+        raise NotImplementedError
+
+    @property
+    def pictures(self) -> list[Path]:
+        return []
+
+    def _repr_html_(self) -> str:
+        """The text, and the pictures inside the page: a notebook that is sent on keeps them."""
+        images = [
+            f'<img alt="{html.escape(path.stem)}" style="max-width: 100%" '
+            f'src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode("ascii")}">'
+            for path in self.pictures
+            if path.is_file()
+        ]
+        return "\n".join([f"<pre>{html.escape(self.text())}</pre>", *images])
+
+    def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
+        """Both forms: IPython's terminal has the text too, instead of a record of all its numbers."""
+        return {"text/plain": self.text(), "text/html": self._repr_html_()}
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """The text of results that are lists or dicts as well: for those IPython asks no bundle."""
+        printer.text(self.text())
