@@ -13,10 +13,12 @@ import pytest
 import torch
 
 import warmstart as ws
+from warmstart.analysis.evaluate import map_interval
 from warmstart.errors import UserError
 from warmstart.inference.predictions import read_predictions
 from warmstart.models.builtin.fashion_cnn import FashionCNN
 from warmstart.run import reader
+from warmstart.tasks.multilabel import MultiLabel
 
 
 def test_evaluating_val_gives_validations_own_numbers(small_run: Path) -> None:
@@ -108,3 +110,16 @@ def test_weights_without_class_names_warn_that_order_is_assumed(
     torch.save(FashionCNN(3).state_dict(), tmp_path / "bare.pt")
     ws.evaluate(str(tmp_path / "bare.pt"), str(small_run.parent / "data"), image_size=16)
     assert "output 0 as 'cat', output 1 as 'dog', output 2 as 'owl'" in caplog.text
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_logits_that_are_not_finite_leave_no_interval_and_no_thresholds(value: float) -> None:
+    task, generator = MultiLabel(("a", "b")), np.random.default_rng(0)
+    targets = (generator.random((40, 2)) > 0.5).astype(np.uint8)
+    logits = generator.normal(size=(40, 2)).astype(np.float32)
+    assert np.isfinite(map_interval(task, logits, targets)).all()
+    assert task.with_best_thresholds(logits, targets).thresholds is not None
+    logits[3, 0] = value
+    assert np.isnan(map_interval(task, logits, targets)).all()
+    logits[3, 0] = np.nan
+    assert task.with_best_thresholds(task.scores(logits), targets) is task

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 import warmstart as ws
@@ -50,3 +53,24 @@ def test_nothing_readable_is_an_error(small_run: Path, tmp_path: Path) -> None:
     (tmp_path / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
     with pytest.raises(UserError, match="none of the 1 images can be read"):
         ws.predict(str(small_run), [str(tmp_path / "broken.jpg")])
+
+
+def test_an_image_of_other_channels_is_unreadable_not_the_end(small_run: Path, tmp_path: Path) -> None:
+    np.save(tmp_path / "five.npy", np.zeros((20, 24, 5), np.uint8))
+    images = [str(small_run.parent / "data" / "cat"), str(tmp_path / "five.npy")]
+    result = ws.predict(str(small_run), images)
+    assert len(result.predictions) == 20
+    assert result.unreadable == ((str(tmp_path / "five.npy"), "5 channels, and the model takes 1"),)
+    with pytest.raises(UserError, match=r"none of the 1 images can be read; .*five\.npy: 5 channels"):
+        ws.predict(str(small_run), images[1:])
+
+
+def test_names_that_are_not_utf8_can_be_written(small_run: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(small_run.parent / "data", tmp_path / "data"))
+    shutil.copy(copy / "cat" / "0.png", os.fsencode(copy / "cat") + b"/caf\xe9.png")
+    for suffix in ("csv", "json"):
+        target = tmp_path / f"p.{suffix}"
+        ws.predict(str(small_run), [str(copy)], output=str(target))
+        assert "xe9.png" in target.read_text(encoding="utf-8")
+    found = ws.evaluate(str(small_run), str(copy), output_dir=str(tmp_path / "out"))
+    assert found.num_samples == 61

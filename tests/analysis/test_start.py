@@ -28,3 +28,11 @@ def test_the_written_yaml_loads_and_names_the_model(
 def test_without_weights_a_small_pretrained_backbone_is_proposed(small_run: Path, tmp_path: Path) -> None:
     target = ws.init(str(small_run.parent / "data"), output=str(tmp_path / "start.yaml"))
     assert load({}, target).config.model.name == "timm:mobilenetv3_small_100"
+
+
+def test_a_tilde_in_the_path_is_the_home_folder(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(small_run.parent))
+    target = ws.init("~/data", str(small_run), str(tmp_path / "start.yaml"))
+    assert load({}, target).config.data.path == "~/data"

@@ -29,3 +29,8 @@ def test_download_needs_something_to_fetch(tmp_path):
     with pytest.raises(UserError, match=r"--download: .* is nothing that could be fetched"):
         load({"data": str(tmp_path), "download": True, "model": "builtin:fashion_cnn"})
     load({"data": "torchvision:MNIST", "download": True, "model": "builtin:fashion_cnn"})
+
+
+def test_a_tilde_is_expanded(monkeypatch, tmp_path):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert absolute("~/photos") == str(tmp_path.resolve() / "photos")

@@ -143,6 +143,11 @@ def test_nothing_is_overwritten_by_save_as(base, tmp_path):
             {"momentum": 0.8},
             "--momentum has no effect with --optimizer adamw (read by sgd and its relatives)",
         ),
+        ({"views": 2, "feature_cache": "off"}, "--views has no effect with --feature-cache off"),
+        (
+            {"cache_dir": "x", "cache": "off", "feature_cache": "off"},
+            "--cache-dir has no effect with --cache off and --feature-cache off",
+        ),
         ({"runs_dir": "x", "output_dir": "y"}, "--runs-dir has no effect beside --output-dir"),
         ({"name": "x", "output_dir": "y"}, "--name has no effect beside --output-dir"),
     ],
@@ -165,3 +170,12 @@ def test_settings_with_effect_are_not(base):
 def test_a_default_asked_for_by_name_is_warned_about(base):
     """Whoever writes `--momentum 0.9` expects it to count."""
     assert len(load(base, momentum=0.9).warnings) == 1
+
+
+def test_a_tilde_is_the_home_folder(base, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert load(base, data="~/data").config.data.path == "~/data"
+    with pytest.raises(UserError, match=r"--data: ~/dat does not exist(.|\n)*Did you mean 'data'"):
+        load(base, data="~/dat")
+    with pytest.raises(UserError, match="--data: ~nobody-at-all/x does not exist"):
+        load(base, data="~nobody-at-all/x")

@@ -201,8 +201,26 @@ def test_numbers_of_channels(write_folders):
         if number:
             path.unlink()
     with pytest.raises(
-        UserError, match="differ in the number of channels: 1 images have 3, 16 images have 5"
+        UserError, match=r"differ in the number of channels: 1 images have 3 \(a/0\.png\), 16 images have 5"
     ):
         open_dataset(DataConfig(path=str(root)), seed=0)
     next(root.rglob("*.png")).unlink()
     assert open_dataset(DataConfig(path=str(root)), seed=0).facts.num_channels == 5
+
+
+def test_a_split_of_which_nothing_can_be_read_is_named(write_folders):
+    root = write_folders({"train/a": 60, "train/b": 60, "val/a": 1, "val/b": 1, "test/a": 2, "test/b": 2})
+    for name in "ab":
+        (root / "val" / name / "0.png").write_bytes(b"x")
+    with pytest.raises(UserError, match=r"no image of the splits val can be read: val/a/0.png"):
+        open_dataset(DataConfig(path=str(root), max_corrupt=0.1), seed=0)
+    (root / "test" / "a" / "0.png").write_bytes(b"")
+    with pytest.raises(UserError, match="no image of the splits val can be read"):
+        open_dataset(DataConfig(path=str(root), max_corrupt=1), seed=0, for_training=False)
+
+
+def test_images_of_another_number_of_channels_are_named(write_folders):
+    root = write_folders({"a": 6, "b": 6})
+    np.save(root / "b" / "odd.npy", np.zeros((8, 8, 5), np.uint8))
+    with pytest.raises(UserError, match=r"12 images have 3, 1 images have 5 \(b/odd.npy\)"):
+        open_dataset(DataConfig(path=str(root)), seed=0)

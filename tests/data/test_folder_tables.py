@@ -110,3 +110,54 @@ def test_tables_that_cannot_be_used(pictures):
     write_table(pictures / "metadata.csv", "path,label", ["images/0.png,a", "images/1.png,b"])
     with pytest.raises(UserError, match=r"holds labels.csv, metadata.csv"):
         open_source(pictures)
+
+
+def write_jsonl(root, records: list[dict], encoding: str = "utf-8") -> None:
+    lines = [
+        json.dumps({"file_name": f"images/{n}.png", **r}, ensure_ascii=False) for n, r in enumerate(records)
+    ]
+    (root / "metadata.jsonl").write_bytes("\n".join(lines).encode(encoding))
+
+
+def test_a_jsonl_that_is_not_utf8_is_refused(pictures):
+    write_jsonl(pictures, [{"label": ["café", "dog"][n % 2]} for n in range(6)], "latin-1")
+    with pytest.raises(UserError, match=r"metadata.jsonl is not UTF-8 text(.|\n)*save it as UTF-8"):
+        open_source(pictures)
+
+
+def test_only_line_feeds_end_a_line_of_jsonl(pictures):
+    write_jsonl(pictures, [{"label": ["cat", "dog"][n % 2], "text": "a\u2028b\x85c"} for n in range(6)])
+    assert labels(open_source(pictures))["images/1.png"] == "dog"
+    text = (pictures / "metadata.jsonl").read_bytes().replace(b"\n", b"\r\n")
+    (pictures / "metadata.jsonl").write_bytes(text)
+    assert len(open_source(pictures).splits["all"]) == 6
+
+
+def test_lists_of_a_jsonl_are_what_they_are_in_parquet(pictures):
+    write_jsonl(pictures, [{"label": [["cat"], ["dog"], ["a|b"]][n % 3]} for n in range(6)])
+    source = open_source(pictures)
+    assert source.classes == ("a|b", "cat", "dog")
+    assert source.splits["all"].targets.tolist() == [[0, 1, 0], [0, 0, 1], [1, 0, 0]] * 2
+    write_jsonl(pictures, [{"label": [["cat"], "dog", None][n % 3]} for n in range(6)])
+    assert open_source(pictures).splits["all"].targets.tolist() == [[1, 0], [0, 1], [0, 0]] * 2
+
+
+def test_labels_of_a_jsonl_that_are_no_labels(pictures):
+    write_jsonl(pictures, [{"label": {"x": n % 2}} for n in range(6)])
+    with pytest.raises(UserError, match=r"metadata.jsonl: the column label holds dict"):
+        open_source(pictures)
+    write_jsonl(pictures, [{"label": [n % 2, float("nan")][n == 3]} for n in range(6)])
+    with pytest.raises(UserError, match=r"the column label is empty in 1 rows: row 4"):
+        open_source(pictures)
+
+
+def test_a_csv_and_its_folder_agree_on_splits(write_folders):
+    root = write_folders({"train": 4, "test": 2})
+    rows = [
+        f"{split}/{n}.png,{'xy'[n % 2]}" for split, num in (("train", 4), ("test", 2)) for n in range(num)
+    ]
+    write_table(root / "labels.csv", "path,label", rows)
+    folder, file = open_source(root), open_source(root / "labels.csv")
+    assert {n: s.ids for n, s in folder.splits.items()} == {n: s.ids for n, s in file.splits.items()}
+    assert list(file.splits) == ["train", "test"] and folder.fingerprint == file.fingerprint
+    assert "labels.csv: splits by the folders of the images" in file.notes

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
@@ -164,3 +165,17 @@ def test_dogcat(shared):
 def test_camvid_is_no_classification_data(shared):
     with pytest.raises(UserError, match="segmentation"):
         open_source(shared / "camvid")
+
+
+def test_names_that_are_not_utf8_become_printable(write_folders, tmp_path):
+    root = write_folders({"cat": 2, "dog": 2})
+    shutil.copy(root / "cat" / "0.png", os.fsencode(root / "cat") + b"/caf\xe9.png")
+    (root / "dog").rename(os.fsdecode(os.fsencode(root) + b"/d\xf6g"))
+    source = open_source(root)
+    assert source.classes == ("cat", r"d\xf6g")
+    samples = source.splits["all"]
+    assert r"cat/caf\xe9.png" in samples.ids
+    assert all(samples.pixels.read(index).shape == (8, 8, 3) for index in range(5))
+    "\n".join([*samples.ids, *source.classes, *source.notes]).encode()
+    plain = write_folders({"x/é": 1, "x/b": 1})
+    assert open_source(plain / "x").classes == ("b", "é")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from warmstart.config.schema import DataConfig
 from warmstart.data.dataset import open_dataset
-from warmstart.data.labels import group_codes
+from warmstart.data.labels import group_codes, read_labels
 from warmstart.data.sources import open_source
 from warmstart.errors import UserError
 
@@ -240,3 +240,55 @@ def test_class_numbers_that_are_not_one_to_one_are_ignored(write_csv, numbers: l
 def test_class_numbers_beside_sets_are_said_to_be_ignored(write_csv) -> None:
     source = open_source(write_csv(label=["b", "a|b"], class_id=[0, 1]))
     assert any("class_id is ignored" in note for note in source.notes)
+
+
+def test_missing_numbers_are_blank_and_words_for_missing_are_named(write_csv, write_parquet) -> None:
+    missing = pa.array([float("nan") if n == 3 else float(n % 2) for n in range(8)])
+    with pytest.raises(UserError, match=r"the column label is empty in 1 rows: row 4"):
+        open_source(write_parquet(label=missing))
+    source = open_source(write_csv(label=["a", "b", "NaN"] * 2))
+    assert "2 rows have the label 'NaN', which is taken for a class" in " ".join(source.notes)
+    assert group_codes([float("nan"), float("nan"), "a"]).tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("value", [{"x": 1}, b"cat", [["cat"]], [{"x": 1}]])
+@pytest.mark.parametrize("names", [None, ("a", "b")])
+def test_what_is_no_label_is_refused(value: object, names: tuple[str, ...] | None) -> None:
+    with pytest.raises(
+        UserError,
+        match=r"t: the column label holds (dict|bytes|list), such as (.|\n)*Expected: text, numbers",
+    ):
+        read_labels("t: the column label", [value, value], names)
+
+
+def test_class_names_given_twice_are_refused() -> None:
+    with pytest.raises(UserError, match="the class names hold 'a' twice"):
+        read_labels("labels", [0, 1], ("a", "a"))
+    with pytest.raises(UserError, match="the class names hold 'a' twice"):
+        read_labels("labels", [[0], [1]], ("a", "b", "a"))
+
+
+def test_a_struct_of_parquet_is_no_label(write_parquet) -> None:
+    with pytest.raises(UserError, match=r"t.parquet: the column label holds dict, such as {'x': 0}"):
+        open_source(write_parquet(label=[{"x": n % 2} for n in range(6)]))
+
+
+def test_a_column_that_comes_twice_is_refused(write_csv) -> None:
+    path = write_csv(label=["a", "b"] * 3, other=["b", "a"] * 3)
+    path.write_text(path.read_text().replace("other", "Label"))
+    with pytest.raises(UserError, match=r"t.csv has several columns called label: label, Label"):
+        open_source(path)
+    path.write_text("path,label,x,x\n" + "".join(f"{n}.png,{'ab'[n % 2]},1,2\n" for n in range(6)))
+    assert open_source(path).classes == ("a", "b"), "columns that nobody reads may be called anything"
+
+
+def test_a_column_of_groups_that_only_some_files_have_is_not_used(write_parquet) -> None:
+    grouped = {"label": ["a", "b", "a"], "group": ["p", "p", "q"]}
+    write_parquet(name="train.parquet", **grouped)
+    root = write_parquet(name="test.parquet", label=["a", "b", "a"]).parent
+    for _ in range(2):
+        source = open_source(root)
+        assert all(samples.groups is None for samples in source.splits.values())
+        assert "the column group is not used: only 1 of 2 files have it" in " ".join(source.notes)
+        write_parquet(name="train.parquet", label=["a", "b", "a"])
+        write_parquet(name="test.parquet", **grouped)

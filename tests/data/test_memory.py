@@ -99,6 +99,8 @@ LABELS = [0, 1] * 6
             {"train": (IMAGES, LABELS), "test": (IMAGES, np.zeros((12, 2)))},
             "labels of the splits have the shapes",
         ),
+        ({"all": (IMAGES, LABELS), "classes": ["a", "a"]}, "the class names hold 'a' twice"),
+        ({"all": (IMAGES, np.zeros((12, 2))), "classes": ["a", "a"]}, "the class names hold 'a' twice"),
         ({"classes": ["a"]}, "the parts none"),
         ({"train": IMAGES}, "train: ndarray is no pair"),
         (3, "all: int is no pair of images and labels"),

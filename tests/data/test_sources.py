@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import pytest
 
 from warmstart.data.sources import open_images, open_source
@@ -51,3 +53,11 @@ def test_nothing_to_predict(tmp_path):
         open_images([])
     with pytest.raises(UserError, match="does not exist"):
         open_images([tmp_path / "x.jpg"])
+
+
+def test_images_to_predict_whose_names_are_not_utf8(write_folders):
+    root = write_folders({"a": 1})
+    (root / "a" / "0.png").rename(os.fsdecode(os.fsencode(root / "a") + b"/caf\xe9.png"))
+    samples = open_images([root])
+    assert samples.ids == (f"{root}/a/caf\\xe9.png",)
+    assert samples.pixels.read(0).shape == (8, 8, 3)

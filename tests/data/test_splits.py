@@ -179,3 +179,41 @@ def test_multi_hot_targets_are_split_and_limited_by_label():
         assert np.abs(found - share).max() < 0.1
         assert abs(len(parts[name]) - 1000 * share) < 10
     assert len(stratified_limit(targets, 100, 0)) == 100
+
+
+def test_what_is_fixed_stays_and_only_the_rest_is_divided():
+    targets = np.repeat([0, 1], 60)
+    fixed = np.tile([0, 1, 2, -1, -1, -1], 20)
+    parts = stratified_split(targets, SHARES, 0, fixed)
+    for number, indices in enumerate(parts.values()):
+        assert set(np.flatnonzero(fixed == number).tolist()) <= set(indices.tolist())
+    new = {name: int((fixed[indices] < 0).sum()) for name, indices in parts.items()}
+    assert new == {"train": 48, "val": 6, "test": 6}
+    assert (
+        stratified_split(targets, SHARES, 0, np.full(120, -1))["val"]
+        == stratified_split(targets, SHARES, 0)["val"]
+    ).all()
+
+
+def test_what_is_new_in_a_known_group_joins_it():
+    targets, groups = grouped(60, 3, 0)
+    before = group_split(targets, groups, SHARES, 0)
+    number = np.full(len(targets), -1)
+    for part, indices in enumerate(before.values()):
+        number[indices] = part
+    rng = np.random.default_rng(0)
+    fixed = np.where((rng.random(len(targets)) < 0.7) & (groups % 5 > 0), number, -1)
+    parts = group_split(targets, groups, SHARES, 1, fixed)
+    known = np.isin(groups, groups[fixed >= 0])
+    for part, indices in enumerate(parts.values()):
+        assert (number[indices][known[indices]] == part).all()
+    held = [set(groups[indices].tolist()) for indices in parts.values()]
+    assert not held[0] & held[1] | held[0] & held[2] | held[1] & held[2]
+    assert all((~known[indices]).any() for indices in parts.values()), "new groups are divided"
+
+
+def test_a_new_group_beside_known_ones_needs_no_company():
+    groups, targets = np.array([1] * 8 + [2] * 2 + [3] * 2 + [4]), np.arange(13) % 2
+    fixed = np.array([0] * 8 + [1] * 2 + [2] * 2 + [-1])
+    parts = group_split(targets, groups, SHARES, 0, fixed)
+    assert {name: len(indices) for name, indices in parts.items()} == {"train": 9, "val": 2, "test": 2}

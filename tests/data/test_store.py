@@ -52,6 +52,9 @@ def test_what_is_delivered_is_equal_to_the_bit(splits: dict[str, Samples], tmp_p
     ]
     assert (result.heights == [samples.pixels.shape(i)[0] for i in range(len(samples))]).all()
     assert any(tmp_path.rglob("*.pixels")) == (mode == "disk")
+    assert isinstance(samples.pixels, StoredPixels)
+    is_mapped = isinstance(samples.pixels.shards[0].pixels.base, np.memmap)
+    assert is_mapped == (mode == "disk"), "the run that builds a store must not hold it in memory besides"
 
 
 def test_nothing_is_cropped_and_nothing_enlarged(splits: dict[str, Samples], tmp_path: Path) -> None:
@@ -210,7 +213,7 @@ def test_a_store_that_would_not_fit_is_refused_or_left_out(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(store, "room", lambda folder: 1000)
-    monkeypatch.setattr(store, "_RAM_SHARE", 0)
+    monkeypatch.setattr(store, "memory_room", lambda: 0)
     with pytest.raises(UserError, match="has room for 0 MB"):
         keep(splits, plan(tmp_path), 0)
     with caplog.at_level(logging.WARNING, "warmstart"):

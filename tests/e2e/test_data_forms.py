@@ -117,7 +117,7 @@ def test_images_of_five_channels(tmp_path: Path) -> None:
     ).run
     assert ws.evaluate(run).num_samples == 4
     assert len(ws.predict(run, [str(tmp_path / "cube" / "a" / "0.npy")]).to_json()["predictions"]) == 1
-    with pytest.raises(ws.UserError, match="the images have 3 channels, the model takes 5"):
+    with pytest.raises(ws.UserError, match=r"colour\.png: 3 channels, and the model takes 5"):
         image = tmp_path / "colour.png"
         Image.new("RGB", (40, 36)).save(image)
         ws.predict(run, [str(image)])
@@ -136,5 +136,10 @@ def test_groups_of_a_column_are_kept_by_a_child_and_an_evaluation(bursts: Path, 
     assert ws.evaluate(parent.run, str(table)).num_samples == parent.num_samples
     (tmp_path / "one" / layout.STATUS).unlink()
     table.write_text("\n".join(["path,label,burst", *(f"{row}{n}" for n, row in enumerate(rows))]))
+    before = reader.open_run(parent.run).splits
+    assert ws.resume(parent.run).num_samples == parent.num_samples, "who is where was recorded"
+    assert reader.open_run(parent.run).splits == before
+    (tmp_path / "one" / layout.STATUS).unlink()
+    (tmp_path / "one" / layout.SPLITS).unlink()  # a run of a version that recorded only the seed
     with pytest.raises(ws.UserError, match="have changed since the run was started"):
         ws.resume(parent.run)

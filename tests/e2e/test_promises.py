@@ -183,6 +183,25 @@ def test_order_and_pixels_do_not_depend_on_workers(
     assert_same_run(changed, in_loop)
 
 
+def test_caches_and_workers_change_no_bit(settings: Settings, tmp_path: Path) -> None:
+    """Off, in memory, on disk, warm; decoded in the loop or ahead: the same pixels, so the same weights."""
+    ways = [
+        {"cache": "off", "workers": 0},
+        {"cache": "off", "workers": 4},
+        {"cache": "ram", "workers": 0},
+        {"cache": "disk", "workers": 0},
+        {"cache": "disk", "workers": 4},  # warm by now
+    ]
+    augmented = {"augment": "strong", "mixup": 0.2, "image_size": "12", "cache_dir": str(tmp_path / "cache")}
+    runs = [run_through(settings(f"way{number}", **augmented, **way)) for number, way in enumerate(ways)]
+    stores = [run.resolved["data"]["store"] for run in runs]
+    assert stores == [None, None, "memory", *[str(tmp_path / "cache" / "pixels")] * 2]
+    last = runs[0].pointer(layout.LAST)
+    assert last is not None
+    files = [(run.checkpoint(last) / layout.MODEL).read_bytes() for run in runs]
+    assert all(file == files[0] for file in files)
+
+
 def test_a_run_depends_on_its_seed(settings: Settings) -> None:
     runs = [
         run_through(settings(f"seed-{number}", seed=seed, epochs=1)) for number, seed in enumerate((0, 0, 1))

@@ -88,6 +88,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, overlapping: Path) -> Told:
     }
     steps = [
         ("finetune", held, None),
+        ("finetune", settings(overlapping, folder / "kept", **KEPT), None),
         ("finetune", live["straight"], None),
         ("finetune", live["resumed"], {"rank": 1, "step": 4, "kind": "SIGINT"}),
         ("resume", {"run": str(folder / "resumed")}, None),
@@ -99,6 +100,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, overlapping: Path) -> Told:
 
 CLASSES = ("ant", "bee", "cat")
 STAGES = {"unfreeze": "0:head,1:all", "optimizer": "sgd", "batch_size": 7, "accumulate": 2, "dropout": 0}
+KEPT = {"freeze": "conv*", "feature_cache": "on", "views": 2, "dropout": 0, "freeze_bn": True}
 LIVE = {"dropout": 0.5, "ema": 0.7, "batch_size": 8}
 
 
@@ -148,17 +150,28 @@ def test_two_processes_are_one_run_to_rounding(
     assert two.resolved["num_processes"] == 2 and one.resolved["num_processes"] == 1
 
 
+def test_features_are_shared_and_each_image_counts_once(
+    told: Told, overlapping: Path, tmp_path: Path, one_thread: None
+) -> None:
+    two = Run(told[0] / "kept")
+    one = Run(Path(api.finetune(**settings(overlapping, tmp_path / "kept", **KEPT)).run))
+    assert one.resolved["features"] == two.resolved["features"] and one.resolved["features"]["cut"]
+    for one_row, two_row in zip(one.evals.rows, two.evals.rows, strict=True):
+        assert two_row["num_samples"] == one_row["num_samples"]
+        assert two_row["loss"] == pytest.approx(one_row["loss"], rel=1e-4)
+
+
 def test_all_processes_get_the_result_and_one_tells_the_story(told: Told) -> None:
     _, lines, stderr = told
     assert lines[0] == [
-        *["done 6"] * 2,
+        *["done 6"] * 3,
         "Interrupted interrupted at step 4 of 9; everything up to it is saved",
         "done 6",
         f"UserError {DIED}",
         "UserError another of the 2 processes ended without a word (killed, or out of memory?)",
     ]
     quiet = "ReportedElsewhere interrupted at step 4 of 9; everything up to it is saved"
-    assert lines[1] == [*["done 6"] * 2, quiet, "done 6", "MemoryError no more memory here"]
+    assert lines[1] == [*["done 6"] * 3, quiet, "done 6", "MemoryError no more memory here"]
     assert stderr.count("2 processes: each takes its part of every batch of 7") == 1
 
 

@@ -43,7 +43,9 @@ def prefix(tmp_path: Path) -> Prefix:
         ModelConfig(name="builtin:fashion_cnn", weights="none"), {"image_size": (16, 16)}, ("a", "b"), 0
     )
     cut = Cut(("conv1",), ((32, 16, 16),), "conv1", "bn1", False, False)
-    return Prefix(built.module, cut, "w", True, torch.device("cpu"), None, 0, tmp_path / "cache" / "features")
+    return Prefix(
+        built.module, cut, ("model",), True, torch.device("cpu"), None, 0, tmp_path / "cache" / "features"
+    )
 
 
 def view_of(augment: Augment | None = None) -> View:

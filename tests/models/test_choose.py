@@ -53,6 +53,12 @@ def chosen(folder: Path) -> tuple[str, str]:
             1,
             "val_acc 0.83",
         ),
+        (["checkpoint_acc1_92.30.pth", "checkpoint_acc1_91.40.pth"], 0, "acc1 92.3 in"),
+        (["acc@1=91.5.pt", "acc@1=93.5.pt"], 1, "acc@1 93.5 in"),
+        (["acc1_90.0_acc5_99.0.pt", "acc1_91.0_acc5_98.0.pt"], 1, "acc1 91 in"),
+        (["mAP50_0.71.pt", "mAP50_0.62.pt"], 0, "map50 0.71 in"),
+        (["mAP50-95_0.41.pt", "mAP50-95_0.52.pt"], 1, "map50-95 0.52 in"),
+        (["acc91.pt", "acc1.0.pt"], 0, "acc 91 in"),
         (
             ["epoch=1-train_acc=0.99-val_acc=0.5.ckpt", "epoch=2-train_acc=0.9-val_acc=0.6.ckpt"],
             1,
@@ -140,6 +146,13 @@ def test_timms_table(tmp_path: Path) -> None:
     )
 
 
+def test_a_table_that_is_not_text(tmp_path: Path) -> None:
+    touch(tmp_path, "checkpoint-1.pth.tar", "checkpoint-2.pth.tar")
+    (tmp_path / "summary.csv").write_bytes(b"epoch,eval_top1\n1,\xff\n2,50\n")
+    with pytest.raises(UserError, match=r"summary\.csv is not a table in UTF-8"):
+        chosen(tmp_path)
+
+
 def test_globs_and_the_rules(tmp_path: Path) -> None:
     for name in ("a_acc=0.9", "b_acc=0.8"):
         (tmp_path / name).mkdir()
@@ -158,7 +171,9 @@ def test_globs_and_the_rules(tmp_path: Path) -> None:
     assert "does not exist" in complaints(pattern + "x")[0]
 
 
-def test_a_folder_of_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_folder_of_runs(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from PIL import Image
 
     import warmstart as ws
@@ -186,5 +201,12 @@ def test_a_folder_of_runs(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> N
         found = resolve_weights(str(tmp_path / "runs"))
     assert found.run is not None and found.run.path.name == "good"
     assert "took good, the best of 2 in" in caplog.text and "val loss" in caplog.text
+    good = tmp_path / "runs" / "good"
+    for file in good.glob("checkpoints/step_*/model.safetensors"):
+        inside = resolve_weights(str(file))
+        assert inside.file == str(file) and inside.run is not None and inside.run.path == good
+        assert file.parent.name == f"step_{inside.step:08d}"
+        monkeypatch.chdir(file.parent)
+        assert resolve_weights(file.name).step == inside.step
     assert resolve_weights(str(tmp_path / "runs" / "s*")).run.path.name == "slow"  # type: ignore[union-attr]
     assert resolve_weights(str(tmp_path / "runs" / "good@last")).run.path.name == "good"  # type: ignore[union-attr]

@@ -9,6 +9,7 @@ import re
 import time
 from collections.abc import Callable, Mapping
 from functools import cache
+from itertools import product
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -123,6 +124,16 @@ def transformers_vit() -> State:
     return {key: torch.zeros(1).expand(shape) for key, shape in hidden.items()}
 
 
+def with_gates(prefix: str = "") -> State:
+    """A ResNet-18 with squeeze-and-excitation in every block, under names that look like heads."""
+    gates = {}
+    for layer, block in product(range(1, 5), range(2)):
+        width = 32 * 2**layer
+        gates[f"layer{layer}.{block}.se.fc.0.weight"] = torch.zeros(1).expand(width // 16, width)
+        gates[f"layer{layer}.{block}.se.fc.2.weight"] = torch.zeros(1).expand(width, width // 16)
+    return under(prefix, of(TV18, num_classes=2) | gates)
+
+
 def detector() -> State:
     body = without(under("backbone.body.", of("torchvision:resnet18")), ".fc.", "num_batches")
     extra = {
@@ -155,6 +166,23 @@ FASHION, R18, TV18, VIT = (
 OBJECT = r"as an nn\.Module"
 
 WRONG = {
+    "gates in every block": Pair(
+        with_gates, TV18, r"\(100.0% of .* fit\): 16 not in the model: layer1.0.se.fc.0.weight"
+    ),
+    "gates, and no model named": Pair(
+        with_gates, None, r"does not say which model its 138 tensors belong to$"
+    ),
+    "gates, and no classifier": Pair(
+        lambda: without(with_gates(), "layer1.0.se", "fc.bias") | {"fc.weight": torch.zeros(2, 9)},
+        TV18,
+        r"14 not in the model: layer1.1.se.fc.0.weight",
+    ),
+    "half a classifier": Pair(
+        lambda: without(of(R18, num_classes=2), "fc.bias"),
+        R18,
+        r"does not fit timm:resnet18: the backbone does, its classifier does not: 1 missing from the file: fc.bias$",
+        "whole classifier, or leave it out",
+    ),
     "half the width": Pair(
         lambda: cnn(32),
         FASHION,

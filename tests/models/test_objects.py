@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -74,16 +75,16 @@ def test_the_head_is_the_layer_that_makes_the_outputs() -> None:
     random = torch.get_rng_state()
     built = built_from(net)
     assert torch.equal(torch.get_rng_state(), random) and net.training
-    assert (built.name, built.head) == ("object:Small", "answer")
+    assert re.fullmatch(r"object:Small-[0-9a-f]{8}", built.name) and built.head == "answer"
     assert [block.name for block in built.blocks] == ["stem", "body", "unused", "head"]
     assert same(state_of(built.module), state_of(net)) and built.module is not net
-    assert built.source == {"kind": "object", "path": "object:Small", "sha256": None}
+    assert built.source == {"kind": "object", "path": built.name, "sha256": None}
     assert built.head_change.by_order and "3 outputs for 3 classes" in built.head_change.reason
     assert built.preprocessing.num_channels == 1 and built.preprocessing.mean == pytest.approx(
         (0.449,), abs=1e-3
     )
     assert built.notes == (
-        "object:Small states no mean and std: ImageNet's, unless --mean and --std say others",
+        f"{built.name} states no mean and std: ImageNet's, unless --mean and --std say others",
     )
     assert built_from(net, ("x", "y")).module.answer.out_features == 2 and net.answer.out_features == 3
 
@@ -123,7 +124,7 @@ def test_sizes_dropout_and_random_weights() -> None:
     with pytest.raises(UserError, match="the object's own"):
         build(ModelConfig(name=keep(net), weights="none"), {"image_size": (16, 16)}, ("a", "b", "c"), 0)
     fixed = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 8), nn.ReLU(), nn.Linear(8, 3))
-    assert keep(fixed) == "object:Sequential"  # 28 pixels are among the sizes tried
+    assert keep(fixed).startswith("object:Sequential-")  # 28 pixels are among the sizes tried
     with pytest.raises(UserError, match="cannot run on images of 16x16 pixels"):
         built_from(fixed)
 
@@ -166,7 +167,7 @@ def test_a_whole_run(settings: dict[str, Any], one_thread: None, tmp_path: Path)
     result = ws.finetune(net, **settings, name="a")
     assert same(state_of(net), before), "the object itself is never changed"
     run = Run(tmp_path / "a")
-    assert run.resolved["model"]["name"] == "object:Small" and run.config["model"]["name"] == "object:Small"
+    assert run.resolved["model"]["name"] == run.config["model"]["name"] == keep(Small())
     end = load_file(run.checkpoint(run.pointer("LAST") or 0) / "model.safetensors")
     assert not torch.equal(end["stem.0.weight"], before["stem.0.weight"])
     again = ws.evaluate(str(run.path), module=Small())
@@ -174,7 +175,7 @@ def test_a_whole_run(settings: dict[str, Any], one_thread: None, tmp_path: Path)
     images = [str(path) for path in sorted((Path(settings["data"]) / "ant").iterdir())]
     assert len(ws.predict(str(run.path), images, module=Small()).to_json()["predictions"]) == len(images)
     assert ws.check(str(run.path), settings["data"], module=Small()).to_json()
-    with pytest.raises(UserError, match=r"object:Other, but .* holds weights of object:Small"):
+    with pytest.raises(UserError, match=r"object:Other-\w+, but .* holds weights of object:Small-"):
         ws.evaluate(str(run.path), module=Other())
 
 
@@ -192,7 +193,7 @@ def test_resume_is_identical_to_the_byte(settings: dict[str, Any], one_thread: N
     objects._KEPT.clear()  # another process
     with pytest.raises(UserError, match=r"the model was a Python object, a Small[\s\S]*module=Small\(...\)"):
         ws.resume(str(cut.path))
-    with pytest.raises(UserError, match="was started on object:Small, not on object:Other"):
+    with pytest.raises(UserError, match=r"was started on object:Small-\w+, not on object:Other-"):
         ws.resume(str(cut.path), module=Other())
     ws.resume(str(cut.path), module=Small())
     files = [Run(tmp_path / name).checkpoint(last) / "model.safetensors" for name in ("whole", "cut")]
@@ -209,3 +210,61 @@ def test_no_code_is_imported_because_a_file_names_it(settings: dict[str, Any], t
     )
     assert done.returncode == 2 and "the model was a Python object, a Small" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_a_run_is_evaluated_with_its_own_object(settings: dict[str, Any], tmp_path: Path) -> None:
+    def net(act: nn.Module) -> nn.Module:
+        pool = [nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 3)]
+        return nn.Sequential(nn.Conv2d(1, 8, 3), act, *pool)
+
+    assert keep(net(nn.ReLU())) == keep(net(nn.ReLU())) != keep(net(nn.Tanh()))
+    assert keep(Small()) == keep(Small(num_classes=5)), "outputs follow the data"
+    first = ws.finetune(net(nn.ReLU()), **settings | {"epochs": 1, "lr": 0.05}, name="relu")
+    ws.finetune(net(nn.Tanh()), **settings | {"epochs": 1}, name="tanh")
+    again = ws.evaluate(str(tmp_path / "relu"))
+    assert again.metrics == pytest.approx({**again.metrics, **first.metrics})
+    objects._KEPT.clear()
+    with pytest.raises(UserError, match="holds weights of object:Sequential-"):
+        ws.evaluate(str(tmp_path / "relu"), module=net(nn.Tanh()))
+    with pytest.raises(UserError, match="another Sequential was, whose layers or shapes differ"):
+        ws.evaluate(str(tmp_path / "relu"))
+
+
+class Wrapped(nn.Module):
+    """All its names share a prefix that wrappers use; a layer and buffers that look like other things."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = Small()
+        self.net.lora_A = nn.Linear(4, 4)
+        self.net.register_buffer("mask", torch.ones(2, 2, dtype=torch.uint8))
+        self.net.register_buffer("table", torch.ones(2, 2, dtype=torch.int32))
+
+    def forward(self, images: Tensor) -> Tensor:
+        logits: Tensor = self.net(images)
+        return logits
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "module.model."])
+def test_names_that_share_a_prefix_are_the_objects_own(prefix: str, tmp_path: Path) -> None:
+    net = Wrapped()
+    torch.save({prefix + key: tensor for key, tensor in net.state_dict().items()}, tmp_path / "m.pt")
+    settings = ModelConfig(name=keep(Wrapped()), weights=str(tmp_path / "m.pt"))
+    built = build(settings, {"image_size": (16, 16)}, ("a", "b", "c"), 0)
+    assert same(state_of(built.module), state_of(net)) and built.head_change.kind == "kept"
+    assert not any("'net.'" in note for note in built.notes)
+
+
+def test_own_checkpoints_load_whatever_the_names(settings: dict[str, Any], tmp_path: Path) -> None:
+    result = ws.finetune(Wrapped(), **settings | {"epochs": 1}, name="a")
+    again = ws.evaluate(str(tmp_path / "a"), module=Wrapped())
+    assert again.metrics == pytest.approx({**again.metrics, **result.metrics})
+
+
+def test_a_parametrised_head_is_refused() -> None:
+    net = Small()
+    nn.utils.parametrizations.weight_norm(net.answer)
+    with pytest.raises(
+        UserError, match=r"'answer' of the Small is parametrised[\s\S]*remove_parametrizations"
+    ):
+        keep(net)

@@ -83,7 +83,28 @@ def test_an_averaged_model_and_a_wrapped_wrapper(tmp_path: Path) -> None:
         "left out the counter 'n_averaged' of averaged weights",
         "stripped the prefix 'module.' from 3 names",
     )
-    assert same(read({"ema": {"decay": 0.99, "module": tiny()}}, tmp_path), tiny())
+    found = read({"ema": {"decay": 0.99, "module": tiny()}}, tmp_path)
+    assert same(found, tiny())
+    assert found.notes[0] == "took the EMA weights under 'ema.module': the file has no others"
+
+
+@pytest.mark.parametrize("key", ["module", "state_dict", "model"])
+def test_plain_weights_come_before_their_average_in_nested_dicts_too(key: str, tmp_path: Path) -> None:
+    averaged = {name: tensor + 1 for name, tensor in tiny().items()}
+    found = read({"model": {"ema": averaged, key: tiny()}}, tmp_path)
+    assert same(found, tiny())
+    assert found.notes == (
+        f"took the weights under 'model.{key}'",
+        "their EMA twin under 'model.ema' was not taken",
+    )
+    assert same(read({"ema": averaged, "module": tiny()}, tmp_path), tiny())
+    found = read({"model": {**tiny(), "ema": averaged}}, tmp_path)
+    assert same(found, tiny()) and found.notes[1] == "their EMA twin under 'model.ema' was not taken"
+    found = read({"model": {"ema": {"decay": torch.ones(()), "shadow": averaged}}}, tmp_path)
+    assert same(found, averaged)
+    found = read({"model": {"ema": averaged}}, tmp_path)
+    assert same(found, averaged)
+    assert found.notes == ("took the EMA weights under 'model.ema': the file has no others",)
 
 
 def test_two_models_in_one_file(tmp_path: Path) -> None:
@@ -100,13 +121,14 @@ def test_values_beside_bare_weights_are_ignored(tmp_path: Path) -> None:
 
 
 def test_prefixes_go_repeatedly_and_only_when_all_carry_them() -> None:
-    state, notes = strip_prefixes(tiny("module._orig_mod.model."))
+    state, notes, prefixes = strip_prefixes(tiny("module._orig_mod.model."))
+    assert prefixes == ("module.", "_orig_mod.", "model.")
     assert list(state) == list(tiny())
     assert [note.split("'")[1] for note in notes] == ["module.", "_orig_mod.", "model."]
     for prefix in ("backbone.", "net."):
         assert list(strip_prefixes(tiny(prefix))[0]) == list(tiny())
     mixed = {**tiny("backbone."), "head.weight": torch.ones(2, 2)}
-    assert strip_prefixes(mixed) == (mixed, ()) and strip_prefixes(mixed, is_lightning=True) == (mixed, ())
+    assert strip_prefixes(mixed) == strip_prefixes(mixed, is_lightning=True) == (mixed, (), ())
 
 
 def test_lightning(tmp_path: Path) -> None:
@@ -162,9 +184,9 @@ def test_ocec(tmp_path: Path) -> None:
         "best_f1": np.float64(0.93),
     }
     found = read(content, tmp_path)
-    assert same(found, tiny("", 1)) and found.classes is None
+    assert same(found, tiny("", 1)) and found.classes == ("closed", "open")  # `fit_names` knows the head
     assert found.notes[-2:] == (
-        "'label_map' has 2 names, but the last layer 1 outputs: ignored",
+        "took the 2 class names under 'label_map'",
         "took mean, std, image_size under 'normalization'",
     )
     assert found.preprocessing == {"mean": (0.0,), "std": (1.0,), "image_size": (32, 64)}
@@ -209,7 +231,13 @@ def test_ce7454(tmp_path: Path) -> None:
         ("label_map", {"a": 1, "b": 2}, None),
         ("classes", ["a", "a"], None),
         ("classes", [0, 1], None),
-        ("classes", ["a", "b", "c"], None),
+        ("idx_to_class", {"0": "1", "1": "0"}, ("1", "0")),
+        ("idx_to_class", {"0": "0", "1": "1", "2": "10", "3": "2"}, ("0", "1", "10", "2")),
+        ("idx_to_class", {"a": 1, "b": 0}, ("b", "a")),
+        ("class_to_idx", {"0": "1", "1": "2", "2": "0"}, ("2", "0", "1")),
+        ("class_to_idx", {0: "b", 1: "a"}, ("b", "a")),
+        ("label_map", {"0": "1", "1": "2", "2": "0"}, ("1", "2", "0")),
+        ("label_map", {"0": 1, "1": 2, "2": 0}, ("2", "0", "1")),
     ],
 )
 def test_class_names(key: str, value: Any, expected: tuple[str, ...] | None, tmp_path: Path) -> None:
@@ -245,6 +273,18 @@ def test_a_wrapped_file_builds_a_model_with_notes(tmp_path: Path) -> None:
     assert built.name == "builtin:fashion_cnn" and built.head_change.kind == "kept"
     assert torch.equal(built.module.get_submodule("fc2").weight, state["module.fc2.weight"][[1, 0]])
     assert any("stripped the prefix 'module.'" in note for note in built.notes)
+
+
+def test_class_names_are_counted_at_the_head_wherever_it_stands(tmp_path: Path) -> None:
+    state = dict(sorted(FashionCNN(2).state_dict().items(), reverse=True))  # the head is not the last
+    torch.save({"model": state, "classes": ["cat", "dog"]}, tmp_path / "m.pt")
+    built = build(ModelConfig(weights=str(tmp_path / "m.pt")), {}, None, seed=0)
+    assert built.classes == ("cat", "dog") and "took the 2 class names under 'classes'" in built.notes
+    torch.save({"model": state, "classes": ["cat", "dog", "emu"]}, tmp_path / "m.pt")
+    built = build(ModelConfig(weights=str(tmp_path / "m.pt")), {}, None, seed=0)
+    assert built.classes == ("0", "1") and not built.names_known
+    assert "'classes' has 3 names, but the classifier 'fc2' 2 outputs: ignored" in built.notes
+    assert not any("took the 3" in note for note in built.notes)
 
 
 def shards(folder: Path) -> Path:

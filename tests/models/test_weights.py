@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import json
 import os
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from warmstart.config.schema import ModelConfig
 from warmstart.errors import UserError
+from warmstart.inference.reference import resolve_weights
+from warmstart.models.build import build
 from warmstart.models.builtin.fashion_cnn import FashionCNN
 from warmstart.models.weights import load_into, read_weights
 
@@ -192,3 +196,68 @@ def test_the_real_cifar_file(cifar_file: Path) -> None:
         "std": (0.247, 0.2435, 0.2616),
         "image_size": (64, 64),
     }
+
+
+@pytest.mark.parametrize(
+    ("change", "what"),
+    [(lambda t: t.to_sparse(), "torch.sparse_coo"), (lambda t: t.to(torch.complex64), "torch.complex64")],
+)
+def test_tensors_that_are_not_dense_and_real_are_refused(change: Any, what: str, tmp_path: Path) -> None:
+    state = FashionCNN(2).state_dict()
+    torch.save(state | {"fc2.weight": change(state["fc2.weight"])}, tmp_path / "m.pt")
+    with pytest.raises(
+        UserError, match=rf"m.pt holds tensors that are no plain numbers: fc2.weight \({what}\)"
+    ):
+        read_weights(tmp_path / "m.pt")
+
+
+def test_values_that_are_not_finite_are_said(tmp_path: Path) -> None:
+    state = FashionCNN(2).state_dict()
+    state["fc2.bias"][0] = float("nan")
+    torch.save(state, tmp_path / "m.pt")
+    assert "1 tensors hold NaN or infinite values: fc2.bias" in read_weights(tmp_path / "m.pt").notes
+
+
+@pytest.mark.parametrize("classes", [None, ("a", "b")])
+def test_a_classifier_without_dimensions_is_refused(classes: Any, tmp_path: Path) -> None:
+    torch.save(FashionCNN(2).state_dict() | {"fc2.weight": torch.zeros(())}, tmp_path / "m.pt")
+    settings = ModelConfig(name="builtin:fashion_cnn", weights=str(tmp_path / "m.pt"))
+    with pytest.raises(UserError, match=r"holds no classifier|fc2\.weight \(scalar in the file"):
+        build(settings, {}, classes, 0)
+
+
+def test_names_that_no_file_can_have() -> None:
+    for read in (read_weights, resolve_weights):
+        with pytest.raises(UserError, match=r"xxx is no path: File name too long"):
+            read("x" * 300)
+
+
+def test_a_config_with_repeated_names(tmp_path: Path) -> None:
+    import timm
+
+    labels = {"0": "crane", "1": "heron", "2": "crane"}
+    config: dict[str, Any] = {"architecture": "test_resnet", "id2label": labels}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    save_file(timm.create_model("test_resnet", num_classes=3).state_dict(), tmp_path / "model.safetensors")
+    read = read_weights(tmp_path)
+    assert read.classes == ("crane (1)", "heron", "crane (2)")
+    assert "config.json names several classes 'crane': numbered" in read.notes
+    (tmp_path / "config.json").write_text(json.dumps(config | {"pretrained_cfg": {"crop_pct": 1.5}}))
+    with pytest.raises(UserError, match=r"config\.json has crop_pct = '1.5'"):
+        read_weights(tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps(config | {"id2label": None, "label_names": {"a": 1}}))
+    with pytest.raises(UserError, match=r"config\.json has classes = "):
+        read_weights(tmp_path)
+
+
+def test_whole_numbers_for_weights_are_refused() -> None:
+    state = FashionCNN(2).state_dict()
+    for kind, words in (
+        (torch.int8, "it is quantised"),
+        (torch.int64, r"1 weights are whole numbers: fc1.weight"),
+    ):
+        wrong = state | {"fc1.weight": state["fc1.weight"].to(kind)}
+        with pytest.raises(UserError, match=words):
+            load_into(FashionCNN(2), wrong, "fc2", "m.pt", "builtin:fashion_cnn")
+    with pytest.raises(UserError, match="LoRA adapters are not merged"):
+        load_into(FashionCNN(2), state | {"fc.lora_A.weight": torch.ones(2, 2)}, "fc2", "m.pt")

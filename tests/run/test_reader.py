@@ -157,19 +157,19 @@ def test_damaged_files_are_named(run, name, content):
     }[name]
     (run / file).write_bytes(content)
     with pytest.raises(UserError, match=f"{file} is damaged"):
-        getattr(reader.Run(run), name)
+        getattr(reader.reader.Run(run), name)
 
 
 def test_a_file_that_is_gone_is_named(run):
     (run / layout.PLAN).unlink()
     with pytest.raises(UserError, match=r"cannot read .*plan\.json: No such file"):
-        reader.Run(run).plan  # noqa: B018
+        reader.reader.Run(run).plan  # noqa: B018
 
 
 def test_a_run_of_another_format_is_refused(run):
     writer.write_json(run / layout.RESOLVED, {"format": 99})
     with pytest.raises(UserError, match=r"has the run format 99\nExpected: format 2"):
-        reader.Run(run).resolved  # noqa: B018
+        reader.reader.Run(run).resolved  # noqa: B018
 
 
 def test_a_run_whose_process_is_gone_is_said_to_be_killed(tmp_path):
@@ -190,3 +190,13 @@ def test_a_run_whose_process_is_gone_is_said_to_be_killed(tmp_path):
     assert reader.Run(tmp_path).status["state"] == ("killed" if os.name == "posix" else "running")
     write_json(tmp_path / layout.STATUS, {**record, "host": "elsewhere"})
     assert reader.Run(tmp_path).status["state"] == "running", "another machine's processes cannot be seen"
+
+
+def test_splits_there_and_back_and_damaged(run):
+    assert reader.Run(run).splits == {}
+    (run / layout.SPLITS).write_bytes(b'id,split\r\n"a, ""b"".png",val\r\nc.png,train\r\n')
+    assert reader.Run(run).splits == {'a, "b".png': "val", "c.png": "train"}
+    for content in (b"", b"id,split\r\na.png\r\n", b"\xff", b"image,split\r\na,b\r\n"):
+        (run / layout.SPLITS).write_bytes(content)
+        with pytest.raises(UserError, match=r"splits\.csv is damaged"):
+            _ = reader.Run(run).splits

@@ -116,9 +116,9 @@ def evaluate(
     metrics: dict[str, float] = {}
     if isinstance(task, MultiLabel):
         scores = task.scores(outputs)
-        if choose_thresholds and chosen.is_own:
+        if choose_thresholds and chosen.is_own and np.isfinite(outputs).all():
             task = _record_thresholds(restored, chosen, task, scores, targets)
-        metrics["map_low"], metrics["map_high"] = map_interval(scores, targets)
+        metrics["map_low"], metrics["map_high"] = map_interval(task, outputs, targets)
     metrics = {**task.evaluate(outputs, targets), **metrics}
     result = Evaluation(
         model=restored.label,
@@ -195,10 +195,13 @@ def _write(folder: Path, result: Evaluation) -> None:
     write_pictures(folder, result.task, result.outputs, result.targets)
 
 
-def map_interval(scores: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
-    """(low, high) of mAP in 95 % of bootstrap resamples of the images; NaN where no image has a label."""
-    values = resampled_map([scores], targets)[0]
-    if not values.size:
+def map_interval(task: MultiLabel, outputs: np.ndarray, targets: np.ndarray) -> tuple[float, float]:
+    """(low, high) of mAP in 95 % of bootstrap resamples of the images.
+
+    NaN where no image has a label, and where an output is not finite, as mAP itself is.
+    """
+    values = resampled_map([task.scores(outputs)], targets)[0]
+    if not values.size or not np.isfinite(outputs).all():
         return math.nan, math.nan
     low, high = np.quantile(values, [0.025, 0.975])
     return float(low), float(high)

@@ -136,6 +136,9 @@ def _pair(
         after = (result.outputs.argmax(axis=1) != targets).astype(np.int64)
         low, high = bootstrap_interval(before - after)
     metric = task.metrics[0]
+    difference = result.metrics[metric] - start_metrics[metric]
+    if not np.isfinite(difference):
+        low = high = np.nan
     fixed, broken = int((after < before).sum()), int((after > before).sum())
     return Gain(
         split=result.split,
@@ -143,7 +146,7 @@ def _pair(
         start=start_metrics,
         best=result.metrics,
         best_step=best_step,
-        difference=result.metrics[metric] - start_metrics[metric],
+        difference=difference,
         low=low,
         high=high,
         fixed=fixed,

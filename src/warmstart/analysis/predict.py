@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 
 from warmstart.console import progress, table
-from warmstart.data.scan import scan
+from warmstart.data.samples import Samples
+from warmstart.data.scan import ScanResult, scan
 from warmstart.data.sources import open_images
 from warmstart.errors import UserError
 from warmstart.inference.restore import Restored
@@ -136,9 +137,10 @@ def predict(
     built = restored.built
     samples = open_images([Path(image) for image in images])
     scanned = scan(samples, workers)
-    readable = samples.subset(scanned.good)
+    rows, unreadable = _usable(samples, scanned, built.preprocessing.num_channels)
+    readable = samples.subset(rows)
     if not len(readable):
-        name, reason = scanned.corrupt[0]
+        name, reason = unreadable[0]
         raise UserError(f"none of the {len(samples)} images can be read; {name}: {reason}", "readable images")
     with progress("predicting", len(readable)) as bar:
         outputs = restored.outputs([readable], batch_size, workers, bar.update)
@@ -153,8 +155,22 @@ def predict(
     ]
     run = restored.reference.run
     return PredictionResult(
-        str(run.path) if run is not None else None, restored.label, predictions, scanned.corrupt, _notes(task)
+        str(run.path) if run is not None else None, restored.label, predictions, unreadable, _notes(task)
     )
+
+
+def _usable(
+    samples: Samples, scanned: ScanResult, num_channels: int
+) -> tuple[np.ndarray, tuple[tuple[str, str], ...]]:
+    """Indices of the images that the model can take, and (id, reason) of the others."""
+    found = scanned.channels
+    fits = (found == num_channels) | (np.isin(found, (1, 3)) & (num_channels in (1, 3)))
+    odd = tuple(
+        (samples.ids[row], f"{found[row]} channels, and the model takes {num_channels}")
+        for row in scanned.good
+        if not fits[row]
+    )
+    return scanned.good[fits[scanned.good]], (*scanned.corrupt, *odd)
 
 
 def _labels(task: Classification | MultiLabel, scores: np.ndarray) -> tuple[tuple[str, float], ...] | None:

@@ -9,7 +9,7 @@ import numpy as np
 from warmstart.config.io import from_dict
 from warmstart.config.schema import DataConfig
 from warmstart.console import log
-from warmstart.data.dataset import Dataset, open_dataset
+from warmstart.data.dataset import Dataset, open_dataset, split_settings
 from warmstart.data.samples import Samples
 from warmstart.data.sources import open_source
 from warmstart.data.store import plan_store
@@ -62,12 +62,13 @@ def open_evaluation_set(
         path, allow_single_class=True, label_columns=columns
     ).fingerprint == recorded.get("fingerprint")
     if is_own and run is not None:
-        split_by = {name: value for name, value in recorded["split"].items() if name != "seed"}
-        settings = own.model_copy(update={"path": path, **split_by})
+        settings = own.model_copy(update={"path": path, **split_settings(recorded["split"])})
         known = tuple((name, reason) for name, reason in recorded["quarantined"])
         # Decoding everything for one split would not pay; what training has kept is there.
         plan = plan_store(own, preprocessing, "off" if own.cache == "off" else "warm")
-        dataset = open_dataset(settings, recorded["split"]["seed"], known, store=lambda _: plan)
+        dataset = open_dataset(
+            settings, recorded["split"]["seed"], known, store=lambda _: plan, known_splits=run.splits
+        )
         is_own = dataset.facts.fingerprint == recorded["fingerprint"]
         if not is_own:
             log.warning(

@@ -22,7 +22,7 @@ def starting_settings(data: DataConfig, weights: str | None) -> dict[str, Any]:
         UserError: data or weights that cannot be read.
     """
     assert data.path is not None
-    if is_path(data.path) and not Path(data.path).exists():
+    if is_path(data.path) and not Path(rules.expanded(data.path)).exists():
         raise rules.missing_path("DATA", data.path)
     # A layout that cannot be read is better refused now than at the first run.
     open_source(data.path, label_columns=data.label_columns)

@@ -22,7 +22,7 @@ def absolute(place: str) -> str:
     if place.startswith(MEMORY):
         return place
     if is_path(place):
-        return str(Path(place).resolve())
+        return str(Path(place).expanduser().resolve())
     name, root = split_place(place)
     return place if root is None else f"{TORCHVISION}{name}@{Path(root).expanduser().resolve()}"
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from glob import glob
 from pathlib import Path
 
@@ -116,7 +117,7 @@ def _inputs(config: Config) -> list[UserError]:
     found = []
     if config.data.path is None:
         found.append(UserError("--data is missing", "class folders, IDX files, or a CSV or parquet file"))
-    elif is_path(config.data.path) and not _exists(config.data.path):
+    elif is_path(config.data.path) and not _exists(expanded(config.data.path)):
         found.append(missing_path("--data", config.data.path))
     if config.data.download and not (config.data.path or "").startswith(TORCHVISION):
         found.append(
@@ -197,9 +198,14 @@ def _exists(path: str) -> bool:
         return False
 
 
+def expanded(path: str) -> str:
+    """The path of data as they are opened: `~` is the home folder."""
+    return os.path.expanduser(path)  # noqa: PTH111 (Path.expanduser raises for a home that is not there)
+
+
 def missing_path(flag: str, path: str) -> UserError:
     """A path that does not exist, with the nearest sibling's name."""
-    target = Path(path)
+    target = Path(expanded(path))
     try:
         hint = closest(target.name, [entry.name for entry in target.parent.iterdir()])
     except (FileNotFoundError, NotADirectoryError):
@@ -232,6 +238,10 @@ def warnings(config: Config, origins: dict[str, str]) -> list[str]:
         found.append(
             f"--momentum has no effect with --optimizer {optim.optimizer} (read by sgd and its relatives)"
         )
+    if "data.views" in changed and config.data.feature_cache == "off":
+        found.append("--views has no effect with --feature-cache off")
+    if "data.cache_dir" in changed and config.data.cache == config.data.feature_cache == "off":
+        found.append("--cache-dir has no effect with --cache off and --feature-cache off")
     if config.data.sampler == config.task.class_weights == "balanced":
         found.append("--sampler balanced and --class-weights balanced correct the same imbalance twice")
     if output.output_dir is not None:

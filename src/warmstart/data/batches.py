@@ -20,7 +20,7 @@ from warmstart.data.decode import CorruptImage, scale_to_cover, to_channels
 from warmstart.data.geometry import evaluation_crop
 from warmstart.data.mixing import Mixing
 from warmstart.data.samples import Samples
-from warmstart.data.workers import decode_pool
+from warmstart.data.workers import calm_opencv, decode_pool
 from warmstart.errors import UserError
 from warmstart.records import Preprocessing
 
@@ -118,6 +118,7 @@ def deliver(
     With workers, one batch is prepared while the caller uses another; closing the iterator ends the
     threads. Raises UserError for a file that can no longer be read.
     """
+    calm_opencv()
     if workers == 0:
         for indices in index_arrays:
             batch = _empty(samples, indices, view)

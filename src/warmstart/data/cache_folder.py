@@ -12,12 +12,22 @@ from pathlib import Path
 PIXELS, FEATURES = "pixels", "features"  # folders inside it
 # The user may keep other things in the same folder, so what is ours is named exactly; nothing else is ever removed.
 _OURS = (f"{PIXELS}/*.pixels", f"{FEATURES}/*.npy")
+MEMORY_SHARE = 0.25  # of the machine's
 DISK_SHARE = 0.5  # of the space that is free or already the cache's own; the rest stays the user's
 
 
-def default_folder() -> Path:
-    """`$XDG_CACHE_HOME/warmstart`, else `~/.cache/warmstart`."""
+def cache_root(cache_dir: str | None) -> Path:
+    """The folder that `--cache-dir` names, else `$XDG_CACHE_HOME/warmstart` or `~/.cache/warmstart`."""
+    if cache_dir:
+        return Path(cache_dir).expanduser()
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "warmstart"
+
+
+def memory_room() -> int:
+    """Bytes that a cache in memory may take; 0 where the system does not tell how much there is."""
+    if not hasattr(os, "sysconf"):
+        return 0
+    return int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
 
 
 def room(folder: Path) -> int:

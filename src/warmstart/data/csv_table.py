@@ -6,11 +6,12 @@ import csv
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from warmstart.data.columns import (
     Table,
     doubled_note,
+    find_column,
     find_roles,
     groups_of,
     ignored_columns,
@@ -19,9 +20,12 @@ from warmstart.data.columns import (
     need_column,
     place,
 )
+from warmstart.data.folders import SPLIT_WORDS
 from warmstart.data.labels import SEPARATOR
 from warmstart.data.samples import FilePixels, Source
 from warmstart.errors import UserError, listing
+
+Rows = tuple[list[str], list[list[Any]]]  # header, cells: text; of labels, lists too
 
 
 class TableColumns(TypedDict):
@@ -46,21 +50,29 @@ def open_csv(path: Path, group: str | None = None, label_columns: Sequence[str] 
 
 
 def open_rows(
-    title: str, root: Path, header: Sequence[str], rows: Sequence[Sequence[str]], columns: TableColumns
+    title: str, root: Path, header: list[str], rows: list[list[Any]], columns: TableColumns
 ) -> Source:
-    """`open_csv` for rows of text that were read already; relative paths start at `root`."""
+    """`open_csv` for rows that were read already; relative paths start at `root`.
+
+    Without a column of splits, split folders that all paths start with tell them.
+    """
+    folder_notes = []
+    if find_column(header, "split") is None and (words := _folder_words(header, rows)) is not None:
+        header, rows = [*header, "split"], [[*row, word] for row, word in zip(rows, words, strict=True)]
+        folder_notes = [f"{title}: splits by the folders of the images"]
     group, label_columns = columns["group"], columns["label_columns"]
     path_column = need_column(title, header, "image path")
     label = None if label_columns else need_column(title, header, "label")
     roles = find_roles(title, header, label, group, label_columns)
     used = [path_column, *roles.used]
-    cells = {name: [row[header.index(name)].strip() for row in rows] for name in used}
+    _check_single(title, header, used)
+    cells = {name: [_stripped(row[header.index(name)]) for row in rows] for name in used}
     full = [path_column, *([] if roles.split is None else [roles.split])]
-    if label is not None and not any(SEPARATOR in cell for cell in cells[label]):
+    if label is not None and not any(isinstance(cell, list) or SEPARATOR in cell for cell in cells[label]):
         full.insert(1, label)
     _check_filled(title, {name: cells[name] for name in full})
     places = [place(root, written) for written in cells[path_column]]
-    notes = ignored_columns(title, header, used) + doubled_note(title, places)
+    notes = folder_notes + ignored_columns(title, header, used) + doubled_note(title, places)
     groups, group_notes = groups_of(title, roles, cells)
     table = Table(
         title,
@@ -73,16 +85,21 @@ def open_rows(
     return make_source(table, [*notes, *group_notes])
 
 
-def read_csv(path: Path) -> tuple[list[str], list[list[str]]]:
-    """Header and rows, blank lines left out. Raises UserError for what is no table."""
+def read_text(path: Path, expected: str) -> str:
+    """The content of a UTF-8 file. Raises UserError for another encoding, and where it cannot be read."""
     try:
-        text = path.read_text(encoding="utf-8-sig")
+        return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(
-            f"{path} is not UTF-8 text (byte {error.start})", "a CSV file in UTF-8", "save it as UTF-8"
+            f"{path} is not UTF-8 text (byte {error.start})", f"{expected}, in UTF-8", "save it as UTF-8"
         ) from error
     except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}", "a readable CSV file") from error
+        raise UserError(f"{path} cannot be read: {error.strerror}", "a readable file") from error
+
+
+def read_csv(path: Path) -> Rows:
+    """Header and rows, blank lines left out. Raises UserError for what is no table."""
+    text = read_text(path, "a CSV file")
     try:
         rows = list(
             csv.reader(io.StringIO(text, newline=""), delimiter=_delimiter(text), skipinitialspace=True)
@@ -114,7 +131,29 @@ def _delimiter(text: str) -> str:
         return max(present, key=header.count)
 
 
-def _check_filled(title: str, columns: dict[str, list[str]]) -> None:
+def _folder_words(header: list[str], rows: list[list[Any]]) -> list[str] | None:
+    """The split folder in which each image lies; None unless every image lies in one."""
+    cell = header.index(find_column(header, "image path") or header[0])
+    words = [row[cell].strip().replace("\\", "/").partition("/")[0] for row in rows]
+    return words if all(word.lower() in SPLIT_WORDS for word in words) else None
+
+
+def _stripped(cell: Any) -> Any:
+    return cell.strip() if isinstance(cell, str) else cell
+
+
+def _check_single(title: str, header: list[str], used: list[str]) -> None:
+    for name in used:
+        same = [other for other in header if other.strip().lower() == name.strip().lower()]
+        if len(same) > 1:
+            raise UserError(
+                f"{title} has several columns called {name}: {listing(same)}",
+                "one",
+                "rename or remove the others",
+            )
+
+
+def _check_filled(title: str, columns: dict[str, list[Any]]) -> None:
     problems = []
     for name, cells in columns.items():
         empty = [row for row, cell in enumerate(cells, 1) if not cell]

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
 from warmstart.config.schema import DataConfig
-from warmstart.data.groups import check_given_splits
+from warmstart.data.division import divide
 from warmstart.data.samples import Samples
 from warmstart.data.scan import Progress, ScanResult, check_unchanged, read_sizes, scan
 from warmstart.data.sources import open_source
-from warmstart.data.splits import group_split, stratified_limit, stratified_split
+from warmstart.data.splits import stratified_limit
 from warmstart.data.store import Kept, StorePlan, keep
 from warmstart.data.workers import scan_workers
 from warmstart.errors import UserError, listing
@@ -23,12 +25,21 @@ Quarantine = tuple[tuple[str, str], ...]  # (id, reason)
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
-    """Splits ready for delivery. `native`: all images have one size (facts.heights x facts.widths)."""
+    """Splits ready for delivery. `native`: all images have one size (facts.heights x facts.widths).
+
+    `divided` is the split of each readable image, before any limit; empty where val came with the data.
+    """
 
     classes: tuple[str, ...]
     splits: dict[str, Samples]  # train; val and test where there are any
     facts: DatasetFacts
     native: bool
+    divided: dict[str, str] = field(default_factory=dict)  # id -> split
+
+
+def split_settings(split: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings among what a run records of its division."""
+    return {name: split.get(name) for name in ("train_ratio", "val_ratio", "group")}
 
 
 def open_dataset(
@@ -38,8 +49,11 @@ def open_dataset(
     on_progress: Progress | None = None,
     for_training: bool = True,
     store: Callable[[tuple[str, ...]], StorePlan] | None = None,
+    known_splits: Mapping[str, str] = MappingProxyType({}),
 ) -> Dataset:
     """Open, scan, split and limit the data of a run. Equal input and files give equal splits.
+
+    Where we divide, images of `known_splits` (id -> split) stay where they were, and only others are divided.
 
     `known_quarantine` (a resumed run's) replaces the scan: those samples are dropped and sizes come
     from the headers. `on_progress(done, total)` counts images over all splits.
@@ -64,17 +78,7 @@ def open_dataset(
         quarantine = tuple(row for result in results.values() for row in result.corrupt)
         _check_corrupt(quarantine, source.splits, settings.max_corrupt)
     readable = {split: scanned[split].subset(results[split].good) for split in scanned}
-    splits, notes = _resolve_splits(readable, settings, seed) if for_training else (readable, [])
-    if "train" not in splits and for_training:
-        raise UserError(
-            f"{settings.path} has {listing(splits)} but no train split",
-            "a train split",
-            "call one of the splits train",
-        )
-    if settings.limit is not None and for_training:
-        kept = stratified_limit(splits["train"].targets, settings.limit, seed)
-        notes.append(f"limit {settings.limit}: {len(kept)} of {len(splits['train'])} training images")
-        splits = {**splits, "train": splits["train"].subset(kept)}
+    splits, divided, notes = _divide(readable, settings, seed, known_splits if for_training else None)
     counts = _count(splits, source.classes)
     notes += _check_counts(counts, settings, for_training)
     heights, widths, channels = _sizes(results)
@@ -84,13 +88,36 @@ def open_dataset(
         sizes={split: len(samples) for split, samples in splits.items()},
         heights=_spread(heights),
         widths=_spread(widths),
-        num_channels=_num_channels(channels),
+        num_channels=_num_channels(channels, [name for split in readable.values() for name in split.ids]),
         quarantined=quarantine,
         notes=(*source.notes, *_first_frames(scanned, results), *notes),
         fingerprint=source.fingerprint,
     )
     native = bool((heights == heights[0]).all() and (widths == widths[0]).all())
-    return Dataset(source.classes, splits, facts, native)
+    return Dataset(source.classes, splits, facts, native, divided)
+
+
+def _divide(
+    readable: dict[str, Samples], settings: DataConfig, seed: int, known: Mapping[str, str] | None
+) -> tuple[dict[str, Samples], dict[str, str], list[str]]:
+    """The splits of a run, the split of every image where it was ours to say, and notes; None: as they are."""
+    if known is None:
+        return readable, {}, []
+    splits, notes = divide(readable, settings, seed, known)
+    if "train" not in splits:
+        raise UserError(
+            f"{settings.path} has {listing(splits)} but no train split",
+            "a train split",
+            "call one of the splits train",
+        )
+    divided = {}
+    if "val" not in readable:
+        divided = {name: split for split, samples in splits.items() for name in samples.ids}
+    if settings.limit is not None:
+        kept = stratified_limit(splits["train"].targets, settings.limit, seed)
+        notes.append(f"limit {settings.limit}: {len(kept)} of {len(splits['train'])} training images")
+        splits = {**splits, "train": splits["train"].subset(kept)}
+    return splits, divided, notes
 
 
 def _look(
@@ -159,48 +186,14 @@ def _check_corrupt(quarantine: Quarantine, splits: dict[str, Samples], max_corru
             f"at most {max_corrupt:.1%} (--max-corrupt)",
             "replace or remove these files, or raise --max-corrupt: unreadable images are then left out",
         )
-
-
-def _resolve_splits(
-    found: dict[str, Samples], settings: DataConfig, seed: int
-) -> tuple[dict[str, Samples], list[str]]:
-    """train, and val and test where there are any; with the sentences that say how they came about."""
-    train_ratio, val_ratio = settings.train_ratio, settings.val_ratio
-    if "all" in found:
-        rest = 1 - train_ratio - val_ratio
-        shares = {"train": train_ratio, "val": val_ratio, "test": rest if rest > 1e-9 else 0.0}
-        splits = _split(found["all"], shares, seed)
-        missing = [name for name, share in shares.items() if share > 0 and name not in splits]
-        notes = [f"too few images per class for a {name} split" for name in missing]
-        sizes = ", ".join(f"{name} {len(samples)}" for name, samples in splits.items())
-        whole = "" if found["all"].groups is None else ", by whole groups,"
-        return splits, [f"no splits given: divided{whole} by train_ratio and val_ratio into {sizes}", *notes]
-    names, notes = listing(found), check_given_splits(found, settings.group is not None)
-    if "val" in found:
-        return found, [f"splits as given: {names}; train_ratio and val_ratio have no effect", *notes]
-    if val_ratio == 0:
-        return found, [f"splits as given: {names}; no validation images, as val_ratio is 0", *notes]
-    carved = _split(found["train"], {"train": train_ratio, "val": val_ratio}, seed)
-    if "val" not in carved:
-        return found, [
-            f"splits as given: {names}; too few training images per class to make a val split of them",
-            *notes,
-        ]
-    share = val_ratio / (train_ratio + val_ratio)
-    note = (
-        f"no val split: {len(carved['val'])} of {len(found['train'])} training images"
-        f" (val_ratio / (train_ratio + val_ratio) = {share:.3g}) became val; test as given"
-    )
-    return {**carved, "test": found["test"]}, [note, *notes]
-
-
-def _split(samples: Samples, shares: dict[str, float], seed: int) -> dict[str, Samples]:
-    wanted = {name: share for name, share in shares.items() if share > 0}
-    if samples.groups is None:
-        parts = stratified_split(samples.targets, wanted, seed)
-    else:
-        parts = group_split(samples.targets, samples.groups, wanted, seed)
-    return {name: samples.subset(indices) for name, indices in parts.items() if len(indices)}
+    bad = {name for name, _ in quarantine}
+    lost = [split for split, samples in splits.items() if len(samples) and bad.issuperset(samples.ids)]
+    if lost:
+        raise UserError(
+            f"no image of the splits {listing(lost)} can be read: {listing((f'{n} ({r})' for n, r in quarantine), 5)}",
+            "at least one readable image in every split",
+            "replace these files, or remove the split",
+        )
 
 
 def _count(splits: dict[str, Samples], classes: tuple[str, ...]) -> dict[str, dict[str, int]]:
@@ -237,11 +230,20 @@ def _sizes(results: dict[str, ScanResult]) -> tuple[np.ndarray, np.ndarray, np.n
     return heights, widths, channels
 
 
-def _num_channels(channels: np.ndarray) -> int:
+def _num_channels(channels: np.ndarray, ids: list[str]) -> int:
     """Of all images: 1 or 3 where they are grey and RGB, else the one number that they must share."""
     numbers, counts = np.unique(channels, return_counts=True)
     if len(numbers) > 1 and not set(numbers.tolist()) <= {1, 3}:
-        told = listing(f"{num} images have {number}" for number, num in zip(numbers, counts, strict=True))
+        usual = numbers[counts.argmax()]
+        told = listing(
+            f"{num} images have {number}"
+            + (
+                ""
+                if number == usual
+                else f" ({listing((ids[row] for row in np.flatnonzero(channels == number)), 3)})"
+            )
+            for number, num in zip(numbers, counts, strict=True)
+        )
         raise UserError(
             f"the images differ in the number of channels: {told}",
             "one number, or grey (1) and RGB (3)",

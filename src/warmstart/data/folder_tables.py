@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 from warmstart.data.columns import find_column, place
-from warmstart.data.csv_table import TableColumns, open_rows, read_csv
+from warmstart.data.csv_table import Rows, TableColumns, open_rows, read_csv, read_text
 from warmstart.data.decode import IMAGE_SUFFIXES
-from warmstart.data.folders import SPLIT_WORDS, split_folders_of, subfolders
-from warmstart.data.labels import SEPARATOR
+from warmstart.data.folders import split_folders_of, subfolders
+from warmstart.data.labels import text_of
 from warmstart.data.samples import Source
 from warmstart.errors import UserError, listing
 
 _NAMES = ("labels.csv", "metadata.csv", "metadata.jsonl")
-
-Rows = tuple[list[str], list[list[str]]]  # header, cells
 
 
 def open_folder_table(root: Path, columns: TableColumns) -> tuple[Source | None, list[str]]:
@@ -44,9 +43,6 @@ def open_folder_table(root: Path, columns: TableColumns) -> tuple[Source | None,
         )
     else:
         notes = []
-    if find_column(header, "split") is None and (words := _folder_words(header, rows)) is not None:
-        header, rows = [*header, "split"], [[*row, word] for row, word in zip(rows, words, strict=True)]
-        notes.append(f"{title}: splits by the folders of the images")
     return open_rows(title, root, header, rows, columns), notes
 
 
@@ -95,9 +91,9 @@ def _together(root: Path, files: list[Path]) -> Rows:
 
 
 def _read_jsonl(path: Path) -> Rows:
-    """One JSON object per line; lists become text such as `cat|dog`."""
+    """One JSON object per line; what is no text becomes text, but for lists and objects as labels."""
     records = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+    for number, line in enumerate(read_text(path, "one JSON object per line").split("\n"), 1):
         if line.strip():
             try:
                 record = json.loads(line)
@@ -109,19 +105,18 @@ def _read_jsonl(path: Path) -> Rows:
     if not records:
         raise UserError(f"{path} has no rows", "one JSON object per image")
     header = list(dict.fromkeys(name for record in records for name in record))
-    return header, [[_cell(record.get(name)) for name in header] for record in records]
+    label = find_column(header, "label")
+    return header, [[_cell(record.get(name), name == label) for name in header] for record in records]
 
 
-def _cell(value: object) -> str:
-    if isinstance(value, list):
-        return SEPARATOR.join(map(str, value))
-    return "" if value is None else str(value)
+def _cell(value: object, is_label: bool) -> Any:
+    return value if is_label and isinstance(value, (list, dict)) else text_of(value)
 
 
 _NO_IMAGES = "none of its images exists"
 
 
-def _fault(root: Path, header: list[str], rows: list[list[str]], columns: TableColumns) -> str | None:
+def _fault(root: Path, header: list[str], rows: list[list[Any]], columns: TableColumns) -> str | None:
     """Why the table is of no use, in words; None where it is."""
     column = find_column(header, "image path")
     if column is None:
@@ -142,10 +137,3 @@ def _has_class_folders(root: Path) -> bool:
     return len(classes) > 1 and all(
         any(path.suffix.lower() in IMAGE_SUFFIXES for path in folder.iterdir()) for folder in classes
     )
-
-
-def _folder_words(header: list[str], rows: list[list[str]]) -> list[str] | None:
-    """The split folder in which each image lies; None unless every image lies in one."""
-    cell = header.index(find_column(header, "image path") or header[0])
-    words = [row[cell].strip().replace("\\", "/").partition("/")[0] for row in rows]
-    return words if all(word.lower() in SPLIT_WORDS for word in words) else None

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from warmstart.data.decode import IMAGE_SUFFIXES
-from warmstart.data.samples import FilePixels, Samples, Source
+from warmstart.data.samples import FilePixels, Samples, Source, printable
 from warmstart.errors import UserError, closest, listing
 
 SPLIT_WORDS = {
@@ -80,7 +80,8 @@ def open_folders(root: Path) -> Source:
         notes.append(f"{root.name} has a {split} folder only: its images are split")
     splits = {split: _samples(entries, root) for split, entries in listings.items()}
     notes += _passed_over([*passed, _loose(root)] if "all" not in split_folders else passed)
-    return Source(classes, splits, _fingerprint(splits.values()), tuple(notes))
+    names = tuple(map(printable, classes))
+    return Source(names, splits, _fingerprint(splits.values()), tuple(map(printable, notes)))
 
 
 def _is_hidden(name: str) -> bool:
@@ -181,7 +182,8 @@ def _check_filled(found: dict[str, Found], table: dict[str, Path]) -> None:
 def _samples(entries: list[tuple[Path, int]], root: Path) -> Samples:
     rows = sorted((path.relative_to(root).as_posix(), target, path) for path, target in entries)
     targets = np.array([target for _, target, _ in rows], dtype=np.int64)
-    return Samples(tuple(name for name, _, _ in rows), targets, FilePixels(tuple(path for *_, path in rows)))
+    ids = tuple(printable(name) for name, _, _ in rows)
+    return Samples(ids, targets, FilePixels(tuple(path for *_, path in rows)))
 
 
 def _passed_over(passed: list[Found]) -> list[str]:

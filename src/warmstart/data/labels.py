@@ -8,12 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Number
 
 import numpy as np
 
 from warmstart.errors import UserError, closest, listing
 
 SEPARATOR = "|"
+_MISSING = {"nan", "na", "n/a", "<na>", "null"}  # what programs write where there is no value
 _YES, _NO = {"1", "1.0", "true", "yes"}, {"0", "0.0", "false", "no", ""}
 
 
@@ -44,11 +46,14 @@ def read_labels(
     count; without them, `class_ids` may tell the order of text labels. A blank cell is an empty set.
     Raises UserError for a blank cell where each image has one class, and for labels without a name.
     """
+    _check_kinds(where, values)
+    if names is not None:
+        check_names(names)
     unused = () if class_ids is None else (f"{where}: class_id is ignored: it orders single labels in text",)
     if any(isinstance(value, (list, tuple)) for value in values):
-        sets = [value if isinstance(value, (list, tuple)) else () for value in values]
+        sets = [value if isinstance(value, (list, tuple)) else (value,) for value in values]
         return _sets(where, sets, names, unused)
-    texts = ["" if value is None else str(value).strip() for value in values]
+    texts = list(map(text_of, values))
     if names is None and any(SEPARATOR in text for text in texts):
         return _sets(where, [text.split(SEPARATOR) for text in texts], None, unused)
     missing = [row for row, text in enumerate(texts, 1) if not text]
@@ -66,7 +71,9 @@ def read_labels(
     if class_ids is not None:
         found, notes = _ordered(where, texts, class_ids, found)
     number = {name: code for code, name in enumerate(found)}
-    return Labels(np.array([number[text] for text in texts], dtype=np.int64), found, notes)
+    return Labels(
+        np.array([number[text] for text in texts], dtype=np.int64), found, (*notes, *_odd(where, texts))
+    )
 
 
 def read_label_columns(title: str, columns: Mapping[str, Sequence[object]]) -> Labels:
@@ -101,10 +108,48 @@ def sort_names(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(found)
 
 
+def text_of(value: object) -> str:
+    """A cell as text; a missing number (NaN) is as blank as nothing."""
+    is_missing = value is None or (isinstance(value, float) and value != value)
+    return "" if is_missing else str(value).strip()
+
+
+def check_names(names: Sequence[str]) -> None:
+    """Raise UserError where two classes have one name."""
+    twice = [name for name, num in Counter(names).items() if num > 1]
+    if twice:
+        raise UserError(
+            f"the class names hold {listing(map(repr, twice))} twice", "a name of its own for every class"
+        )
+
+
+def _check_kinds(where: str, values: Sequence[object]) -> None:
+    """Raise UserError for what no label is: a struct, bytes, a list in a list."""
+    items = (item for value in values for item in (value if isinstance(value, (list, tuple)) else (value,)))
+    odd = next(
+        (item for item in items if item is not None and not isinstance(item, (str, Number, np.generic))), None
+    )
+    if odd is not None:
+        raise UserError(
+            f"{where} holds {type(odd).__name__}, such as {str(odd)[:60]}",
+            "text, numbers, true or false, or lists of those",
+            "make a column of the names of the classes",
+        )
+
+
+def _odd(where: str, texts: Sequence[str]) -> tuple[str, ...]:
+    """The note on labels that may have been meant as no label."""
+    found = Counter(text for text in texts if text.lower() in _MISSING)
+    return tuple(
+        f"{where}: {num} rows have the label {text!r}, which is taken for a class; blank cells say that none is known"
+        for text, num in found.items()
+    )
+
+
 def group_codes(values: Sequence[object]) -> np.ndarray:
     """int64 (N,): equal text has an equal number; a blank is a group of its own."""
     number: dict[object, int] = {}
-    texts = ["" if value is None else str(value).strip() for value in values]
+    texts = list(map(text_of, values))
     codes = [number.setdefault(text or row, len(number)) for row, text in enumerate(texts)]
     return np.array(codes, dtype=np.int64)
 
@@ -113,19 +158,20 @@ def _sets(
     where: str, sets: Sequence[Sequence[object]], names: tuple[str, ...] | None, notes: tuple[str, ...]
 ) -> Labels:
     if names is None:
-        cleaned = [[str(item).strip() for item in items if item is not None] for items in sets]
+        cleaned = [list(map(text_of, items)) for items in sets]
         items_of: Sequence[Sequence[object]] = [[text for text in items if text] for items in cleaned]
         classes = sort_names({str(item) for items in items_of for item in items})
         if not classes:
             raise UserError(f"{where} holds no label at all", "labels in some rows", "fill the column")
         places: Mapping[object, int] = {name: code for code, name in enumerate(classes)}
     else:
-        items_of = [[item for item in items if item is not None] for items in sets]
+        items_of = [[item for item in items if text_of(item)] for items in sets]
         classes, places = names, _places(where, [item for items in items_of for item in items], names)
     targets = np.zeros((len(sets), len(classes)), dtype=np.uint8)
     for row, items in enumerate(items_of):
         targets[row, [places[item] for item in items]] = 1
-    return Labels(targets, classes, (_note(where, classes), *notes))
+    odd = () if names is not None else _odd(where, [str(item) for items in items_of for item in items])
+    return Labels(targets, classes, (_note(where, classes), *notes, *odd))
 
 
 def _note(where: str, names: Sequence[str]) -> str:

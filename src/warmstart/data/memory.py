@@ -14,7 +14,7 @@ import numpy as np
 
 from warmstart.config.places import MEMORY
 from warmstart.data.folders import SPLIT_WORDS
-from warmstart.data.labels import Labels, read_labels
+from warmstart.data.labels import Labels, check_names, read_labels
 from warmstart.data.samples import ArrayPixels, Samples, Source
 from warmstart.errors import UserError, closest, listing
 
@@ -34,6 +34,7 @@ def keep(data: Any) -> str:
     parts = dict(data) if isinstance(data, Mapping) else {"all": data}
     names = parts.pop("classes", None)
     classes = None if names is None else tuple(map(str, names))
+    check_names(classes or ())
     arrays = {}
     for word, pair in parts.items():
         split = "all" if word == "all" else SPLIT_WORDS.get(str(word).lower())

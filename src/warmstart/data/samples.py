@@ -5,6 +5,7 @@ N is the number of samples; an id is stable across machines (POSIX, relative to 
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import cached_property
 from hashlib import blake2b
@@ -139,6 +140,11 @@ class Samples:
             self.pixels.subset(indices),
             None if self.groups is None else self.groups[indices],
         )
+
+
+def printable(name: str) -> str:
+    """A file name that every file can hold: bytes of it that are not UTF-8 become `\\xe9`."""
+    return os.fsencode(name).decode("utf-8", "backslashreplace")
 
 
 def _bytes(name: str) -> bytes:

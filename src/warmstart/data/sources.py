@@ -17,7 +17,7 @@ from warmstart.data.folders import find_images, open_folders
 from warmstart.data.groups import group_by_pattern
 from warmstart.data.idx import idx_files, open_idx
 from warmstart.data.memory import open_memory
-from warmstart.data.samples import FilePixels, Samples, Source
+from warmstart.data.samples import FilePixels, Samples, Source, printable
 from warmstart.data.table_files import parquet_files
 from warmstart.data.tables import open_parquet
 from warmstart.data.torchvision_sets import open_torchvision
@@ -125,7 +125,7 @@ def open_images(paths: Sequence[str | Path]) -> Samples:
             "image files, or folders that hold some",
         )
     targets = np.full(len(found), -1, dtype=np.int64)
-    return Samples(tuple(found), targets, FilePixels(tuple(found.values())))
+    return Samples(tuple(map(printable, found)), targets, FilePixels(tuple(found.values())))
 
 
 def _check_exists(path: Path) -> None:

@@ -31,37 +31,47 @@ def strata(targets: np.ndarray) -> np.ndarray:
     return np.where(is_class, num_labels + np.arange(len(first)), rarest)[sets.reshape(-1)].astype(np.int64)
 
 
-def stratified_split(targets: np.ndarray, shares: dict[str, float], seed: int) -> dict[str, np.ndarray]:
+def stratified_split(
+    targets: np.ndarray, shares: dict[str, float], seed: int, fixed: np.ndarray | None = None
+) -> dict[str, np.ndarray]:
     """Disjoint indices per name that together cover all of `targets`.
 
     Each class is divided by `shares` (relative to their sum) to the largest remainder; a class with
-    at least as many images as there are positive shares is present in each of those.
+    at least as many images as there are positive shares is present in each of those. `fixed`, int64 (N,),
+    is the number of the part that an image is in already, or -1: only the latter are divided.
     """
     assert shares and min(shares.values()) >= 0 and sum(shares.values()) > 0, shares
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in shares}
+    fixed = np.full(len(targets), -1) if fixed is None else fixed
+    parts = {name: [np.flatnonzero(fixed == number)] for number, name in enumerate(shares)}
     weights = np.array(list(shares.values()), dtype=np.float64)
-    for label, members in _members(strata(targets), seed, counters.SPLIT):
+    new = np.flatnonzero(fixed < 0)
+    for label, members in _members(strata(targets)[new], seed, counters.SPLIT):
         counts = _apportion(len(members), weights, label)
         ends = np.cumsum(counts)[:-1]
-        for name, piece in zip(shares, np.split(members, ends), strict=True):
+        for name, piece in zip(shares, np.split(new[members], ends), strict=True):
             parts[name].append(piece)
-    empty = np.zeros(0, dtype=np.int64)
-    return {name: np.sort(np.concatenate([empty, *pieces])) for name, pieces in parts.items()}
+    return {name: np.sort(np.concatenate(pieces)) for name, pieces in parts.items()}
 
 
 def group_split(
-    targets: np.ndarray, groups: np.ndarray, shares: dict[str, float], seed: int
+    targets: np.ndarray,
+    groups: np.ndarray,
+    shares: dict[str, float],
+    seed: int,
+    fixed: np.ndarray | None = None,
 ) -> dict[str, np.ndarray]:
     """`stratified_split` by whole `groups` (int64 (N,)): no group is in two parts, so shares are approximate.
 
     Groups are taken from the largest to the smallest, equal ones in a random order. Each goes to the part
     that lacks most of what it holds: the sum over its classes of (its share of the class) x (images of
     the class that the part still lacks), and the same for all images together. A part without any group
-    gets one of the last, so that none stays empty.
+    gets one of the last, so that none stays empty. A group of images that are `fixed` to a part (its number,
+    -1 for none; int64 (N,)) goes, with all that is new in it, to the part that has most of them.
 
     Raises UserError where there are fewer groups than parts.
     """
-    assert shares and min(shares.values()) > 0, shares
+    assert shares and min(shares.values()) >= 0 and sum(shares.values()) > 0, shares
+    fixed = np.full(len(targets), -1) if fixed is None else fixed
     _, group_of, sizes = np.unique(groups, return_inverse=True, return_counts=True)
     if len(sizes) < len(shares):
         raise UserError(
@@ -78,15 +88,18 @@ def group_split(
     shuffled = counters.generator(seed, 0, counters.SPLIT).permutation(len(sizes))
     order = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
     members = np.split(np.argsort(group_of, kind="stable"), np.cumsum(sizes)[:-1])
+    votes = np.zeros((len(sizes), len(shares)), dtype=np.int64)
+    np.add.at(votes, (group_of[fixed >= 0], fixed[fixed >= 0]), 1)
+    order = order[np.argsort(votes[order].sum(axis=1) == 0, kind="stable")]  # known groups first
     for num_left, group in zip(range(len(sizes), 0, -1), order.tolist(), strict=True):
         held, counts = np.unique(classes[:, members[group]], return_counts=True)
         gain = lacking[:, held] @ (counts / totals[held])
         if (~is_filled).sum() >= num_left:
             gain[is_filled] = -np.inf
-        part = int(gain.argmax())
+        part = int(votes[group].argmax()) if votes[group].any() else int(gain.argmax())
         part_of[group], is_filled[part] = part, True
         lacking[part, held] -= counts
-    parts = part_of[group_of]
+    parts = np.where(fixed >= 0, fixed, part_of[group_of])
     return {name: np.flatnonzero(parts == number) for number, name in enumerate(shares)}
 
 

@@ -20,7 +20,7 @@ import PIL
 
 from warmstart.config.schema import DataConfig
 from warmstart.console import log
-from warmstart.data.cache_folder import PIXELS, default_folder, make_room, mark_used, room
+from warmstart.data.cache_folder import PIXELS, cache_root, make_room, mark_used, memory_room, room
 from warmstart.data.decode import CorruptImage, scale_to_cover, to_channels
 from warmstart.data.listing import Everything, divide, shard_name
 from warmstart.data.samples import Pixels, Samples
@@ -30,7 +30,7 @@ from warmstart.data.workers import decode_pool
 from warmstart.errors import UserError
 from warmstart.records import Preprocessing
 
-_RAM_SHARE = 0.25  # of the machine's memory
+_FORMAT = 1  # to be raised when decoding or resizing changes, so that older files are not found
 
 Kept = dict[str, tuple[Samples, ScanResult]]
 
@@ -50,7 +50,7 @@ class StorePlan:
 
 def plan_store(settings: DataConfig, preprocessing: Preprocessing, mode: str | None = None) -> StorePlan:
     """What `--cache` and `--cache-dir` ask for, for a model's input."""
-    folder = Path(settings.cache_dir).expanduser() if settings.cache_dir else default_folder()
+    folder = cache_root(settings.cache_dir)
     return StorePlan(mode or settings.cache, folder, preprocessing.resize_size, preprocessing.num_channels)
 
 
@@ -108,7 +108,7 @@ def keep(
     if not len(everything.keys):
         return None
     members = divide(everything.keys)
-    parameters = (plan.size, plan.num_channels, cv2.__version__, PIL.__version__)
+    parameters = (_FORMAT, plan.size, plan.num_channels, cv2.__version__, PIL.__version__)
     names = [shard_name(parameters, everything, rows, SUFFIX) for rows in members]
     folder = plan.folder / PIXELS
     missing = sum(
@@ -136,8 +136,11 @@ def keep(
                 shard = _open(folder / name, everything.keys[rows])
             if shard is None:
                 shard = _build(everything, rows, plan, run_all)
-                if mode == "disk" and not _save(folder / name, shard, plan.folder, names):
-                    return None
+                if mode == "disk":
+                    if not _save(folder / name, shard, plan.folder, names):
+                        return None
+                    # The file instead of the copy in memory, which would grow with the data set.
+                    shard = _open(folder / name, everything.keys[rows]) or shard
             shards.append(shard)
             done += len(rows)
             if on_progress is not None:
@@ -148,7 +151,6 @@ def keep(
 def _choose(plan: StorePlan, folder: Path, needed: int, num: int) -> str:
     """ram, disk or off for `needed` bytes, with the reason in the log."""
     size = f"{num} images, about {needed / 1e6:.0f} MB"
-    memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") if hasattr(os, "sysconf") else 0
     refusal = ""
     if plan.mode in ("auto", "disk"):
         try:
@@ -168,7 +170,7 @@ def _choose(plan: StorePlan, folder: Path, needed: int, num: int) -> str:
                 "a folder with room, of which half may be used",
                 "--cache-dir FOLDER, or --cache off to decode in every epoch",
             )
-    if plan.mode == "ram" or needed <= _RAM_SHARE * memory:
+    if plan.mode == "ram" or needed <= memory_room():
         log.info("decoding once: %s, kept in memory%s", size, f" ({refusal})" if refusal else "")
         return "ram"
     log.warning("images are decoded in every epoch: %s; %s", size, refusal)
@@ -233,10 +235,13 @@ def _build(everything: Everything, rows: np.ndarray, plan: StorePlan, run_all: R
             original = (*image.shape, int(pixels.has_more_frames(place)))
         except CorruptImage as error:
             return _Loaded(None, (0, 0, 0, 0), error.reason)
-        return _Loaded(shrink(image, plan), original)
+        try:
+            return _Loaded(shrink(image, plan), original)
+        except UserError:  # other channels than the model's: whoever reads the shapes names all such files
+            return _Loaded(None, original)
 
     loaded = list(run_all(load, rows.tolist()))
-    reasons = {row: one.reason for row, one in enumerate(loaded) if one.image is None}
+    reasons = {row: one.reason for row, one in enumerate(loaded) if one.reason}
     originals = np.array([one.original for one in loaded], dtype=np.int64).reshape(-1, 4)
     return make_shard(everything.keys[rows], [one.image for one in loaded], originals, reasons)
 

@@ -69,12 +69,13 @@ def open_parquet(
     """
     layouts = {path: _layout(path, word is not None, group, label_columns) for path, word in files.items()}
     names = _agreed_names(layouts)
+    layouts, lone_notes = _without_lone_groups(title, layouts)
     read = _read_all(files, layouts)
     words = _words(title, read.words)
     first = next(iter(layouts.values()))
     labels = labels_of(title, first.roles, read.cells, names)
     groups, group_notes = groups_of(title, first.roles, read.cells)
-    notes = ignored_columns(title, [*first.others], []) + group_notes
+    notes = ignored_columns(title, [*first.others], []) + lone_notes + group_notes
     if names is not None:
         notes.append(f"{title}: classes in the order of the file's ClassLabel, not sorted: {listing(names)}")
     root = next(iter(files)).parent
@@ -163,6 +164,17 @@ def _agreed_names(layouts: dict[Path, _Layout]) -> tuple[str, ...] | None:
         told = "; ".join(f"{path.name}: {listing(names or ())}" for path, names in given.items())
         raise UserError(f"the files name different classes: {told}", "the same ClassLabel names in all files")
     return different[0] if different else None
+
+
+def _without_lone_groups(title: str, layouts: dict[Path, _Layout]) -> tuple[dict[Path, _Layout], list[str]]:
+    """The layouts without a column of groups that nobody asked for and only some files have; with a note."""
+    found = [layout.roles.group for layout in layouts.values() if layout.roles.group is not None]
+    if len(found) in (0, len(layouts)):
+        return layouts, []
+    told = f"{title}: the column {found[0]} is not used: only {len(found)} of {len(layouts)} files have it"
+    return {
+        path: replace(layout, roles=replace(layout.roles, group=None)) for path, layout in layouts.items()
+    }, [told]
 
 
 def _read_all(files: dict[Path, str | None], layouts: dict[Path, _Layout]) -> _Read:

@@ -37,7 +37,12 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def decode_pool(workers: int) -> ThreadPoolExecutor:
-    """A pool of decoding threads; from now on OpenCV adds none of its own in this process."""
+def calm_opencv() -> None:
+    """From now on OpenCV adds no threads of its own: they would compete with torch's, which costs a sixth of a step."""
     cv2.setNumThreads(1)
+
+
+def decode_pool(workers: int) -> ThreadPoolExecutor:
+    """A pool of decoding threads."""
+    calm_opencv()
     return ThreadPoolExecutor(workers, thread_name_prefix="warmstart-decode")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
 from warmstart.adapt.apply import live_norms
@@ -156,12 +158,20 @@ def plan_record(job: Job) -> dict[str, Any]:
     return job.plan.to_json(job.pace.steps_per_epoch) | {"total_steps": job.pace.total_steps}
 
 
-def write_quarantine(job: Job) -> None:
-    """quarantine.csv: the files that could not be read, and why; no file if there are none."""
-    if not job.dataset.facts.quarantined:
+def write_tables(job: Job) -> None:
+    """quarantine.csv: the files that could not be read, and why; splits.csv: who is where, for a second round.
+
+    Each only where there is something to write.
+    """
+    _write_table(job.run / layout.QUARANTINE, ("id", "reason"), job.dataset.facts.quarantined)
+    _write_table(job.run / layout.SPLITS, ("id", "split"), job.dataset.divided.items())
+
+
+def _write_table(path: Path, header: tuple[str, str], content: Collection[tuple[str, str]]) -> None:
+    if not content:
         return
     text = io.StringIO()
     rows = csv.writer(text)
-    rows.writerow(("id", "reason"))
-    rows.writerows(job.dataset.facts.quarantined)
-    writer.write_text(job.run / layout.QUARANTINE, text.getvalue())
+    rows.writerow(header)
+    rows.writerows(content)
+    writer.write_text(path, text.getvalue())

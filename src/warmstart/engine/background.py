@@ -8,7 +8,10 @@ from types import TracebackType
 
 
 class Background:
-    """Runs tasks one after the other on a thread of its own; the error of a task is raised by the next call."""
+    """Runs tasks one after the other on a thread of its own; the error of a task is raised by the next call.
+
+    The loop asks with `check` after every step, so that a full disk is told at once.
+    """
 
     def __init__(self) -> None:
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="warmstart-save")
@@ -18,6 +21,11 @@ class Background:
         """Start a task when the one before it is done."""
         self.wait()
         self._pending = self._pool.submit(task)
+
+    def check(self) -> None:
+        """Raise what a finished task has raised, without waiting for one that is not."""
+        if self._pending is not None and self._pending.done():
+            self.wait()
 
     def wait(self) -> None:
         """Until nothing is left to do; raises what the last task raised."""

@@ -10,6 +10,8 @@ import torch
 
 from warmstart.adapt.apply import set_modes
 from warmstart.data.batches import deliver
+from warmstart.data.cache_folder import cache_root, memory_room, room
+from warmstart.engine.feed import keeps_files
 from warmstart.engine.job import Job
 from warmstart.errors import UserError
 from warmstart.inference.cut import Cut, NoCut, find_cut, prefix_features
@@ -17,7 +19,6 @@ from warmstart.inference.inputs import InputBuffer
 
 _MOST_VIEWS = 4  # of an image, where nobody asks for a number
 _NUM_PROBED = 8
-_MOST_BYTES = 20e9
 
 
 @dataclass(frozen=True)
@@ -92,9 +93,22 @@ def _cut(job: Job, views: int, by_name: bool) -> tuple[Cut, int]:
         raise NoCut(f"the features at the {cut.name} are larger than the images")
     splits = job.dataset.splits
     num_bytes = 4 * size * (views * len(splits["train"]) + sum(map(len, splits.values())))
-    if num_bytes > _MOST_BYTES:
-        raise NoCut(f"the features would take {num_bytes / 1e9:.0f} GB")
+    limit = _room(job)
+    if num_bytes > limit:
+        raise NoCut(
+            f"the features would take {num_bytes / 1e9:.1f} GB, and there is room for {limit / 1e9:.1f}"
+        )
     return cut, num_bytes
+
+
+def _room(job: Job) -> int:
+    """Bytes that features may take: in memory, or on disk where they are kept as files."""
+    if not keeps_files(job):
+        return memory_room()
+    try:
+        return max(memory_room(), room(cache_root(job.config.data.cache_dir)))
+    except OSError:  # a folder that cannot be made; the features are in memory then, and the log says why
+        return memory_room()
 
 
 def _some_images(job: Job) -> torch.Tensor:

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Generator, Iterable
 from dataclasses import replace
+from importlib.metadata import version
 from itertools import chain
-from pathlib import Path
 
 import numpy as np
 from torch import nn
 
 from warmstart.data.batches import Batch, View, evaluation_batches, training_batches
 from warmstart.data.cache_folder import FEATURES as FOLDER
-from warmstart.data.cache_folder import default_folder
+from warmstart.data.cache_folder import cache_root
 from warmstart.data.samples import Samples
 from warmstart.engine.clock import FEATURES, Clock
 from warmstart.engine.job import Job
@@ -83,19 +83,28 @@ class Feed:
 
 
 def _prefix(job: Job) -> Prefix:
-    built, data = job.built, job.config.data
+    built = job.built
     assert job.cut is not None
     tensors = {**dict(built.module.named_parameters()), **dict(built.module.named_buffers())}
     frozen = [block for block in built.blocks if job.plan.row(block.name).mode == "frozen"]
     names = [name for block in frozen for name in (*block.parameters, *block.buffers)]
-    root = Path(data.cache_dir).expanduser() if data.cache_dir else default_folder()
     return Prefix(
         built.module,
         job.cut,
-        hash_of((name, tensors[name]) for name in names),
+        (built.name, *_versions(), hash_of((name, tensors[name]) for name in names)),
         built.channels_last,
         job.device,
         job.precision,
         job.workers,
-        root / FOLDER if data.cache in ("auto", "disk") else None,
+        cache_root(job.config.data.cache_dir) / FOLDER if keeps_files(job) else None,
     )
+
+
+def keeps_files(job: Job) -> bool:
+    """Whether features may outlive the run: the code of a Python object has no name that files could bear."""
+    return job.config.data.cache in ("auto", "disk") and not job.built.name.startswith("object:")
+
+
+def _versions() -> tuple[str, ...]:
+    """Other code may compute something else from the same weights."""
+    return tuple(version(package) for package in ("warmstart", "torch", "torchvision", "timm"))

@@ -96,6 +96,7 @@ def run_loop(
             if is_fresh:
                 _validate(job, state, learner, means)
                 _save(job, state, learner, means)
+                background.wait()  # a disk that refuses the first checkpoint should cost nothing
 
             # ---- Steps
             for window in _windows(job, state, stage, means):
@@ -143,6 +144,7 @@ def _windows(job: Job, state: TrainState, stage: int, means: _Means) -> Iterator
 
 def _after_step(job: Job, state: TrainState, learner: Learner, means: _Means, stopping: bool) -> bool:
     """Rows, validation, checkpoint, in this order: a checkpoint holds what was measured. Whether to end here."""
+    means.background.check()
     pace, step, rows = job.pace, state.step, means.rows
     out_of_time = pace.max_seconds is not None and state.seconds >= pace.max_seconds
     # Clocks and signals differ between processes; what follows must not.

@@ -3,24 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 
+from warmstart.config.places import absolute
 from warmstart.config.schema import Config
 from warmstart.console import log, progress
-from warmstart.data.dataset import Dataset, open_dataset
+from warmstart.data.dataset import Dataset, open_dataset, split_settings
 from warmstart.data.decode import check_channels
 from warmstart.data.store import StorePlan, plan_store
 from warmstart.errors import UserError
 from warmstart.inference.reference import WeightsReference
 from warmstart.models.build import BuiltModel, build
+from warmstart.run.reader import Run
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """`split` is by what the data were divided: seed, ratios, groups."""
+    """`split` is by what the data were divided: seed, ratios, groups, known ids."""
 
     dataset: Dataset
     built: BuiltModel
@@ -28,9 +31,13 @@ class Inputs:
 
 
 def open_inputs(
-    config: Config, reference: WeightsReference, resolved: dict[str, Any] | None, device: torch.device
+    config: Config,
+    reference: WeightsReference,
+    run: Path,
+    resolved: dict[str, Any] | None,
+    device: torch.device,
 ) -> Inputs:
-    """Open the data, and build the model for their classes on `device`.
+    """Open the data, and build the model for their classes on `device`; `run` is the run's directory.
 
     Raises:
         UserError: whatever the data or the weights refuse, or data that have changed since `resolved`.
@@ -42,7 +49,7 @@ def open_inputs(
             models.append(_build(config, classes, reference, device))
         return plan_store(config.data, models[0].preprocessing)
 
-    dataset, split = _open_dataset(config, reference, resolved, store)
+    dataset, split = _open_dataset(config, reference, run, resolved, store)
     (built,) = models
     check_channels(dataset.facts.num_channels, built.preprocessing.num_channels)
     return Inputs(dataset, built, split)
@@ -51,48 +58,98 @@ def open_inputs(
 def _open_dataset(
     config: Config,
     reference: WeightsReference,
+    run: Path,
     resolved: dict[str, Any] | None,
     store: Callable[[tuple[str, ...]], StorePlan],
 ) -> tuple[Dataset, dict[str, Any]]:
-    """The data, and the seed, ratios and groups by which they are split.
+    """The data, and by what they are split: seed, ratios, groups, and how many ids were known.
 
-    A run that goes on from a run on the same data keeps its parent's splits: with splits of its own, it
-    would be tested on images that its parent was trained on.
+    A run that goes on from a run on the same data, or on what has become of them, leaves every image in the
+    split it was in: else it would be tested on images that its parent was trained on.
     """
-    split: dict[str, Any] = {"seed": config.train.seed}
-    split |= {name: getattr(config.data, name) for name in ("train_ratio", "val_ratio", "group")}
+    parent = reference.run
     if resolved is not None:
-        return _open(config, resolved["data"]["split"], resolved, store), resolved["data"]["split"]
-    dataset = _open(config, split, None, store)
-    parent = reference.run.resolved["data"] if reference.run is not None else None
-    inherited = {"group": None, **parent["split"]} if parent is not None else split
-    if parent is not None and parent["fingerprint"] == dataset.facts.fingerprint and inherited != split:
-        log.warning(
-            "the splits are those of %s (seed, ratios, group), on whose training images the weights were trained",
-            parent["path"],
-        )
-        known = {"data": {"quarantined": dataset.facts.quarantined, "fingerprint": parent["fingerprint"]}}
-        return _open(config, inherited, known, store), inherited
-    return dataset, split
+        split = resolved["data"]["split"]
+        # A resumed run has its own splits; other processes of a run that starts take the parent's, as the first did.
+        known = Run(run).splits or (parent.splits if parent is not None and split.get("known") else {})
+        return _open(config, split, resolved, known, store), split
+    own: dict[str, Any] = {"seed": config.train.seed}
+    own |= {name: getattr(config.data, name) for name in ("train_ratio", "val_ratio", "group")}
+    dataset = _open(config, own, None, {}, store)
+    if parent is None:
+        return dataset, own
+    split = _kept_split(config, own, parent, dataset)
+    if split != own:
+        facts = dataset.facts
+        known_facts = {"data": {"quarantined": facts.quarantined, "fingerprint": facts.fingerprint}}
+        known = parent.splits if split.get("known") else {}
+        dataset = _open(config, split, known_facts, known, store)
+    _warn_of_leaks(dataset, parent)
+    # With the images of earlier rounds that are not here, for rounds to come.
+    return replace(dataset, divided={**parent.splits, **dataset.divided}), split
+
+
+def _kept_split(config: Config, own: dict[str, Any], parent: Run, dataset: Dataset) -> dict[str, Any]:
+    """By what the data are to be split: as the parent's, as `own` besides the ids that it knows, or as `own`."""
+    recorded = parent.resolved["data"]
+    num = len(dataset.divided)
+    shared = sum(name in parent.splits for name in dataset.divided)
+    known = {"known": shared} if shared else {}
+    if recorded["fingerprint"] == dataset.facts.fingerprint:
+        inherited = {name: recorded["split"].get(name) for name in own}
+        if inherited != own:
+            log.warning(
+                "the splits are those of %s (seed, ratios, group), on whose training images the weights were trained",
+                recorded["path"],
+            )
+        # Where the parent's seed alone does not give its splits, its list of ids does.
+        return inherited | (known if recorded["split"].get("known") else {})
+    is_same_place = absolute(config.data.path or "") == recorded["path"]
+    if not shared or shared < num * (0.1 if is_same_place else 0.5):
+        return own
+    log.warning(
+        "%d of %d images are known to %s by their ids and keep the splits they had there; %d are new and are divided",
+        shared,
+        num,
+        parent.path,
+        num - shared,
+    )
+    return own | {"group": own["group"] or recorded["split"].get("group")} | known
+
+
+def _warn_of_leaks(dataset: Dataset, parent: Run) -> None:
+    """Data that come divided, or hold only few known images, may still test on what the weights were trained on."""
+    for split in ("val", "test"):
+        ids = dataset.splits[split].ids if split in dataset.splits else ()
+        num = sum(parent.splits.get(name) == "train" for name in ids)
+        if num:
+            log.warning(
+                "%d of %d %s images have the ids of training images of %s: the scores may be too good",
+                num,
+                len(ids),
+                split,
+                parent.path,
+            )
 
 
 def _open(
     config: Config,
     split: dict[str, Any],
     resolved: dict[str, Any] | None,
+    known_splits: dict[str, str],
     store: Callable[[tuple[str, ...]], StorePlan],
 ) -> Dataset:
     """Read the data with these splits; what a run has `resolved` spares the scan."""
     known = None
     if resolved is not None:
         known = tuple((name, reason) for name, reason in resolved["data"]["quarantined"])
-    settings = config.data.model_copy(update={name: value for name, value in split.items() if name != "seed"})
+    settings = config.data.model_copy(update=split_settings(split))
     with progress("reading the images", 1) as bar:
 
         def report(done: int, total: int) -> None:
             bar.update(done, total=total)
 
-        dataset = open_dataset(settings, split["seed"], known, report, store=store)
+        dataset = open_dataset(settings, split["seed"], known, report, store=store, known_splits=known_splits)
     facts, known_facts = dataset.facts, resolved["data"] if resolved is not None else None
     if known_facts is not None and (
         facts.fingerprint != known_facts["fingerprint"]

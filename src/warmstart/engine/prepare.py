@@ -63,7 +63,7 @@ def prepare(
     if warning:
         log.warning(warning)
     reference = resolve_weights(config.model.weights)
-    opened = open_inputs(config, reference, resolved, device)
+    opened = open_inputs(config, reference, run, resolved, device)
     dataset, built = opened.dataset, opened.built
     sizes = {name: tuple(p.shape) for name, p in built.module.named_parameters()}
     plan = make_plan(built.blocks, sizes, config.adapt, config.optim)

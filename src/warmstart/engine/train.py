@@ -12,7 +12,7 @@ from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from warmstart.config.io import Loaded, from_dict, to_yaml
 from warmstart.console import log, log_file
-from warmstart.engine.announce import announce, plan_record, write_quarantine
+from warmstart.engine.announce import announce, plan_record, write_tables
 from warmstart.engine.checkpoint import Saved, load_checkpoint, mend_pointers, restore_random
 from warmstart.engine.clock import Clock
 from warmstart.engine.distributed import SOLO, World
@@ -45,7 +45,7 @@ def finetune(loaded: Loaded, world: World = SOLO) -> Path:
         record = {"created": datetime.now(UTC).isoformat(timespec="seconds"), **prepared.resolved}
         writer.write_text(run / layout.CONFIG, to_yaml(loaded.config, loaded.origins))
         writer.write_json(run / layout.PLAN, plan_record(job))
-        write_quarantine(job)
+        write_tables(job)
         writer.write_json(run / layout.RESOLVED, record)  # last: with it the folder is a run
         _train(job, TrainState(), None)
     return run

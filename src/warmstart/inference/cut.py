@@ -79,16 +79,28 @@ class Tail(nn.Module):
     def __init__(self, module: nn.Module, cut: Cut, image_shape: tuple[int, ...]) -> None:
         super().__init__()
         self.module, self._cut, self._image_shape = module, cut, image_shape
+        self._zeros: dict[tuple[int, torch.device, torch.dtype], tuple[torch.Tensor, ...]] = {}
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        num = len(features) if self._cut.expands else 1
-        images = features.new_zeros((num, *self._image_shape))
-        with _standing_in(self.module, self._cut, features, num):
+        images, *outputs = self._stand_ins(features)
+        with _standing_in(self.module, self._cut, features, outputs):
             return self.module(images)
+
+    def _stand_ins(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Zeros for the images and for every frozen module, made once: nobody reads what becomes of them."""
+        num = len(features) if self._cut.expands else 1
+        key = num, features.device, features.dtype
+        if key not in self._zeros:
+            with torch.inference_mode(False):
+                shapes = (self._image_shape, *self._cut.shapes)
+                self._zeros = {key: tuple(features.new_zeros((num, *shape)) for shape in shapes)}
+        return self._zeros[key]
 
 
 @contextmanager
-def _standing_in(module: nn.Module, cut: Cut, features: torch.Tensor, num: int) -> Iterator[None]:
+def _standing_in(
+    module: nn.Module, cut: Cut, features: torch.Tensor, outputs: Sequence[torch.Tensor]
+) -> Iterator[None]:
     """While it lasts the frozen modules compute nothing, and the features appear at the cut."""
     stood_in: list[nn.Module] = []
     hooks = []
@@ -97,11 +109,10 @@ def _standing_in(module: nn.Module, cut: Cut, features: torch.Tensor, num: int) 
         return lambda *arguments, **settings: result
 
     try:
-        for path, shape in zip(cut.frozen, cut.shapes, strict=True):
+        for path, zeros in zip(cut.frozen, outputs, strict=True):
             frozen = module.get_submodule(path)
             is_cut = path == cut.last and not cut.at_input
-            result = features if is_cut else features.new_zeros((num, *shape))
-            frozen.forward = hand_over(result)
+            frozen.forward = hand_over(features if is_cut else zeros)
             stood_in.append(frozen)
         if cut.at_input:
             first = module.get_submodule(cut.first)

@@ -39,20 +39,25 @@ class FeatureTable:
 
     def take(self, indices: np.ndarray) -> np.ndarray:
         """float32 (len(indices), ...), a copy."""
-        rows = [self.arrays[number][row] for number, row in self.places[indices].tolist()]
-        return np.stack(rows) if rows else np.zeros((0, *self.arrays[0].shape[1:]), np.float32)
+        places = self.places[indices]
+        found = np.empty((len(indices), *self.arrays[0].shape[1:]), dtype=np.float32)
+        for number in np.unique(places[:, 0]).tolist():
+            rows = np.flatnonzero(places[:, 0] == number)
+            found[rows] = self.arrays[number][places[rows, 1]]
+        return found
 
 
 @dataclass(frozen=True)
 class Prefix:
     """The frozen part of a model up to a cut, and what is asked of it.
 
-    `weights` is the hash of everything frozen; `folder` is None where features stay in memory.
+    `identity` is the model's name with the versions of the code it is made of, and the hash of everything frozen;
+    `folder` is None where features stay in memory.
     """
 
     module: nn.Module
     cut: Cut
-    weights: str
+    identity: tuple[str, ...]
     channels_last: bool
     device: torch.device
     precision: torch.dtype | None
@@ -64,7 +69,7 @@ class Prefix:
         everything = Everything.of({"": samples})
         members = [rows for rows in divide(everything.keys) if len(rows)]
         parameters = (
-            self.weights,
+            self.identity,
             self.cut,
             self._view_name(view, epoch),
             torch.__version__,
@@ -119,7 +124,7 @@ class Prefix:
         if self.folder is None or not (self.folder / name).exists():
             return None
         try:
-            array = np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+            array = _mapped(self.folder / name)
         except (ValueError, OSError, EOFError) as error:
             log.warning("%s is damaged (%s): its features are computed again", self.folder / name, error)
             return None
@@ -141,11 +146,16 @@ class Prefix:
             with temporary.open("wb") as file:
                 np.save(file, array)
             temporary.replace(self.folder / name)
+            return _mapped(self.folder / name)
         except OSError as error:
             temporary.unlink(missing_ok=True)
             log.warning("features stay in memory: %s cannot be written (%s)", self.folder, error.strerror)
             return array
-        return np.load(self.folder / name, mmap_mode="r", allow_pickle=False)
+
+
+def _mapped(path: Path) -> np.ndarray:
+    """A plain view of the file: numpy's own class for maps costs microseconds at every look."""
+    return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
 def hash_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:

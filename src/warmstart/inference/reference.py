@@ -7,7 +7,7 @@ from pathlib import Path
 
 from warmstart.config.schema import SELECTION_METRICS
 from warmstart.console import log
-from warmstart.models.choose import Score, checkpoints_in, choose, matches
+from warmstart.models.choose import Score, check_path, checkpoints_in, choose, matches
 from warmstart.models.objects import keep
 from warmstart.run import layout, reader
 from warmstart.run.reader import Run
@@ -31,7 +31,11 @@ def resolve_weights(reference: str | None) -> WeightsReference:
     if reference is None or reference == "none":
         return WeightsReference(None)
     path, at = reader.split_reference(reference)
-    if at is None and not path.is_file() and not layout.is_run(path):
+    check_path(path)
+    if at is None and (inside := _in_run(path)) is not None:
+        path, step_inside = inside
+        reference = f"{path}@{step_inside}"
+    elif at is None and not path.is_file() and not layout.is_run(path):
         reference = _among_runs(reference, path)
         path, _ = reader.split_reference(reference)
     if layout.is_run(path):
@@ -43,7 +47,7 @@ def resolve_weights(reference: str | None) -> WeightsReference:
 def keep_module(
     module: object, reference: str | None = None, image_size: tuple[int, int] | None = None
 ) -> str:
-    """Keep a copy of a Python object for this process and return its name, `object:ClassName`.
+    """Keep a copy of a Python object for this process and return its name, `object:ClassName-DIGEST`.
 
     Its layers are looked at with `image_size`, else with that of the run that `reference` names.
     UserError: see `models.objects.keep`.
@@ -53,6 +57,17 @@ def keep_module(
         height, width = Run(path).resolved["model"]["preprocessing"]["image_size"]
         image_size = height, width
     return keep(module, image_size)
+
+
+def _in_run(path: Path) -> tuple[Path, int] | None:
+    """The run and the step that a file of weights belongs to by where it lies."""
+    parents = path.parents if len(path.parents) > 2 else path.absolute().parents
+    if path.name != layout.MODEL or not path.is_file() or len(parents) <= 2:
+        return None
+    step = layout.checkpoint_step(parents[0].name)
+    if step is None or parents[1].name != layout.CHECKPOINTS or not layout.is_run(parents[2]):
+        return None
+    return parents[2], step
 
 
 def _among_runs(reference: str, path: Path) -> str:

@@ -119,7 +119,7 @@ def _own_classes(file: WeightsFile | None, name: str) -> tuple[str, ...]:
         return file.classes
     known = outline(name)
     rows = file.state.get(f"{known.head}.weight")
-    if rows is None:
+    if rows is None or not rows.ndim:
         if not full_prefixes(file.shapes, known):
             gaps, _ = compare(file.shapes, known.shapes, known.head)
             raise explain(file.state, known.shapes, gaps, str(file.path), name)

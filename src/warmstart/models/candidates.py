@@ -95,11 +95,12 @@ def _fits(shapes: Mapping[str, Shape], known: Outline) -> bool:
     Without the second question, every ResNet-34 would be a ResNet-18.
     """
     full = gaps.full_prefixes(shapes, known)
+    trunk = gaps.branches(gaps.backbone_of(known), known.head)
     for prefix in full:
         twins = tuple(other for other in full if other != prefix and other.startswith(prefix))
         inside = [k for k in shapes if k.startswith(prefix) and not (twins and k.startswith(twins))]
         rest = {key.removeprefix(prefix) for key in inside} - set(known.shapes)
-        if not any(not gaps.is_computed(key) and not gaps.is_other_head(key) for key in rest):
+        if not any(not gaps.is_computed(key) and not gaps.is_other_head(key, trunk) for key in rest):
             return True
     return False
 

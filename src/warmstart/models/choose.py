@@ -6,6 +6,7 @@ Never by age: where nothing tells which is best, nothing is chosen.
 from __future__ import annotations
 
 import csv
+import errno
 import glob
 import json
 import re
@@ -21,7 +22,11 @@ SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt")
 _INDEX = ".index.json"
 # What trainers save beside the weights.
 _NOT_WEIGHTS = re.compile(r"^(optimizer|scheduler|scaler|rng_state\w*|training_args|random_states\w*)\.")
-_MORE = r"acc(?:uracy)?|top[-_]?1|prec[-_]?1|f1|f_score|m?iou|auc|auroc|m?ap|dice|kappa|recall|precision|score|metric"
+# A number that belongs to the metric's name has a separator behind it: acc1_92.3, mAP50-95_0.41.
+_MORE = (
+    r"acc@?[15](?=[-_=:@ ])|map50-95(?=[-_=:@ ])|map50(?=[-_=:@ ])(?!-95)|acc(?:uracy)?|top[-_]?1|prec[-_]?1|"
+    r"f1|f_score|m?iou|auc|auroc|m?ap|dice|kappa|recall|precision|score|metric"
+)
 _LESS = r"loss|err(?:or)?|nll|rmse|mae|mse|ece|ppl|perplexity"
 _NAMED = re.compile(
     rf"(?:^|[^a-z0-9])((?:val(?:id(?:ation)?)?|test|eval|train|dev|best)?[_/@-]?(?:{_MORE}|{_LESS}))"
@@ -54,6 +59,21 @@ class Choice:
 
     path: Path
     notes: tuple[str, ...] = ()
+
+
+def check_path(path: Path) -> None:
+    """UserError where no file can have this name: Python's own tests of paths raise OSError there."""
+    try:
+        path.lstat()
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise UserError(
+                f"{path} is no path: {error.strerror}", "a file, a folder or a glob", "name a file"
+            ) from None
+    except ValueError as error:  # a null byte
+        raise UserError(
+            f"{str(path)!r} is no path: {error}", "a file, a folder or a glob", "name a file"
+        ) from None
 
 
 def is_pattern(text: str) -> bool:
@@ -197,13 +217,22 @@ def _summary_score(path: Path) -> Score | None:
     epoch, table = re.search(r"checkpoint-(\d+)\.pth", path.name), path.parent / "summary.csv"
     if epoch is None or not table.is_file():
         return None
-    with table.open(encoding="utf-8", newline="") as stream:
-        for row in csv.DictReader(stream):
-            if row.get("epoch") == epoch[1]:
-                for metric, less in (("eval_top1", False), ("eval_loss", True)):
-                    if _is_number(row.get(metric)):
-                        return Score(metric, float(row[metric]), less, table.name)
+    for row in _rows(table):
+        if row.get("epoch") == epoch[1]:
+            for metric, less in (("eval_top1", False), ("eval_loss", True)):
+                if _is_number(row.get(metric)):
+                    return Score(metric, float(row[metric]), less, table.name)
     return None
+
+
+def _rows(table: Path) -> list[dict[str, str]]:
+    try:
+        with table.open(encoding="utf-8", newline="") as stream:
+            return list(csv.DictReader(stream))
+    except (UnicodeDecodeError, csv.Error) as error:
+        raise UserError(
+            f"{table} is not a table in UTF-8: {error}", "what timm wrote", "remove or mend it"
+        ) from error
 
 
 def _by_name(candidates: list[Path]) -> tuple[Path, str] | None:

@@ -16,6 +16,7 @@ from warmstart.errors import UserError, listing
 from warmstart.models import gaps
 from warmstart.models.created import Created, Outline, shapes_of
 from warmstart.models.sizes import Size
+from warmstart.models.unwrap import classes_note, stripped_note
 from warmstart.models.weights import WeightsFile
 
 _HEAD_NAMES = re.compile(
@@ -26,9 +27,34 @@ _RGB = 3
 
 def fit_names(file: WeightsFile, outline: Outline, name: str) -> WeightsFile:
     """The file with its tensors under the model's names, as far as that is certain; UserError if two sets fit."""
+    file = _own_prefixes(file, outline)
     state, notes = _without_prefix(file, outline, name)
     state, told = _head_in_place(state, outline)
-    return replace(file, state=state, notes=(*file.notes, *notes, *told))
+    file = replace(file, state=state, notes=(*file.notes, *notes, *told))
+    return _counted_classes(file, outline.head)
+
+
+def _own_prefixes(file: WeightsFile, outline: Outline) -> WeightsFile:
+    """The file with those of the stripped prefixes put back that are of the model's own names."""
+    starts = ["".join(file.prefixes[kept:]) for kept in range(len(file.prefixes), -1, -1)]
+    start = max(starts, key=lambda start: sum(start + key in outline.shapes for key in file.state))
+    if not start:
+        return file
+    own = file.prefixes[starts.index(start) * -1 :]
+    undone = {stripped_note(prefix, len(file.state)) for prefix in own}
+    notes = tuple(note for note in file.notes if note not in undone)
+    state = {start + key: tensor for key, tensor in file.state.items()}
+    return replace(file, state=state, notes=notes, prefixes=file.prefixes[: -len(own)])
+
+
+def _counted_classes(file: WeightsFile, head: str) -> WeightsFile:
+    """The file without the class names of its wrapper, where the classifier has another number of outputs."""
+    rows, classes, key = file.state.get(f"{head}.weight"), file.classes, file.classes_key
+    if key is None or classes is None or rows is None or not rows.ndim or len(rows) == len(classes):
+        return file
+    ignored = f"{key!r} has {len(classes)} names, but the classifier {head!r} {len(rows)} outputs: ignored"
+    taken = classes_note(len(classes), key)
+    return replace(file, classes=None, notes=(*(note for note in file.notes if note != taken), ignored))
 
 
 def image_size_in(state: Mapping[str, Tensor], outline: Outline) -> Size | None:
@@ -140,7 +166,10 @@ def _head_in_place(state: dict[str, Tensor], outline: Outline) -> tuple[dict[str
     if own is not None and own.shape[1:] == wanted[1:]:
         return state, []
     extra = [k for k in state if k not in outline.shapes or gaps.under(k, head)]
-    extra = [k for k in extra if _HEAD_NAMES.search(k) or gaps.under(k, head)]
+    trunk = gaps.branches(gaps.backbone_of(outline), head)
+    extra = [
+        k for k in extra if gaps.under(k, head) or (_HEAD_NAMES.search(k) and not gaps.in_trunk(k, trunk))
+    ]
     layers = [k.removesuffix(".weight") for k in extra if k.endswith(".weight") and state[k].ndim >= 2]
     fitting = [
         path for path in layers if math.prod(state[f"{path}.weight"].shape[1:]) == math.prod(wanted[1:])

@@ -40,8 +40,21 @@ def is_computed(key: str) -> bool:
     return _COMPUTED.search(key) is not None
 
 
-def is_other_head(key: str) -> bool:
-    return _OTHER_HEADS.search(key) is not None
+def is_other_head(key: str, trunk: Iterable[str]) -> bool:
+    """By its name; `trunk` are the branches below which everything is the backbone's."""
+    return _OTHER_HEADS.search(key) is not None and not in_trunk(key, trunk)
+
+
+def in_trunk(key: str, trunk: Iterable[str]) -> bool:
+    return any(key == path or under(key, path) for path in trunk)
+
+
+def branches(backbone: Iterable[str], head: str) -> frozenset[str]:
+    """What the backbone's names start with, told where the classifier hangs: of `head.norm.weight`, with a
+    classifier `head.fc`, it is `head.norm`."""
+    parent = head[: head.rfind(".") + 1]
+    starts = [(name, len(parent) if name.startswith(parent) else 0) for name in backbone]
+    return frozenset(name[:start] + name[start:].partition(".")[0] for name, start in starts)
 
 
 def is_averaged(prefix: str) -> bool:
@@ -66,7 +79,8 @@ def compare(found: Mapping[str, Shape], wanted: Mapping[str, Shape], head: str) 
         notes.append(f"the file lacks {len(counters)} counters and tables that the model fills itself")
         missing = [key for key in missing if not is_computed(key)]
     unexpected = [key for key in unexpected if not is_computed(key)]
-    if share == 1 and (others := [key for key in unexpected if is_other_head(key)]):
+    trunk = branches(backbone, head)
+    if share == 1 and (others := [key for key in unexpected if is_other_head(key, trunk)]):
         roots = sorted({key.partition(".")[0] for key in others})
         notes.append(f"left out {len(others)} tensors of other heads: {', '.join(roots[:5])}")
         unexpected = [key for key in unexpected if key not in others]

@@ -7,25 +7,28 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from warmstart.errors import UserError
+from warmstart.errors import UserError, listing
 from warmstart.models.sizes import first_line
 
+CONFIG = "config.json"
+_NUM_EXAMPLES = 3
 # Only files of these names are what the config.json beside them speaks of.
 _FILES = re.compile(r"(model|pytorch_model)\.(safetensors|bin|pth)(\.index\.json)?")
 _NAMELESS = re.compile(r"LABEL_\d+")  # what transformers writes where nobody named the classes
 
 
-def described(file: Path) -> dict[str, str]:
-    """What stands beside `file`, with the keys and the text forms of a safetensors file's metadata.
+def described(file: Path) -> tuple[dict[str, str], tuple[str, ...]]:
+    """What stands beside `file`, with the keys and the text forms of a safetensors file's metadata; and notes.
 
     {} without a config.json, or where it is not of a timm model. UserError: one that is not JSON.
     """
-    config_file = file.with_name("config.json")
+    config_file = file.with_name(CONFIG)
     if not _FILES.fullmatch(file.name) or not config_file.is_file():
-        return {}
+        return {}, ()
     try:
         config = json.loads(config_file.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -35,25 +38,42 @@ def described(file: Path) -> dict[str, str]:
             "download it again, or move the weights to a folder without it",
         ) from error
     if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
-        return {}
+        return {}, ()
     image = config.get("pretrained_cfg")
     image = image if isinstance(image, dict) else {}
+    names, notes = _numbered(_class_names(config))
     entries = {
         "arch": config["architecture"],
-        "classes": _class_names(config),
+        "classes": names,
         "mean": image.get("mean"),
         "std": image.get("std"),
         "image_size": image.get("input_size"),
         "crop_pct": image.get("crop_pct"),
     }
-    return {
+    texts = {
         key: value if isinstance(value, str) else json.dumps(value)
         for key, value in entries.items()
         if value is not None
     }
+    return texts, notes
 
 
-def _class_names(config: dict[str, Any]) -> list[str] | None:
+def _numbered(names: Any) -> tuple[Any, tuple[str, ...]]:
+    """Names that several classes share (ImageNet has two cranes) with a number: neither is taken for the other."""
+    if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
+        return names, ()  # `classes_in` refuses it
+    counts = Counter(names)
+    shared = [name for name in counts if counts[name] > 1]
+    places: Counter[str] = Counter()
+    unique = []
+    for name in names:
+        places[name] += 1
+        unique.append(f"{name} ({places[name]})" if counts[name] > 1 else name)
+    listed = listing(map(repr, shared), _NUM_EXAMPLES)
+    return unique, (f"{CONFIG} names several classes {listed}: numbered",) if shared else ()
+
+
+def _class_names(config: dict[str, Any]) -> Any:
     """`id2label` of transformers, `label_names` of timm; None where the classes have only numbers."""
     by_index = config.get("id2label")
     if isinstance(by_index, dict) and set(by_index) == {str(index) for index in range(len(by_index))}:

@@ -12,7 +12,7 @@ from warmstart.errors import UserError, listing
 from warmstart.models.candidates import Likeness, block_counts, search
 from warmstart.models.contents import Content, describe, unusable
 from warmstart.models.created import Shape
-from warmstart.models.gaps import Gaps, is_position
+from warmstart.models.gaps import Gaps, is_computed, is_position
 
 _NUM_EXAMPLES = 3
 _LEAST_ALIKE, _ALIKE = 0.05, 0.5  # shares of the parameters
@@ -31,6 +31,12 @@ def explain(
     shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
     if (content := unusable(state)) is not None:
         return UserError(f"{start}: {content.what}", content.expected, content.fix)
+    if gaps.share == 1 and not gaps.unexpected and not any(map(is_computed, gaps.differing)):
+        return UserError(
+            f"{start}: the backbone does, its classifier does not: {_counts(gaps, shapes, wanted)}",
+            _EXPECTED,
+            "save the whole classifier, or leave it out: `warmstart finetune` gives it a new one",
+        )
     content, cause = describe(state), _difference(shapes, wanted, gaps, model)
     # What differs from one of our own models, or from an object, in one thing is no model of a zoo.
     is_told = content is None and cause is not None and model.startswith(("builtin:", "object:"))
@@ -158,10 +164,11 @@ def _width(shapes: Mapping[str, Shape], wanted: Mapping[str, Shape], gaps: Gaps,
     """All channels in one proportion: another width; in many, all fewer: channels were cut out."""
     if gaps.missing or gaps.unexpected or not gaps.differing:
         return None
+    if any(len(shapes[key]) != len(wanted[key]) for key in gaps.differing):
+        return None
     pairs = [
         (found, own)
         for key in gaps.differing
-        if len(shapes[key]) == len(wanted[key])
         for found, own in zip(shapes[key], wanted[key], strict=True)
         if found != own
     ]

@@ -1,4 +1,6 @@
-"""Python objects as models: `object:ClassName` names a copy that was handed over in this process.
+"""Python objects as models: `object:ClassName-1a2b3c4d` names a copy that was handed over in this process.
+
+The digest is of its layers and shapes, so that two objects of one class are two models.
 
 Nothing is ever imported because a file names it: in another process, the object has to be passed again.
 Shapes: N images, C channels, K outputs.
@@ -7,6 +9,8 @@ Shapes: N images, C channels, K outputs.
 from __future__ import annotations
 
 import copy
+import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +20,7 @@ from torch import Tensor, nn
 
 from warmstart.errors import UserError
 from warmstart.models.created import Created, Outline, shapes_of
+from warmstart.models.gaps import under
 from warmstart.models.heads import fit_head
 from warmstart.models.sizes import Size, check_image_size, first_line
 from warmstart.records import Preprocessing
@@ -58,21 +63,37 @@ def keep(module: object, image_size: Size | None = None) -> str:
         ) from error
     copied.zero_grad(set_to_none=True)
     num_channels, head = _find_head(copied, image_size)
-    name = type(inner).__name__
+    name = f"{type(inner).__name__}-{_digest(copied, head)}"
     _KEPT[name] = _Kept(copied, head, num_channels)
     return f"object:{name}"
 
 
+def _digest(module: nn.Module, head: str) -> str:
+    """Of what repr shows of every layer, and of all shapes; but for the classifier, which follows the data."""
+    layers = [(path, type(m).__name__, m.extra_repr()) for path, m in module.named_modules() if path != head]
+    shapes = {key: shape for key, shape in shapes_of(module).items() if not under(key, head)}
+    text = re.sub(r" at 0x[0-9a-fA-F]+", "", repr((layers, sorted(shapes.items()))))
+    return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
 def check_kept(bare: str) -> None:
-    """UserError unless an object of this class was passed in this process."""
+    """UserError unless an object of this class, layers and shapes was passed in this process."""
     if bare not in _KEPT:
-        others = f" (a {next(iter(_KEPT))} was)" if _KEPT else ""
+        kind, kinds = _kind(bare), [_kind(other) for other in _KEPT]
+        others = f" (a {kinds[-1]} was)" if kinds else ""
+        if kind in kinds:
+            others = f" (another {kind} was, whose layers or shapes differ)"
         raise UserError(
-            f"the model was a Python object, a {bare}, and none was passed in this process{others}",
+            f"the model was a Python object, a {kind}, and none was passed in this process{others}",
             "the object, or one of the same structure",
-            f"in Python: warmstart.evaluate(RUN, data, module={bare}(...)); predict, check and resume take "
+            f"in Python: warmstart.evaluate(RUN, data, module={kind}(...)); predict, check and resume take "
             "module= too",
         )
+
+
+def _kind(bare: str) -> str:
+    """The class in a kept name."""
+    return bare.rpartition("-")[0] or bare
 
 
 def create_object(
@@ -194,6 +215,12 @@ def _head_of(module: nn.Module, outputs: Any, calls: list[tuple[str, Any]]) -> s
             "wrap it in an nn.Module whose forward returns its logits",
         )
     path, made = calls[-1] if calls else ("", None)
+    if path and f"{path}.weight" not in shapes_of(module):
+        raise UserError(
+            f"the classifier {path!r} of the {kind} is parametrised (as weight_norm does it): its rows are no weights",
+            "a plain nn.Linear or 1x1 convolution as the last layer",
+            "torch.nn.utils.parametrize.remove_parametrizations(LAYER, 'weight') before it is passed",
+        )
     if not isinstance(made, Tensor) or made.shape[1] != outputs.shape[1] or len(made) != len(outputs):
         raise UserError(
             f"it is unclear which layer of the {kind} makes its {outputs.shape[1]} outputs"

@@ -17,7 +17,7 @@ from torch import Tensor
 from warmstart.errors import UserError, listing
 
 SAVE_BARE = "torch.save(model.state_dict(), 'weights.pt')"
-_PLAIN = ("state_dict", "model_state_dict", "model_state", "model")
+_PLAIN = ("state_dict", "model_state_dict", "model_state", "model", "module")
 _EMA = ("state_dict_ema", "model_ema", "ema")
 _PREFIXES = ("module.", "_orig_mod.", "model.", "backbone.", "net.", "timm_model.")
 _CLASSES = ("classes", "class_names", "label_map", "class_to_idx", "idx_to_class")
@@ -36,6 +36,8 @@ class Unwrapped:
     classes: tuple[str, ...] | None = None
     arch: str | None = None
     metadata: Mapping[str, str] = field(default_factory=dict)  # as safetensors' text entries
+    prefixes: tuple[str, ...] = ()  # stripped, from the outermost on
+    classes_key: str | None = None  # where the classes stand
 
 
 def harmless_classes() -> list[Any]:
@@ -64,39 +66,50 @@ def unwrap(content: Any, file: pathlib.Path) -> Unwrapped:
         raise UserError(f"{file} holds an empty dict", "a state_dict {name: tensor}", SAVE_BARE)
     place, tensors, notes = _choose(content, file)
     is_lightning = "pytorch-lightning_version" in content
-    state, stripped = strip_prefixes(tensors, is_lightning)
-    classes, told = _classes(content, state)
+    state, stripped, prefixes = strip_prefixes(tensors, is_lightning)
+    classes, key, told = _classes(content)
     # torch's own examples write `arch` too, but of torchvision: only timm also writes a version number.
     is_timm = isinstance(content.get("version"), int) and isinstance(content.get("arch"), str)
     arch = f"timm:{content['arch']}" if is_timm and place else None
     stated = _normalization(content)
     if stated:
         told.append(f"took {', '.join(stated)} under 'normalization'")
-    return Unwrapped(state, (*notes, *stripped, *told), classes, arch, stated)
+    return Unwrapped(state, (*notes, *stripped, *told), classes, arch, stated, prefixes, key)
 
 
 def strip_prefixes(
     state: Mapping[str, Tensor], is_lightning: bool = False
-) -> tuple[dict[str, Tensor], tuple[str, ...]]:
-    """Take off, repeatedly, a wrapper's prefix that all names carry. Returns the tensors, and notes.
+) -> tuple[dict[str, Tensor], tuple[str, ...], tuple[str, ...]]:
+    """Take off, repeatedly, a wrapper's prefix that all names carry. Returns the tensors, notes, and the prefixes.
 
     Of Lightning's files, what the model's names stand beside (losses, metrics, averages) is left out.
     """
-    found, notes = dict(state), []
+    found = dict(state)
+    notes: list[str] = []
+    prefixes: list[str] = []
     if "n_averaged" in found and all(k.startswith("module.") for k in found if k != "n_averaged"):
         del found["n_averaged"]  # the counter of torch.optim.swa_utils.AveragedModel
         notes.append("left out the counter 'n_averaged' of averaged weights")
     while True:
         prefix, others = _common_prefix(found, is_lightning)
         if prefix is None:
-            return found, tuple(notes)
+            return found, tuple(notes), tuple(prefixes)
         inside = {key.removeprefix(prefix): found[key] for key in found if key not in others}
         if others:
             notes.append(
                 f"left out {len(others)} tensors that are not the model's: {listing(others, _NUM_EXAMPLES)}"
             )
-        notes.append(f"stripped the prefix {prefix!r} from {len(inside)} names")
+        notes.append(stripped_note(prefix, len(inside)))
+        prefixes.append(prefix)
         found = inside
+
+
+def stripped_note(prefix: str, num_names: int) -> str:
+    return f"stripped the prefix {prefix!r} from {num_names} names"
+
+
+def classes_note(num_classes: int, key: str) -> str:
+    return f"took the {num_classes} class names under {key!r}"
 
 
 def _common_prefix(state: Mapping[str, Tensor], is_lightning: bool) -> tuple[str | None, list[str]]:
@@ -110,8 +123,8 @@ def _common_prefix(state: Mapping[str, Tensor], is_lightning: bool) -> tuple[str
 
 def _choose(content: Mapping[Any, Any], file: pathlib.Path) -> tuple[str, dict[str, Tensor], list[str]]:
     """(key of the wrapper, or "" without one; its tensors; notes): plain weights before their average."""
-    plain = {key: tensors for key in _PLAIN if (tensors := _tensors_in(content.get(key)))}
-    averaged = {key: tensors for key in _EMA if (tensors := _tensors_in(content.get(key)))}
+    plain = {key: found for key in _PLAIN if (found := _find(content.get(key), key))[1]}
+    averaged = {key: found for key in _EMA if (found := _find(content.get(key), key))[1]}
     if len(plain) > 1 or (not plain and len(averaged) > 1):
         keys = list(plain or averaged)
         raise UserError(
@@ -119,16 +132,12 @@ def _choose(content: Mapping[Any, Any], file: pathlib.Path) -> tuple[str, dict[s
             "the weights of one model",
             f"save the ones you mean: torch.save(torch.load(file)[{keys[0]!r}], 'weights.pt')",
         )
-    notes = []
     if not plain and not averaged:
-        place, tensors = "", _bare(content, file)
-    elif plain:
-        place, tensors = next(iter(plain.items()))
-        notes.append(f"took the weights under {place!r}")
-        notes += [f"their EMA twin under {key!r} was not taken" for key in averaged]
+        place, tensors, notes = "", _bare(content, file), []
     else:
-        place, tensors = next(iter(averaged.items()))
-        notes.append(f"took the EMA weights under {place!r}: the file has no others")
+        place, (path, tensors) = next(iter((plain or averaged).items()))
+        twins = [at for at, _ in averaged.values()] if plain else []
+        notes = _told(path, [*twins, *_twins_beside(content, path)])
     ignored = [str(key) for key in content if key not in tensors and key not in {place, *averaged, *_CLASSES}]
     if place and isinstance(content[place], Mapping):
         inner = content[place]
@@ -139,17 +148,39 @@ def _choose(content: Mapping[Any, Any], file: pathlib.Path) -> tuple[str, dict[s
 
 
 def _is_ignored(key: Any, value: Any, tensors: Mapping[str, Tensor]) -> bool:
-    return key not in tensors and not _tensors_in(value)
+    return key not in tensors and not _find(value, "")[1]
 
 
-def _tensors_in(value: Any, levels: int = _NUM_LEVELS) -> dict[str, Tensor]:
-    """The tensors of a state_dict, or of the one inside a wrapper that is wrapped itself; {} if there are none."""
+def _told(path: str, twins: list[str]) -> list[str]:
+    if set(path.split(".")) & {*_EMA}:
+        return [f"took the EMA weights under {path!r}: the file has no others"]
+    return [
+        f"took the weights under {path!r}",
+        *(f"their EMA twin under {at!r} was not taken" for at in twins),
+    ]
+
+
+def _twins_beside(content: Mapping[Any, Any], path: str) -> list[str]:
+    """Places of averages below the top that `path` passes by."""
+    places: list[tuple[str, dict[str, Tensor]]] = []
+    above: list[str] = []
+    for part in path.split("."):
+        content, above = content[part], [*above, part]
+        places += [_find(content.get(key), ".".join([*above, key])) for key in _EMA]
+    return [at for at, tensors in places if tensors and not path.startswith(at)]
+
+
+def _find(value: Any, place: str, levels: int = _NUM_LEVELS) -> tuple[str, dict[str, Tensor]]:
+    """The tensors of a state_dict, or of the one inside a wrapper that is wrapped itself, plain before averaged,
+    and where it is (`model.ema`); {} if there are none."""
     if not isinstance(value, Mapping) or not levels:
-        return {}
-    for key in (*_PLAIN, *_EMA, "module", "shadow"):
-        if found := _tensors_in(value.get(key), levels - 1):
+        return place, {}
+    direct = {key: v for key, v in value.items() if isinstance(v, Tensor) and isinstance(key, str)}
+    for key in (*_PLAIN, *_EMA, "shadow"):
+        found = _find(value.get(key), f"{place}.{key}", levels - 1)
+        if found[1] and (key in _PLAIN or len(found[1]) > len(direct)):  # `decay` may be a tensor too
             return found
-    return {key: v for key, v in value.items() if isinstance(v, Tensor) and isinstance(key, str)}
+    return place, direct
 
 
 def _bare(content: Mapping[Any, Any], file: pathlib.Path) -> dict[str, Tensor]:
@@ -187,25 +218,19 @@ def _all_tensors(value: Any) -> bool:
     return isinstance(value, Mapping) and bool(value) and all(isinstance(v, Tensor) for v in value.values())
 
 
-def _classes(
-    content: Mapping[Any, Any], state: Mapping[str, Tensor]
-) -> tuple[tuple[str, ...] | None, list[str]]:
-    """Class names that the file states, if its last layer has as many outputs; and notes."""
+def _classes(content: Mapping[Any, Any]) -> tuple[tuple[str, ...] | None, str | None, list[str]]:
+    """Class names that the file states, however many outputs it has, the key that they stand under; and notes."""
     settings = content.get("hyper_parameters")
     places = [content, settings] if isinstance(settings, Mapping) else [content]
     stated = [(key, place[key]) for place in places for key in _CLASSES if key in place]
     stated = [(key, value) for key, value in stated if isinstance(value, (Mapping, list, tuple)) and value]
     if not stated:
-        return None, []
+        return None, None, []
     key, value = stated[0]
-    names = _names(value)
+    names = _names(value, key)
     if names is None:
-        return None, [f"{key!r} is not one name per output, numbered from 0: ignored"]
-    layers = [tensor for tensor in state.values() if tensor.ndim >= 2]
-    num_outputs = layers[-1].shape[0] if layers else 0
-    if len(names) != num_outputs:
-        return None, [f"{key!r} has {len(names)} names, but the last layer {num_outputs} outputs: ignored"]
-    return names, [f"took the {len(names)} class names under {key!r}"]
+        return None, None, [f"{key!r} is not one name per output, numbered from 0: ignored"]
+    return names, key, [classes_note(len(names), key)]
 
 
 def _normalization(content: Mapping[Any, Any]) -> dict[str, str]:
@@ -224,19 +249,26 @@ def _size_text(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(np.asarray(value).tolist())
 
 
-def _names(value: Any) -> tuple[str, ...] | None:
-    """Names in the order of outputs, from a list, {name: index} or {index: name}; None if it is none of these."""
-    if isinstance(value, Mapping):
-        pairs = [(_index(v), k) for k, v in value.items() if isinstance(k, str)]
-        if len(pairs) < len(value) or any(index is None for index, _ in pairs):
-            pairs = [(_index(k), v) for k, v in value.items()]
-        by_index = dict(pairs)
-        if set(by_index) != set(range(len(value))):
-            return None
-        value = [by_index[index] for index in range(len(value))]
-    if not all(isinstance(name, str) for name in value) or len(set(value)) != len(value):
-        return None
-    return tuple(str(name) for name in value)
+def _names(value: Any, key: str) -> tuple[str, ...] | None:
+    """Names in the order of outputs, from a list, {name: index} or {index: name}; None if it is none of these.
+
+    Which of the two it is, the key tells; else text stands for names, as JSON makes text of every key.
+    """
+    if not isinstance(value, Mapping):
+        return _ordered(list(enumerate(value)))
+    by_value, by_key = [(_index(v), k) for k, v in value.items()], [(_index(k), v) for k, v in value.items()]
+    is_first = key == "class_to_idx" or (
+        key != "idx_to_class" and not any(isinstance(v, str) for v in value.values())
+    )
+    orders = (by_value, by_key) if is_first else (by_key, by_value)
+    return next((names for pairs in orders if (names := _ordered(pairs)) is not None), None)
+
+
+def _ordered(pairs: list[tuple[int | None, Any]]) -> tuple[str, ...] | None:
+    by_index = dict(pairs)
+    names = [by_index[index] for index in range(len(pairs)) if index in by_index]
+    is_whole = len(names) == len(pairs) and all(isinstance(name, str) for name in names)
+    return tuple(map(str, names)) if is_whole and len(set(names)) == len(names) else None
 
 
 def _index(value: Any) -> int | None:

@@ -16,12 +16,21 @@ from torch import Tensor, nn
 
 from warmstart.errors import UserError, closest, listing
 from warmstart.models.builtin import recognise
-from warmstart.models.choose import SUFFIXES, Choice, checkpoints_in, choose, is_pattern, is_weights, matches
+from warmstart.models.choose import (
+    SUFFIXES,
+    Choice,
+    check_path,
+    checkpoints_in,
+    choose,
+    is_pattern,
+    is_weights,
+    matches,
+)
 from warmstart.models.contents import plain, unusable
 from warmstart.models.created import shapes_of
 from warmstart.models.gaps import compare, under
-from warmstart.models.hf_folder import described
-from warmstart.models.metadata import arch_in, classes_in, expand, is_multi_label, preprocessing_in
+from warmstart.models.hf_folder import CONFIG, described
+from warmstart.models.metadata import NAME, arch_in, classes_in, expand, is_multi_label, preprocessing_in
 from warmstart.models.mismatch import explain
 from warmstart.models.shards import INDEX_SUFFIX, check_shard, digest, shard_files
 from warmstart.models.sizes import first_line
@@ -43,6 +52,8 @@ class WeightsFile:
     sha256: str
     notes: tuple[str, ...] = ()  # what was unwrapped, stripped and ignored to get at the tensors
     multi_label: bool = False  # as stated
+    prefixes: tuple[str, ...] = ()  # stripped from all names, from the outermost on
+    classes_key: str | None = None  # of a wrapper dict, whose `classes` need not be of the classifier
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -51,6 +62,7 @@ class WeightsFile:
 
 def read_weights(path: str | Path) -> WeightsFile:
     """Read a file (or the best one of a folder or a glob) to CPU tensors; UserError says what is wrong with it."""
+    check_path(Path(path))
     choice = _find_file(Path(path).expanduser())
     file = choice.path
     with file.open("rb") as stream:
@@ -68,21 +80,63 @@ def read_weights(path: str | Path) -> WeightsFile:
         found, sha256 = _read_shards(file), digest(file)
     elif file.suffix == ".safetensors" or start[8:10] == b'{"':
         tensors, metadata = _read_safetensors(file)
-        found = Unwrapped(*strip_prefixes(tensors))
+        found = Unwrapped(tensors, ()) if NAME in metadata else _stripped(tensors)
     else:
         found = _read_pickle(file)
-    metadata = described(file) | metadata
-    state, notes = plain(found.state)
+    _check_numbers(found.state, file)
+    # A file of ours has the model's own names and values, whatever they look like.
+    state, notes = (found.state, []) if NAME in metadata else plain(found.state)
+    beside, told = described(file)
+    beside, config = {k: v for k, v in beside.items() if k not in metadata}, str(file.with_name(CONFIG))
+    named = classes_in(metadata, str(file)) or classes_in(beside, config)
     return WeightsFile(
         path=file,
         state=state,
-        classes=classes_in(metadata, str(file)) or found.classes,
-        arch=arch_in(metadata) or found.arch or recognise(state, _shapes(state)),
-        preprocessing=preprocessing_in({**metadata, **found.metadata}, str(file)),
+        classes=named or found.classes,
+        arch=arch_in({**beside, **metadata}) or found.arch or recognise(state, _shapes(state)),
+        preprocessing={
+            **preprocessing_in(beside, config),
+            **preprocessing_in({**metadata, **found.metadata}, str(file)),
+        },
         sha256=sha256,
-        notes=(*choice.notes, *found.notes, *notes),
+        notes=(
+            *choice.notes,
+            *found.notes,
+            *notes,
+            *_not_finite(state),
+            *(told if "classes" in beside else ()),
+        ),
         multi_label=is_multi_label(metadata),
+        prefixes=found.prefixes,
+        classes_key=None if named else found.classes_key,
     )
+
+
+def _stripped(tensors: Mapping[str, Tensor], *notes: str) -> Unwrapped:
+    state, told, prefixes = strip_prefixes(tensors)
+    return Unwrapped(state, (*notes, *told), prefixes=prefixes)
+
+
+def _check_numbers(state: Mapping[str, Tensor], file: Path) -> None:
+    """UserError unless all tensors are dense and real."""
+    kinds = {
+        key: tensor.dtype if tensor.layout == torch.strided else tensor.layout
+        for key, tensor in state.items()
+        if tensor.layout != torch.strided or tensor.is_complex()
+    }
+    if kinds:
+        listed = listing((f"{key} ({kind})" for key, kind in kinds.items()), _NUM_EXAMPLES)
+        raise UserError(
+            f"{file} holds tensors that are no plain numbers: {listed}",
+            "dense tensors of real numbers",
+            "save them with .to_dense(), or as two real tensors where the model has two",
+        )
+
+
+def _not_finite(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    real = {key: t for key, t in state.items() if t.is_floating_point() and t.itemsize > 1}
+    found = [key for key, tensor in real.items() if not tensor.isfinite().all()]
+    return (f"{len(found)} tensors hold NaN or infinite values: {listing(found, 3)}",) if found else ()
 
 
 @dataclass(frozen=True)
@@ -100,12 +154,23 @@ def load_into(
 
     Every parameter of the backbone must be there by name and shape. Beside them, only what is understood may
     be missing or extra: counters and tables that the model fills itself, and other heads. Anything else is a
-    UserError with the cause.
+    UserError with the cause, and so are whole numbers of the right shapes: they would load, and mean nothing.
     """
     wanted = shapes_of(module)
     gaps, notes = compare(_shapes(state), wanted, head)
-    if gaps or unusable(state) is not None:  # integers of the right shapes would load, and mean nothing
+    floats = [
+        key for key, parameter in module.named_parameters() if key in state and parameter.is_floating_point()
+    ]
+    whole = [key for key in floats if not state[key].is_floating_point()]
+    strange = {key: tensor for key, tensor in state.items() if key in whole or key not in wanted}
+    if gaps or unusable(strange) is not None:
         raise explain(state, wanted, gaps, source, name)
+    if whole:
+        raise UserError(
+            f"{source} does not fit {name or 'the model'}: {len(whole)} weights are whole numbers: {listing(whole, 3)}",
+            "floating point numbers",
+            "save the weights that the model computes with",
+        )
     module.load_state_dict({key: tensor for key, tensor in state.items() if key in wanted}, strict=False)
     return Loaded(any(under(key, head) for key in state if key in wanted), tuple(notes))
 
@@ -162,8 +227,7 @@ def _read_shards(index: Path) -> Unwrapped:
         state, _ = _read_safetensors(file)
         check_shard(index, file, names, state)
         tensors |= {name: state[name] for name in names}
-    state, notes = strip_prefixes(tensors)
-    return Unwrapped(state, (f"put together from {len(files)} safetensors files", *notes))
+    return _stripped(tensors, f"put together from {len(files)} safetensors files")
 
 
 def _read_pickle(file: Path) -> Unwrapped:

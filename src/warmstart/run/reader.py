@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import os
@@ -77,6 +78,21 @@ class Run:
         """Multi-label: `step`, `split` and `thresholds` by label, as chosen after training; None before."""
         path = self.path / layout.THRESHOLDS
         return _read_json(path) if path.exists() else None
+
+    @cached_property
+    def splits(self) -> dict[str, str]:
+        """Split by id where this run or one before it divided the data; empty where they came divided."""
+        path = self.path / layout.SPLITS
+        if not path.exists():
+            return {}
+        try:
+            with path.open(encoding="utf-8", newline="") as file:
+                header, *rows = csv.reader(file)
+        except (OSError, ValueError, csv.Error):
+            header, rows = [], []
+        if header != ["id", "split"] or any(len(row) != 2 for row in rows):
+            raise UserError(f"{path} is damaged: it is not the table of ids and splits that was written")
+        return dict(rows)
 
     @cached_property
     def metrics(self) -> Rows:

@@ -56,6 +56,8 @@ def write_whole(path: Path, content: bytes) -> None:
 
 
 def _cannot_write(path: Path, error: OSError, num_bytes: int) -> UserError:
+    if path.parent.name.startswith("."):  # the temporary folder of a checkpoint
+        path = path.parent
     happened = f"cannot write {path}: {error.strerror or error}"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return UserError(

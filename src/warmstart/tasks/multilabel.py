@@ -121,7 +121,9 @@ class MultiLabel:
             return np.exp(-np.logaddexp(0, -exact)).astype(np.float32)
 
     def with_best_thresholds(self, scores: NDArray[np.float32], targets: NDArray[Any]) -> MultiLabel:
-        """The same task with the thresholds of highest F1 on these samples."""
+        """The same task with the thresholds of highest F1 on these samples; as it is where a score is NaN."""
+        if np.isnan(scores).any():
+            return self
         return replace(self, thresholds=label_metrics.best_thresholds(scores, targets))
 
     def headline(self, metrics: Mapping[str, float]) -> str:
