@@ -157,19 +157,19 @@ def test_damaged_files_are_named(run, name, content):
     }[name]
     (run / file).write_bytes(content)
     with pytest.raises(UserError, match=f"{file} is damaged"):
-        getattr(reader.reader.Run(run), name)
+        getattr(reader.Run(run), name)
 
 
 def test_a_file_that_is_gone_is_named(run):
     (run / layout.PLAN).unlink()
     with pytest.raises(UserError, match=r"cannot read .*plan\.json: No such file"):
-        reader.reader.Run(run).plan  # noqa: B018
+        reader.Run(run).plan  # noqa: B018
 
 
 def test_a_run_of_another_format_is_refused(run):
     writer.write_json(run / layout.RESOLVED, {"format": 99})
     with pytest.raises(UserError, match=r"has the run format 99\nExpected: format 2"):
-        reader.reader.Run(run).resolved  # noqa: B018
+        reader.Run(run).resolved  # noqa: B018
 
 
 def test_a_run_whose_process_is_gone_is_said_to_be_killed(tmp_path):
