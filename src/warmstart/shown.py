@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import base64
 import html
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 
-class Shown:
+class Shown(ABC):
     """A result with `text()`; `pictures` are PNG files, of which those that still exist are shown."""
 
+    @abstractmethod
     def text(self) -> str:
-        raise NotImplementedError
+        """What people read in a terminal."""
 
     @property
     def pictures(self) -> list[Path]:

@@ -158,7 +158,8 @@ class ModelConfig(Section):
     )
     weights: str | None = Field(
         None,
-        description="file, run directory, RUN@step, or none (random) [default: the zoo's pretrained weights]",
+        description="file, folder or glob (its best), run, RUN@step, or none (random)"
+        " [default: the zoo's pretrained weights]",
     )
     dropout: OptionalFloat = Field(
         None, ge=0, lt=1, description="dropout rate before the head [default: the model's own]"

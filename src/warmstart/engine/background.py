@@ -37,11 +37,7 @@ class Background:
         return self
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        """Wait in any case; where the loop itself has failed, that error is the one to tell."""
-        try:
+        """Finish the last task in any case; where the loop itself has failed, that error is the one to tell."""
+        self._pool.shutdown()
+        if value is None:
             self.wait()
-        except Exception:
-            if value is None:
-                raise
-        finally:
-            self._pool.shutdown()
