@@ -183,7 +183,7 @@ def evaluate(
         )
     labelled = None if data is None else _labelled(data, columns)
     restored, workers = _restore(model, device, settings)
-    return run_evaluation(restored, labelled, split, batch_size, workers, output_dir)
+    return run_evaluation(restored, labelled, split, batch_size, workers, output_dir).draw()
 
 
 def predict(

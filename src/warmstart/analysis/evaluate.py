@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from warmstart.analysis.evaluation_files import write_pictures
+from warmstart.analysis.evaluation_files import draw_pictures, write_tables
 from warmstart.analysis.samples import EvaluationSet, open_evaluation_set, task_and_targets
 from warmstart.config.schema import DataConfig
 from warmstart.console import progress, table
@@ -71,6 +71,12 @@ class Evaluation(Shown):
     def pictures(self) -> list[Path]:
         return sorted(Path(self.folder).glob("*.png")) if self.folder is not None else []
 
+    def draw(self) -> Evaluation:
+        """The same, after its pictures were drawn into its folder, if it has one."""
+        if self.folder is not None:
+            draw_pictures(Path(self.folder), self.task, self.outputs, self.targets)
+        return self
+
     def _quality(self) -> str:
         m = self.metrics
         if isinstance(self.task, MultiLabel):
@@ -99,7 +105,7 @@ def evaluate(
     output_dir: str | None = None,
     choose_thresholds: bool = False,
 ) -> Evaluation:
-    """Run the model over the chosen split (default: test, else val) and measure it.
+    """Run the model over the chosen split (default: test, else val) and measure it; `draw()` adds the pictures.
 
     `choose_thresholds` (val of a multi-label run only) takes those of highest F1 there, and records them.
     With the run's own batch size (the default) the outputs equal those of validation to the bit.
@@ -192,7 +198,7 @@ def _write(folder: Path, result: Evaluation) -> None:
     writer.write_whole(
         folder / "predictions.parquet", write_predictions(result.ids, result.targets, scores, result.classes)
     )
-    write_pictures(folder, result.task, result.outputs, result.targets)
+    write_tables(folder, result.task, result.outputs, result.targets)
 
 
 def map_interval(task: MultiLabel, outputs: np.ndarray, targets: np.ndarray) -> tuple[float, float]:

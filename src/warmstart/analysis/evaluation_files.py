@@ -16,24 +16,33 @@ from warmstart.tasks.metrics import confusion
 from warmstart.tasks.multilabel import MultiLabel
 
 
-def write_pictures(
+def write_tables(
     folder: Path, task: Classification | MultiLabel, outputs: np.ndarray, targets: np.ndarray
 ) -> None:
-    """One class per image: confusion matrix and calibration. Sets: a table and a picture of the labels."""
-    from warmstart.analysis.label_plots import plot_labels
+    """One class per image: the confusion matrix. Sets: a row per label."""
+    if isinstance(task, MultiLabel):
+        text = labels_csv(task.table(outputs, targets), task.columns)
+        writer.write_text(folder / "labels.csv", text)
+    else:
+        matrix = confusion(targets, outputs.argmax(axis=1), len(task.classes))
+        writer.write_text(folder / "confusion.csv", confusion_csv(matrix, task.classes))
+
+
+def draw_pictures(
+    folder: Path, task: Classification | MultiLabel, outputs: np.ndarray, targets: np.ndarray
+) -> None:
+    """One class per image: confusion matrix and calibration. Sets: a picture of the labels."""
+    if isinstance(task, MultiLabel):
+        from warmstart.analysis.label_plots import plot_labels
+
+        plot_labels(task.table(outputs, targets), folder / "labels.png")
+        return
     from warmstart.analysis.plots import plot_calibration, plot_confusion
 
-    scores = task.scores(outputs)
-    if isinstance(task, MultiLabel):
-        rows = task.table(outputs, targets)
-        writer.write_text(folder / "labels.csv", labels_csv(rows, task.columns))
-        plot_labels(rows, folder / "labels.png")
-        return
     predicted = outputs.argmax(axis=1)
     matrix = confusion(targets, predicted, len(task.classes))
-    writer.write_text(folder / "confusion.csv", confusion_csv(matrix, task.classes))
     plot_confusion(matrix, task.classes, folder / "confusion.png")
-    plot_calibration(scores.max(axis=1), predicted == targets, folder / "calibration.png")
+    plot_calibration(task.scores(outputs).max(axis=1), predicted == targets, folder / "calibration.png")
 
 
 def confusion_csv(matrix: np.ndarray, classes: tuple[str, ...]) -> str:

@@ -62,5 +62,7 @@ def save(figure: Figure, path: Path, note: str = "") -> None:
     """Write the figure as PNG, with the note below it."""
     figure.supxlabel(note, fontsize=8, color=GREY, x=0.01, ha="left")
     content = io.BytesIO()
+    figure.draw_without_rendering()  # lays out; savefig would do it again
+    figure.set_layout_engine("none")
     figure.savefig(content, format="png")
     writer.write_whole(path, content.getvalue())

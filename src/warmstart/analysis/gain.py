@@ -105,6 +105,7 @@ def measure_gains(run_path: Path, device: Any, workers: int) -> tuple[list[Gain]
                 metrics |= start_task.at_thresholds(start.scores, result.targets)
             gains.append(_pair(result, restored.reference.step or 0, start, metrics, start_task))
     assert result is not None, "a run has at least a train split"
+    result.draw()  # of the reported split only: `evaluate RUN --split val` draws the others
     writer.write_json(run.path / layout.GAINS, finite([gain.to_json() for gain in gains]))
     return gains, result
 

@@ -85,10 +85,12 @@ def train_window(
     if scaler is not None:
         scaler.unscale_(optimizer)
     gradients = [p.grad for p in parameters if p.grad is not None]
-    torch._foreach_div_(gradients, weight)
-    grad_norm = nn.utils.get_total_norm(gradients)
+    grad_norm = nn.utils.get_total_norm(gradients) / weight
+    # Division and clipping in one pass over the gradients; torch's clip_grad_norm_ has the same 1e-6.
+    factor = 1 / weight
     if arithmetic.clip is not None:
-        nn.utils.clip_grads_with_norm_(parameters, arithmetic.clip, grad_norm)
+        factor *= torch.clamp(arithmetic.clip / (grad_norm + 1e-6), max=1.0)
+    torch._foreach_mul_(gradients, factor)
     if scaler is None:
         optimizer.step()
     else:

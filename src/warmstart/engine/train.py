@@ -25,6 +25,7 @@ from warmstart.engine.signals import stop_on_signal
 from warmstart.engine.state import TrainState
 from warmstart.engine.step import make_scaler
 from warmstart.errors import Interrupted, UserError
+from warmstart.inference.allocator import kept_memory
 from warmstart.run import layout, reader, writer
 
 
@@ -166,7 +167,7 @@ def _train(job: Job, state: TrainState, saved: Saved | None, before: dict[str, f
     decay = job.config.train.ema
     scaler = make_scaler(job.precision, job.device)
     devices = [job.device] if job.device.type == "cuda" else []
-    with stop_on_signal() as interrupted, torch.random.fork_rng(devices):
+    with stop_on_signal() as interrupted, torch.random.fork_rng(devices), kept_memory(job.device):
         torch.manual_seed(job.config.train.seed + job.world.rank)  # dropout must differ between processes
         if saved is not None:
             module.load_state_dict(saved.weights)
