@@ -19,11 +19,17 @@ def alternate(
     setting: Setting, sides: dict[str, Callable[[int], dict]], rounds: int | None = None
 ) -> Records:
     """All sides in every round, each round beginning with another one; `sides` map a round to a record."""
-    names = list(sides)
+    names, seconds = list(sides), {}
     for number in range(rounds or (1 if setting.quick else setting.rounds)):
         shift = number % len(names)
         for side in names[shift:] + names[:shift]:
-            yield {"round": number, "side": side} | sides[side](number)
+            record = sides[side](number)
+            seconds.setdefault(side, record.get("wall_s"))
+            yield {"round": number, "side": side} | record
+        if setting.leave_out is not None and number == 0:
+            fastest = min((seconds[side] for side in PEERS if seconds.get(side)), default=0)
+            slow = [side for side in PEERS if (seconds.get(side) or 0) > setting.leave_out * fastest]
+            names = [side for side in names if side not in slow]
 
 
 def work(setting: Setting, mode: str, flags: dict, epochs: int, px: int) -> dict[str, Callable[[int], dict]]:
@@ -62,7 +68,8 @@ def last2(setting: Setting) -> Records:
 
 def accuracy(setting: Setting) -> Records:
     """A round is a seed. The weights of the last step on every side."""
-    for record in alternate(setting, work(setting, "head", HEAD, epochs=20, px=64)):
+    everyone = replace(setting, leave_out=None)  # the slowest may be the best
+    for record in alternate(everyone, work(setting, "head", HEAD, epochs=20, px=64)):
         if record["side"] == OURS and "checkpoint" in record:
             record["right"] = score_of(setting, record["checkpoint"], setting.px(64))
         yield record

@@ -20,7 +20,11 @@ QUICK_PX = 32
 
 @dataclass(frozen=True)
 class Setting:
-    """One call of the bench. `work` is a temporary folder; `limit` shortens CIFAR-10."""
+    """One call of the bench. `work` is a temporary folder; `limit` shortens CIFAR-10.
+
+    After the first round, peers that took `leave_out` times as long as the fastest one are left out. The file
+    `lock` is held while something is measured, so that other work on the machine can take turns.
+    """
 
     data: Path
     weights: Path
@@ -31,6 +35,8 @@ class Setting:
     quick: bool = False
     limit: int | None = None
     workers: int = 2
+    leave_out: float | None = None
+    lock: Path | None = None
 
     def px(self, px: int) -> int:
         return QUICK_PX if self.quick else px

@@ -8,6 +8,7 @@ the ends of steps where a row asks for `--log-every 1steps`), `images_per_epoch`
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import importlib.util
 import json
@@ -17,7 +18,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 from setting import Setting, read_lines
@@ -53,7 +55,8 @@ def run_limit(setting: Setting, counts: tuple[int, int, int], **settings: object
 
 def run_script(setting: Setting, name: str, settings: Flags) -> dict:
     flags = as_flags({"weights": setting.weights, "device": setting.device, **settings})
-    record, out, _ = run_process([sys.executable, str(FOLDER / f"{name}.py"), *flags])
+    with alone(setting.lock):
+        record, out, _ = run_process([sys.executable, str(FOLDER / f"{name}.py"), *flags])
     return record | json.loads(out.splitlines()[-1]) if "failure" not in record else record
 
 
@@ -68,7 +71,8 @@ def run_warmstart(setting: Setting, images_per_epoch: int, **settings: object) -
     fixed |= {"data": setting.data, "augment": "standard", "log_every": "1epochs", "output_dir": run}
     fixed |= {"cache_dir": run.parent / "cache"}
     command = [sys.executable, "-m", "warmstart", "finetune", *as_flags({**fixed, **settings}), "--json"]
-    record, _, err = run_process(command, watch=run / "metrics.jsonl")
+    with alone(setting.lock):
+        record, _, err = run_process(command, watch=run / "metrics.jsonl")
     if "failure" in record:
         return record
     rows = [row for row in read_lines(run / "metrics.jsonl") if row["kind"] == "train"]
@@ -90,6 +94,17 @@ def score_of(setting: Setting, checkpoint: str, px: int) -> str:
     flags = {"data": setting.data, "px": px, "checkpoint": checkpoint}
     record = run_script(setting, "score", flags)
     return record["right"] if "failure" not in record else sys.exit(record["failure"])
+
+
+@contextmanager
+def alone(lock: Path | None) -> Iterator[None]:
+    """Wait for the file lock and hold it; `flock FILE COMMAND` makes other work wait for it."""
+    if lock is None:
+        yield
+        return
+    with lock.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def as_flags(settings: Flags) -> list[str]:

@@ -64,6 +64,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--limit", type=int, help="use so many images of CIFAR-10")
+    parser.add_argument(
+        "--leave-out",
+        type=float,
+        help="after round one, leave out peers slower than the fastest by this factor",
+    )
+    parser.add_argument("--lock", type=Path, help="a file that is locked while something is measured")
     parser.add_argument("--quick", action="store_true", help="see whether it runs; writes nothing")
     parser.add_argument("--tables", action="store_true", help="write the tables anew, measure nothing")
     args = parser.parse_args()
@@ -89,6 +95,8 @@ def measure(args: argparse.Namespace, work: Path) -> None:
         quick=args.quick,
         limit=args.limit,
         workers=min(8, int(facts["cores"])),
+        leave_out=args.leave_out,
+        lock=args.lock,
     )
     header = {"date": f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC", "command": command(), "device": args.device}
     header |= {**facts, **graphics_card(args.device), "versions": versions(), "peer_workers": setting.workers}
