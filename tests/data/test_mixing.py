@@ -11,6 +11,7 @@ from warmstart.data.batches import View, training_batches
 from warmstart.data.mixing import Mixing
 from warmstart.data.order import balanced_order, epoch_order, epoch_windows
 from warmstart.data.samples import ArrayPixels, Samples
+from warmstart.errors import UserError
 from warmstart.records import Preprocessing
 
 GREY = Preprocessing((12, 14), (0.5,), (0.5,))
@@ -120,6 +121,35 @@ def test_cutmix_counts_the_pixels_that_are_pasted():
     torch.manual_seed(0)
     expected = [theirs.make_params([torch.empty(1, 12, 14)])["lam_adjusted"] for _ in range(1000)]
     assert ks_2samp(shares[::2], expected).pvalue > 0.01
+
+
+@pytest.mark.parametrize("kind", [np.uint8, np.uint16])
+def test_cutmix_moves_boxes_of_masks_with_their_pixels(kind):
+    """Masks that say of each image who it is, so that every pixel must lie on its own number."""
+    num, order = 40, epoch_order(40, 0, 4)
+    masks = np.broadcast_to(np.arange(num, dtype=kind)[:, None, None] * 6, (num, 12, 14))
+    images = np.repeat(masks[..., None].astype(np.uint8), 3, axis=3)
+    pairs = mixing(num, 0.0, 1.0).pairs(4)
+    whole: dict[int, np.ndarray] = {}
+    for places in (order, order[:7], order[5:6], order[::-3]):
+        needed = pairs.complete(places)
+        before = masks[needed].copy()
+        pixels, moved = pairs.mix(places, images[needed], before)
+        assert moved.dtype == kind and moved.shape == (len(places), 12, 14)
+        assert (pixels == moved[..., None]).all() and (before == masks[needed]).all()
+        for place, mask in zip(places.tolist(), moved, strict=True):
+            assert (whole.setdefault(place, mask) == mask).all()
+    others = [set(np.unique(mask // 6).tolist()) - {place} for place, mask in whole.items()]
+    assert sum(map(bool, others)) > 20
+    partners = dict(zip(order.tolist(), pairs.partners(order).tolist(), strict=True))
+    assert all(found <= {partners[place]} for place, found in zip(whole, others, strict=True))
+
+
+@pytest.mark.parametrize("cutmix", [0.0, 1.0])
+def test_mixup_of_masks_is_refused(cutmix):
+    masks = np.zeros((2, 12, 14), np.uint8)
+    with pytest.raises(UserError, match=r"--mixup 0.4: the targets are index masks"):
+        mixing(2, 0.4, cutmix).pairs(0).mix(np.arange(2), np.zeros((2, 12, 14, 3), np.uint8), masks)
 
 
 @pytest.mark.parametrize("alpha", [0.2, 1.0, 3.0])

@@ -18,12 +18,15 @@ from warmstart.data import counters
 from warmstart.data.colour import blur, colour_maps, recolour
 from warmstart.data.geometry import (
     BOX_DRAWS,
+    MaskRules,
+    Motion,
     crop_boxes,
     erase_boxes,
     evaluation_corner,
     evaluation_crop,
     frame_centres,
     lies_inside,
+    move_masks,
     output_to_source,
     rotate_and_shear,
 )
@@ -137,27 +140,47 @@ class Augment:
         """
         if not self.active:
             return np.stack([evaluation_crop(image, resize_size, out_size) for image in images])
+        return _show(images, *self._motion(images, keys, epoch, out_size, resize_size))
+
+    def with_masks(
+        self,
+        images: Sequence[np.ndarray],
+        masks: Sequence[np.ndarray],
+        keys: np.ndarray,
+        epoch: int,
+        out_size: tuple[int, int],
+        resize_size: tuple[int, int],
+        rules: MaskRules,
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As a call, and the images' index masks, uint8 or uint16 N of (H_i, W_i) -> (N, h, w), moved alike.
+
+        No id is ever mixed; what lies outside an image, or is erased, is `rules.ignore`.
+        """
+        shapes = [image.shape[:2] for image in images], [mask.shape for mask in masks]
+        assert shapes[0] == shapes[1], f"images of {shapes[0]}, masks of {shapes[1]}"
+        if not self.active:
+            crops = [
+                [evaluation_crop(one, resize_size, out_size) for one in many] for many in (images, masks)
+            ]
+            return np.stack(crops[0]), np.stack(crops[1])
+        drawn, motion = self._motion(images, keys, epoch, out_size, resize_size)
+        return _show(images, drawn, motion), move_masks(masks, motion, rules)
+
+    def _motion(
+        self,
+        images: Sequence[np.ndarray],
+        keys: np.ndarray,
+        epoch: int,
+        out_size: tuple[int, int],
+        resize_size: tuple[int, int],
+    ) -> tuple[Parameters, Motion]:
+        """What is drawn, and what it does to the geometry."""
         sizes = np.array([image.shape[:2] for image in images])
         drawn = self.parameters(keys, epoch, sizes, out_size, resize_size)
         linear = rotate_and_shear(drawn.degrees, drawn.shear, drawn.scale)
         matrices = output_to_source(linear, drawn.boxes, drawn.shift, drawn.flipped, drawn.centres, out_size)
-        borders = np.where(
-            lies_inside(matrices, sizes, out_size), cv2.BORDER_REPLICATE, cv2.BORDER_CONSTANT
-        ).tolist()
-        maps, shares = colour_maps(drawn.colour)
-        is_coloured = (drawn.colour != (1, 1, 1, 0)).any(axis=1)
-        erased = drawn.erased.astype(int).tolist()
-        result = np.empty((len(images), *out_size, images[0].shape[2]), dtype=np.uint8)
-        for row, image in enumerate(images):
-            pixels = _warp(image, matrices[row], out_size, borders[row])
-            if is_coloured[row]:
-                pixels = recolour(pixels, maps[row], shares[row])
-            if drawn.sigma[row]:
-                pixels = blur(pixels, drawn.sigma[row])
-            result[row] = pixels
-            top, left, height, width = erased[row]
-            result[row, top : top + height, left : left + width] = 0
-        return result
+        inside = lies_inside(matrices, sizes, out_size)
+        return drawn, Motion(matrices, inside, drawn.flipped, drawn.erased, out_size)
 
     def parameters(
         self,
@@ -233,6 +256,24 @@ def _policy(uniform: np.ndarray, magnitude: float) -> _Policy:
 
 def _symmetric(uniform: np.ndarray, most: float) -> np.ndarray:
     return np.asarray((2 * uniform - 1) * most)
+
+
+def _show(images: Sequence[np.ndarray], drawn: Parameters, motion: Motion) -> np.ndarray:
+    """uint8 N of (H_i, W_i, C) -> (N, h, w, C): moved, recoloured, blurred, erased."""
+    maps, shares = colour_maps(drawn.colour)
+    is_coloured = (drawn.colour != (1, 1, 1, 0)).any(axis=1)
+    borders, erased = motion.borders, motion.erased.astype(int).tolist()
+    result = np.empty((len(images), *motion.out_size, images[0].shape[2]), dtype=np.uint8)
+    for row, image in enumerate(images):
+        pixels = _warp(image, motion.matrices[row], motion.out_size, borders[row])
+        if is_coloured[row]:
+            pixels = recolour(pixels, maps[row], shares[row])
+        if drawn.sigma[row]:
+            pixels = blur(pixels, drawn.sigma[row])
+        result[row] = pixels
+        top, left, height, width = erased[row]
+        result[row, top : top + height, left : left + width] = 0
+    return result
 
 
 def _warp(image: np.ndarray, matrix: np.ndarray, out_size: tuple[int, int], border: int) -> np.ndarray:

@@ -37,14 +37,14 @@ class CorruptImage(Exception):
 
 def decode(path: str | Path) -> np.ndarray:
     """uint8 (H, W, C) in RGB order. Raises CorruptImage, and nothing else, for any unreadable file."""
-    return decode_bytes(_read(Path(path)))
+    return decode_bytes(read_bytes(Path(path)))
 
 
 def decode_bytes(data: bytes) -> np.ndarray:
     """`decode` for the content of a file: a whole plain JPEG by OpenCV, which is fast; others by Pillow."""
     jpeg = jpeg_header(data)
     if jpeg is not None and jpeg.plain:
-        _check_size(jpeg.height, jpeg.width)
+        check_size(jpeg.height, jpeg.width)
         flag = cv2.IMREAD_GRAYSCALE if jpeg.components == 1 else cv2.IMREAD_COLOR_RGB
         image = cv2.imdecode(np.frombuffer(data, dtype=np.uint8), flag)
         if image is not None:
@@ -58,7 +58,7 @@ def decode_bytes(data: bytes) -> np.ndarray:
 
 def read_shape(path: str | Path) -> tuple[int, int, int]:
     """(H, W, C) that `decode` would give, from the header alone. Raises CorruptImage."""
-    return read_shape_bytes(_read(Path(path)))
+    return read_shape_bytes(read_bytes(Path(path)))
 
 
 def read_shape_bytes(data: bytes) -> tuple[int, int, int]:
@@ -76,7 +76,7 @@ def read_shape_bytes(data: bytes) -> tuple[int, int, int]:
                 height, width = width, height
             return height, width, 1 if image.mode in _GREY_MODES else 3
     except Exception as error:
-        raise CorruptImage(_reason(error)) from error
+        raise CorruptImage(reason_of(error)) from error
 
 
 def has_more_frames(file: Path | bytes) -> bool:
@@ -123,15 +123,19 @@ def cover(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return centre_crop(scale_to_cover(image, size), size)
 
 
-def scale_to_cover(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Resize, keeping the aspect ratio, until the image covers `size`, which one of its sides then equals."""
+def scale_to_cover(image: np.ndarray, size: tuple[int, int], nearest: bool = False) -> np.ndarray:
+    """Resize, keeping the aspect ratio, until the image covers `size`, which one of its sides then equals.
+
+    `nearest` takes pixels as they are and mixes none: for masks of ids.
+    """
     if image.shape[:2] == size:
         return image
     scale = max(size[0] / image.shape[0], size[1] / image.shape[1])
     image = _trim(image, size, scale)
     height, width = (max(want, round(have * scale)) for have, want in zip(image.shape[:2], size, strict=True))
     if (height, width) != image.shape[:2]:
-        method = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+        method = cv2.INTER_NEAREST_EXACT if nearest else smooth
         parts = [image[..., at : at + 4] for at in range(0, image.shape[2], 4)]  # OpenCV averages up to four
         resized = [cv2.resize(part, (width, height), interpolation=method) for part in parts]
         image = np.dstack(resized) if len(resized) > 1 else resized[0].reshape(height, width, -1)
@@ -157,7 +161,8 @@ def _trim(image: np.ndarray, size: tuple[int, int], scale: float) -> np.ndarray:
     return centre_crop(image, (keep[0], keep[1]))
 
 
-def _read(path: Path) -> bytes:
+def read_bytes(path: Path) -> bytes:
+    """The content of a file. Raises CorruptImage where there is none."""
     try:
         data = path.read_bytes()
     except FileNotFoundError as error:
@@ -174,12 +179,12 @@ def _array(data: bytes) -> np.ndarray:
     try:
         pixels = np.load(io.BytesIO(data), allow_pickle=False)
     except Exception as error:
-        raise CorruptImage(_reason(error)) from error
+        raise CorruptImage(reason_of(error)) from error
     if pixels.ndim not in (2, 3) or not pixels.size:
         raise CorruptImage(f"an array of shape {pixels.shape}; an image is (H, W) or (H, W, C)")
     if pixels.ndim == 3 and pixels.shape[0] < min(pixels.shape[1:]) / 4:
         raise CorruptImage(f"an array of shape {pixels.shape}: the channels seem to come first")
-    _check_size(*pixels.shape[:2])
+    check_size(*pixels.shape[:2])
     return _to_bytes(pixels if pixels.ndim == 3 else pixels[..., None])
 
 
@@ -201,7 +206,7 @@ def _tiff_channels(data: bytes) -> int:
         tags.load(stream)
         samples, is_rgb, extra = tags.get(277, 1), tags.get(262) == 2, tags.get(338, ())
     except Exception as error:
-        raise CorruptImage(_reason(error)) from error
+        raise CorruptImage(reason_of(error)) from error
     num_alpha = int(len(extra) == 1 and extra[0] in (1, 2))
     is_plain = not extra and samples <= (4 if tags.get(262) == 5 else 3)
     if is_plain or (num_alpha and samples in (2, 4)):
@@ -217,11 +222,11 @@ def _four_channels(data: bytes) -> np.ndarray:
     """An RGB TIFF whose fourth channel is no alpha, such as near infrared; CMYK is colour."""
     try:
         with Image.open(io.BytesIO(data)) as image:
-            _check_size(image.height, image.width)
+            check_size(image.height, image.width)
             is_ink = image.mode == "CMYK"
         pixels = None if is_ink else cv2.imdecode(np.frombuffer(data, dtype=np.uint8), cv2.IMREAD_UNCHANGED)
     except Exception as error:
-        raise CorruptImage(_reason(error)) from error
+        raise CorruptImage(reason_of(error)) from error
     if is_ink:
         return _decode_slowly(data)
     if pixels is None or pixels.shape[2:] != (4,):
@@ -229,12 +234,14 @@ def _four_channels(data: bytes) -> np.ndarray:
     return _to_bytes(np.ascontiguousarray(pixels[..., [2, 1, 0, 3]]))
 
 
-def _check_size(height: int, width: int) -> None:
+def check_size(height: int, width: int) -> None:
+    """Raise CorruptImage for more pixels than a file that means well has."""
     if height * width > _MAX_PIXELS:
         raise CorruptImage(f"{height} x {width} = {height * width} pixels, more than {_MAX_PIXELS}")
 
 
-def _reason(error: Exception) -> str:
+def reason_of(error: Exception) -> str:
+    """What a decoder's error says, in one line."""
     if isinstance(error, CorruptImage):
         return error.reason
     if isinstance(error, Image.UnidentifiedImageError):
@@ -245,11 +252,11 @@ def _reason(error: Exception) -> str:
 def _decode_slowly(data: bytes) -> np.ndarray:
     try:
         with Image.open(io.BytesIO(data)) as image:
-            _check_size(image.height, image.width)
+            check_size(image.height, image.width)
             image.load()
             return _to_array(ImageOps.exif_transpose(image))
     except Exception as error:  # decoders of foreign bytes raise anything; each becomes a quarantined file
-        raise CorruptImage(_reason(error)) from error
+        raise CorruptImage(reason_of(error)) from error
 
 
 def _to_array(image: Image.Image) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""Where a pixel comes from: the window of evaluation, random boxes, and one matrix for all of the geometry.
+"""Where a pixel comes from: the window of evaluation, random boxes, one matrix for all of the geometry; and masks.
 
 Shapes: N samples, H x W an image before it is cropped, h x w what the model takes. Sizes and corners are
 (down, right); boxes are (N, 4): top, left, height, width in pixels of the image.
@@ -6,7 +6,14 @@ Shapes: N samples, H x W an image before it is cropped, h x w what the model tak
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import cv2
 import numpy as np
+
+from warmstart.errors import UserError, listing
 
 NUM_TRIES = 10  # boxes drawn until one fits, as in torchvision
 BOX_DRAWS = 2 * NUM_TRIES + 2  # uniform numbers that `random_boxes` needs per sample
@@ -28,7 +35,7 @@ def evaluation_corner(
 
 
 def evaluation_crop(image: np.ndarray, resize_size: tuple[int, int], out_size: tuple[int, int]) -> np.ndarray:
-    """What evaluation sees of one image (H, W, C): a view of h x w."""
+    """What evaluation sees of one image (H, W, C), or of its mask (H, W): a view of h x w."""
     height, width = out_size
     assert image.shape[0] >= height and image.shape[1] >= width, f"cannot crop {out_size} of {image.shape}"
     top, left = evaluation_corner(np.array(image.shape[:2]), resize_size, out_size).tolist()
@@ -130,3 +137,75 @@ def lies_inside(matrices: np.ndarray, sizes: np.ndarray, out_size: tuple[int, in
     return np.asarray(
         ((points > -0.5 - slack) & (points < sizes[:, None, ::-1] - 0.5 + slack)).all(axis=(1, 2))
     )
+
+
+class Motion(NamedTuple):
+    """How a batch is moved, for its images and for their masks; the arrays have a row per sample."""
+
+    matrices: np.ndarray  # (N, 2, 3), see output_to_source
+    inside: np.ndarray  # bool (N,), see lies_inside; these are clamped to their edge pixels
+    flipped: np.ndarray  # bool (N,)
+    erased: np.ndarray  # (N, 4) box in the output; of height 0 for none
+    out_size: tuple[int, int]
+
+    @property
+    def borders(self) -> list[int]:
+        """OpenCV's word for what lies outside each image."""
+        return np.where(self.inside, cv2.BORDER_REPLICATE, cv2.BORDER_CONSTANT).tolist()
+
+
+@dataclass(frozen=True)
+class MaskRules:
+    """What geometry must know about ids: `ignore` stands for no class, `flip_pairs` swap in a mirror image.
+
+    Raises UserError for pairs that do not say clearly what becomes of an id.
+    """
+
+    ignore: int = 255
+    flip_pairs: tuple[tuple[int, int], ...] = ()  # a left and a right eye
+
+    def __post_init__(self) -> None:
+        named = [number for pair in self.flip_pairs for number in pair]
+        unclear = {
+            number for number in named if number < 0 or number == self.ignore or named.count(number) > 1
+        }
+        if unclear:
+            raise UserError(
+                f"flip pairs {listing(self.flip_pairs)}: {listing(sorted(unclear))} cannot be swapped",
+                f"pairs of two ids, each named once, none of them negative or the ignored id {self.ignore}",
+            )
+
+    def mirrored(self, num: int) -> np.ndarray:
+        """int64 (num,): what each id below `num`, pairs among them, is in a mirror image; the order of its scores."""
+        ids = np.arange(num)
+        for left, right in self.flip_pairs:
+            ids[[left, right]] = right, left
+        return ids
+
+
+def move_masks(masks: Sequence[np.ndarray], motion: Motion, rules: MaskRules) -> np.ndarray:
+    """uint8 or uint16 N of (H_i, W_i), at least one -> (N, h, w): where the images go, the nearest pixel's id.
+
+    What lies outside an image, or is erased, is `rules.ignore`.
+    """
+    kind = masks[0].dtype
+    assert kind in (np.uint8, np.uint16), kind
+    limit = np.iinfo(kind).max + 1
+    assert max(rules.ignore, *map(max, rules.flip_pairs), 0) < limit, f"{rules}, and masks of {kind}"
+    swapped = rules.mirrored(limit).astype(kind) if rules.flip_pairs else None
+    flags = cv2.INTER_NEAREST | cv2.WARP_INVERSE_MAP
+    borders, erased = motion.borders, motion.erased.astype(int).tolist()
+    result = np.empty((len(masks), *motion.out_size), dtype=kind)
+    for row, mask in enumerate(masks):
+        moved = cv2.warpAffine(
+            mask,
+            motion.matrices[row],
+            motion.out_size[::-1],
+            flags=flags,
+            borderMode=borders[row],
+            borderValue=rules.ignore,
+        )
+        result[row] = swapped[moved] if swapped is not None and motion.flipped[row] else moved
+        top, left, height, width = erased[row]
+        result[row, top : top + height, left : left + width] = rules.ignore
+    return result

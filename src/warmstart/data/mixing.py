@@ -15,6 +15,7 @@ import cv2
 import numpy as np
 
 from warmstart.data import counters
+from warmstart.errors import UserError
 
 
 @dataclass(frozen=True, eq=False)
@@ -79,23 +80,36 @@ class Pairs:
     ) -> tuple[np.ndarray, np.ndarray]:
         """(uint8 (N, h, w, C), float32 (N, K)) from what belongs to `complete(places)`.
 
-        `targets` are int64 (M,) or multi-hot (M, K).
+        `targets` are int64 (M,) or multi-hot (M, K); or index masks (M, h, w), of which the boxes move and
+        (N, h, w) of the same ids remain. Raises UserError for mixup of those.
         """
-        labels = targets if targets.ndim == 2 else np.eye(self.mixing.num_classes, dtype=np.float32)[targets]
+        has_masks = targets.ndim == 3
+        if has_masks and self.mixing.mixup:
+            raise UserError(
+                f"--mixup {self.mixing.mixup}: the targets are index masks, whose ids cannot be blended",
+                "--cutmix, which moves boxes of the masks with their pixels",
+                "--mixup 0",
+            )
+        labels = np.eye(self.mixing.num_classes, dtype=np.float32)[targets] if targets.ndim == 1 else targets
         everyone = self.complete(places)
         rising = np.argsort(everyone)
         partners = rising[np.searchsorted(everyone[rising], self.partners(places))]
         numbers = (self._positions(places) // 2).tolist()
         draws = {pair: self.mixing.draw(self.epoch, pair) for pair in set(numbers)}
-        mixed, soft = images[: len(places)].copy(), labels[: len(places)].astype(np.float32)
+        mixed = images[: len(places)].copy()
+        soft = labels[: len(places)].astype(labels.dtype if has_masks else np.float32)
         for row, (partner, pair) in enumerate(zip(partners.tolist(), numbers, strict=True)):
             if partner == row:
                 continue
             is_cut, share, *middle = draws[pair]
             if is_cut:
                 top, bottom, left, right = _cut_box(images.shape[1:3], share, (middle[0], middle[1]))
-                mixed[row, top:bottom, left:right] = images[partner, top:bottom, left:right]
+                box = np.s_[top:bottom, left:right]
+                mixed[row][box] = images[partner][box]
                 share = 1 - (bottom - top) * (right - left) / math.prod(images.shape[1:3])
+                if has_masks:
+                    soft[row][box] = labels[partner][box]
+                    continue
             else:
                 blend = cv2.addWeighted(images[row], share, images[partner], 1 - share, 0)
                 mixed[row] = blend.reshape(mixed[row].shape)

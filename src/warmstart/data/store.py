@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -39,13 +39,18 @@ Kept = dict[str, tuple[Samples, ScanResult]]
 class StorePlan:
     """Where pixels are kept (`auto`, `ram`, `disk`, `off`), and the size in pixels that they must cover.
 
-    `warm` takes what is on disk, if all of it is there, and builds nothing.
+    `warm` takes what is on disk, if all of it is there, and builds nothing. `nearest`: pixels are ids.
     """
 
     mode: str
     folder: Path
     size: tuple[int, int]
     num_channels: int
+    nearest: bool = False
+
+    def for_masks(self, wide: bool) -> StorePlan:
+        """The same for the masks of the images (masks.py), which then have their images' sizes."""
+        return replace(self, num_channels=2 if wide else 1, nearest=True)
 
 
 def plan_store(settings: DataConfig, preprocessing: Preprocessing, mode: str | None = None) -> StorePlan:
@@ -108,7 +113,8 @@ def keep(
     if not len(everything.keys):
         return None
     members = divide(everything.keys)
-    parameters = (_FORMAT, plan.size, plan.num_channels, cv2.__version__, PIL.__version__)
+    sampling = ("nearest",) if plan.nearest else ()
+    parameters = (_FORMAT, plan.size, plan.num_channels, cv2.__version__, PIL.__version__, *sampling)
     names = [shard_name(parameters, everything, rows, SUFFIX) for rows in members]
     folder = plan.folder / PIXELS
     missing = sum(
@@ -251,7 +257,7 @@ def shrink(image: np.ndarray, plan: StorePlan) -> np.ndarray:
     image = to_channels(image, plan.num_channels)
     height, width = image.shape[:2]
     is_smaller = height < plan.size[0] or width < plan.size[1]
-    return image if is_smaller else scale_to_cover(image, plan.size)
+    return image if is_smaller else scale_to_cover(image, plan.size, plan.nearest)
 
 
 def _distribute(
