@@ -19,6 +19,26 @@ def test_auto_leaves_two_cores_to_the_model(monkeypatch):
         assert workers.scan_workers("auto") == min(cores, 8)
 
 
+def test_numbers_to_try_fit_the_cores_and_are_none_where_nothing_is_waited_for(monkeypatch):
+    for cores, expected in ((1, ()), (2, (0, 1, 2)), (6, (0, 1, 2, 4)), (64, (0, 1, 2, 4, 8))):
+        monkeypatch.setattr(workers, "num_cores", lambda cores=cores: cores)
+        assert workers.candidates(FILES, False, 1) == expected
+        assert workers.candidates(ARRAY, True, 1) == expected
+        assert workers.candidates(ARRAY, False, 1) == ()
+    assert workers.candidates(FILES, False, 32) == (0, 1, 2)  # 32 processes share 64 cores
+    assert workers.candidates(FILES, False, 64) == ()
+
+
+def test_the_fewest_of_the_equally_fast_are_taken():
+    choice = workers.WorkersChoice.fastest({0: 80.0, 1: 98.04, 2: 100.0, 4: 60.0})
+    assert choice.to_json() == {
+        "value": 1,
+        "origin": "measured",
+        "images_per_second": {"0": 80.0, "1": 98.0, "2": 100.0, "4": 60.0},
+    }
+    assert workers.WorkersChoice.fastest({0: 80.0, 1: 96.0, 2: 100.0}).value == 2
+
+
 def test_a_number_is_taken_as_it_is():
     assert workers.resolve_workers(3, ARRAY) == workers.scan_workers(3) == 3
     assert workers.scan_workers(0) == 0

@@ -3,19 +3,52 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import cv2
 
 from warmstart.data.samples import Samples
 
 _MAX_THREADS = 8  # more threads wait for each other's Python
+_CANDIDATES = (0, 1, 2, 4, 8)
+TIE = 0.03  # a gain that is not worth more threads, nor can be told from chance
+
+
+@dataclass(frozen=True)
+class WorkersChoice:
+    """The number of decoding threads; `origin` is given, rule or measured (images per second by number)."""
+
+    value: int
+    origin: str
+    images_per_second: Mapping[str, float] | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def fastest(cls, speeds: Mapping[int, float]) -> WorkersChoice:
+        """Of measured images per second by number of threads; the fewest of those that are equally fast."""
+        enough = max(speeds.values()) * (1 - TIE)
+        value = min(number for number, speed in speeds.items() if speed >= enough)
+        return cls(value, "measured", {str(number): round(speed, 1) for number, speed in speeds.items()})
+
+
+def candidates(samples: Samples, has_accelerator: bool, num_processes: int) -> tuple[int, ...]:
+    """Numbers of threads that are worth a measurement, from few to many; none where there is nothing to choose."""
+    cores = num_cores() // num_processes
+    if cores < 2 or (samples.pixels.decoded and not has_accelerator):
+        return ()
+    return tuple(number for number in _CANDIDATES if number <= cores)
 
 
 def resolve_workers(
     setting: int | str, samples: Samples, has_accelerator: bool = False, num_processes: int = 1
 ) -> int:
-    """`--workers` as a number; `auto` leaves two cores to the model, and needs none for decoded pixels.
+    """`--workers` as a number without a measurement; `auto` leaves two cores to the model, and needs none for
+    decoded pixels.
 
     With an accelerator there is time to prepare even those ahead. `num_processes` on this machine share
     its cores.

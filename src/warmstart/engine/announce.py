@@ -25,6 +25,7 @@ def announce(job: Job, resolved: dict[str, Any]) -> None:
     for note in (*job.plan.notes, *_unreached(job)):
         log.warning(note)
     _announce_features(job, resolved["features"])
+    _announce_workers(resolved["workers"])
     _announce_steps(job)
 
 
@@ -94,6 +95,13 @@ def _announce_features(job: Job, chosen: dict[str, Any]) -> None:
         log.info("frozen blocks are computed in every epoch: %s", chosen["reason"])
 
 
+def _announce_workers(chosen: dict[str, Any]) -> None:
+    """Nothing where nothing was measured."""
+    if chosen["images_per_second"]:
+        speeds = ", ".join(f"{number}: {speed:.0f}" for number, speed in chosen["images_per_second"].items())
+        log.info("decoding threads: %d, measured (images/s by number: %s)", chosen["value"], speeds)
+
+
 def _announce_steps(job: Job) -> None:
     built, pace = job.built, job.pace
     effective = job.config.data.batch_size * job.config.optim.accumulate
@@ -109,6 +117,10 @@ def _announce_steps(job: Job) -> None:
         job.device,
         job.precision or "float32",
     )
+    if job.config.train.compile:
+        log.info(
+            "training steps are compiled: the first one of each stage takes longer; evaluation is not compiled"
+        )
     live = live_norms(job.plan, built.blocks, job.plan.stage_epochs[-1])
     if job.world.size > 1:
         log.info(

@@ -18,6 +18,7 @@ from warmstart.data.batches import Batch
 from warmstart.engine.background import Background
 from warmstart.engine.checkpoint import save_checkpoint
 from warmstart.engine.clock import EVALUATION, SAVING, Clock
+from warmstart.engine.compiled import CompiledPart, forget_compiled
 from warmstart.engine.feed import Feed
 from warmstart.engine.gradients import GradientWatch
 from warmstart.engine.job import Job
@@ -55,7 +56,8 @@ def run_loop(
     """
     module, plan, pace, blocks = job.built.module, job.plan, job.pace, job.built.blocks
     feed = Feed(job, clock)
-    trained_part = feed.part(module)
+    is_compiled = job.config.train.compile
+    trained_part = CompiledPart(module, feed.part) if is_compiled else feed.part(module)
     may_weigh_nothing = min(job.task.class_weights or (1.0,)) == 0
     arithmetic = Arithmetic(job.precision, job.config.optim.clip, scaler, may_weigh_nothing, job.world)
     started = time.perf_counter() - state.seconds
@@ -72,6 +74,8 @@ def run_loop(
             stage = plan.stage(state.epoch)
             stage_epoch = plan.stage_epochs[stage]
             groups = apply_stage(module, plan, stage_epoch)
+            if is_compiled:
+                forget_compiled()
             learner = Learner(make_optimizer(job.config.optim, groups, job.device), ema, scaler)
             optimizer = learner.optimizer
             if carried is not None:

@@ -57,7 +57,8 @@ def keep_start_predictions(job: Job, split: str, samples: Samples, outputs: np.n
     """predictions/SPLIT@0.parquet: what the start model said; the best one's are written after the run."""
     path = job.run / layout.PREDICTIONS / layout.predictions_name(split, 0)
     scores = job.task.scores(outputs)
-    writer.write_whole(path, write_predictions(samples.ids, samples.targets, scores, job.task.classes))
+    targets = samples.targets if job.task.statistics is None else None
+    writer.write_whole(path, write_predictions(samples.ids, targets, scores, job.task.classes))
 
 
 def write_eval_row(

@@ -18,13 +18,14 @@ from warmstart.data.batches import View
 from warmstart.data.dataset import Dataset
 from warmstart.data.mixing import Mixing
 from warmstart.data.order import training_windows
-from warmstart.data.workers import resolve_workers
+from warmstart.data.workers import WorkersChoice, candidates, resolve_workers
+from warmstart.engine.compiled import check_compiler
 from warmstart.engine.distributed import SOLO, World
 from warmstart.engine.feature_plan import FeatureChoice, choose_features
 from warmstart.engine.job import Job, Pace
 from warmstart.engine.open_inputs import open_inputs
 from warmstart.engine.optimizer import check_optimizer
-from warmstart.engine.probe import Probe, probe
+from warmstart.engine.probe import Probe, probe, speeds_of_workers
 from warmstart.engine.record import make_record
 from warmstart.engine.schedule import make_schedule
 from warmstart.errors import UserError
@@ -59,6 +60,8 @@ def prepare(
     """
     device = world.own(resolve_device(config.train.device))
     check_optimizer(config.optim, device)
+    if config.train.compile:
+        check_compiler(device)
     precision, warning = resolve_precision(config.train.precision, device)
     if warning:
         log.warning(warning)
@@ -93,7 +96,8 @@ def prepare(
     _check_settings(job)
     if resolved is not None:
         chosen = FeatureChoice.from_json(resolved["features"])
-        return Prepared(replace(job, cut=chosen.cut, views=chosen.views), resolved)
+        workers = job.workers if config.data.workers != "auto" else resolved["workers"]["value"]
+        return Prepared(replace(job, cut=chosen.cut, views=chosen.views, workers=workers), resolved)
     record = {"settings": asdict(augment), "origin": augment_origin}
     return _decide(
         job, lambda job, measured: make_record(job, reference, origins, record, measured), opened.split
@@ -103,16 +107,29 @@ def prepare(
 def _decide(
     job: Job, record_of: Callable[[Job, Probe | None], dict[str, Any]], split: dict[str, Any]
 ) -> Prepared:
-    """What is decided by trying: whether features are kept, and how many steps fit into a time budget."""
+    """What is decided by trying: whether features are kept, who decodes, and how many steps fit into a time budget."""
     chosen = choose_features(job)
     job = replace(job, cut=chosen.cut, views=chosen.views)
+    workers = _choose_workers(job)
+    job = replace(job, workers=workers.value)
     measured = probe(job) if job.config.train.time_budget is not None else None
     if measured is not None:
         job = _within_budget(job, measured)
     record = record_of(job, measured)
     record["data"]["split"] = split
     record["features"] = chosen.to_json()
+    record["workers"] = workers.to_json()
     return Prepared(job, record)
+
+
+def _choose_workers(job: Job) -> WorkersChoice:
+    if job.config.data.workers != "auto":
+        return WorkersChoice(job.workers, "given")
+    # Kept features are computed once: decoded images need nobody to hurry for them.
+    is_waited_for = job.device.type != "cpu" and job.cut is None
+    numbers = candidates(job.dataset.splits["train"], is_waited_for, job.world.local_size)
+    speeds = speeds_of_workers(job, numbers) if numbers else {}
+    return WorkersChoice.fastest(speeds) if speeds else WorkersChoice(job.workers, "rule")
 
 
 def _augment(

@@ -1,11 +1,16 @@
-"""Memory and time of a few real steps, measured on a copy so that the run itself is untouched."""
+"""Memory and time of a few real steps, measured on a copy so that the run itself is untouched.
+
+Also which number of decoding threads they go fastest with.
+"""
 
 from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Generator, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass
-from itertools import islice
+from itertools import cycle, islice
 from typing import Any
 
 import numpy as np
@@ -13,7 +18,8 @@ import torch
 from torch import nn
 
 from warmstart.adapt.apply import apply_stage, set_modes
-from warmstart.data.batches import evaluation_batches, training_batches
+from warmstart.data.batches import Batch, evaluation_batches, training_batches
+from warmstart.data.workers import TIE
 from warmstart.engine.job import Job
 from warmstart.engine.optimizer import make_optimizer
 from warmstart.engine.step import Arithmetic, make_scaler, train_window
@@ -24,6 +30,8 @@ from warmstart.inference.predictor import predict_outputs
 
 _NUM_STEPS = 4  # the first pays for allocation and is not counted
 _NUM_EVAL_BATCHES = 2
+_MOST_SECONDS, _MOST_SHARE = 3.0, 0.1  # of a measurement of workers: at most so long, and so much of the run
+_FEWEST_BATCHES, _MOST_BATCHES = 2, 64  # for each number of workers
 
 
 @dataclass(frozen=True)
@@ -43,15 +51,82 @@ class Probe:
 
 
 def probe(job: Job) -> Probe:
-    """Run a few steps of the run's last stage (the costliest: most is trainable) on a copy of the model."""
-    module = copy.deepcopy(job.built.module)
-    epoch = job.plan.stage_epochs[-1]
+    """Run a few steps of the run's last stage, and a few batches of evaluation."""
     if job.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(job.device)
+    with _trial(job) as trial:
+        seconds = _train_steps(job, trial)
+        per_image = _evaluate(job, trial.module)
+    return Probe(seconds, per_image, trial.parts.per_feature_image, peak_bytes(job.device))
+
+
+def speeds_of_workers(job: Job, numbers: Sequence[int]) -> dict[int, float]:
+    """Trained images per second by number of decoding threads, from few to many until more are slower.
+
+    Images come as the run will get them (each number goes on where the one before it stopped), while the last
+    stage's steps keep the cores busy. Empty where that would take more than 3 seconds, or a tenth of the run.
+    """
+    samples, view, part = job.dataset.splits["train"], job.train_view, job.world.part
+    arrays = cycle([[micro] for window in job.windows(0) for micro in window])
+
+    def delivered(number: int) -> closing[Generator[Batch, None, None]]:
+        return closing(training_batches(samples, view, islice(arrays, 1 + _MOST_BATCHES), 0, number, part))
+
+    speeds: dict[int, float] = {}
+    with _trial(job) as trial:
+        with delivered(0) as batches:
+            trial.train(islice(batches, 1))  # pays for allocation
+            seconds, _ = trial.train(islice(batches, 1))
+        num_batches = job.pace.total_steps * job.config.optim.accumulate
+        limit = min(_MOST_SECONDS, _MOST_SHARE * num_batches * seconds)
+        if 2 * (1 + _FEWEST_BATCHES) * seconds > limit:
+            return {}
+        end = time.perf_counter() + limit
+        for number in numbers:
+            with delivered(number) as batches:
+                seconds, _ = trial.train(islice(batches, 1))  # nobody decoded ahead for the first one
+                num = int(limit / len(numbers) / seconds) - 1
+                num = min(max(num, _FEWEST_BATCHES), _MOST_BATCHES)
+                seconds, num_images = trial.train(islice(batches, num))
+            speeds[number] = num_images / seconds
+            is_late = len(speeds) > 1 and time.perf_counter() > end
+            if is_late or speeds[number] < (1 - TIE) * max(speeds.values()):
+                break
+    return speeds
+
+
+class _Trial:
+    """A copy of the model in the run's last stage (the costliest: most is trainable), ready to be trained."""
+
+    def __init__(self, job: Job) -> None:
+        epoch = job.plan.stage_epochs[-1]
+        self._job, self.module = job, copy.deepcopy(job.built.module)
+        groups = apply_stage(self.module, job.plan, epoch)
+        self._optimizer = make_optimizer(job.config.optim, groups, job.device)
+        set_modes(self.module, job.plan, job.built.blocks, epoch)
+        self.parts = _Parts(job, self.module)
+        scaler = make_scaler(job.precision, job.device)
+        self._arithmetic = Arithmetic(job.precision, job.config.optim.clip, scaler)
+
+    def step(self, batches: Iterable[Batch]) -> None:
+        parts, objective = self.parts, self._job.task.objective
+        train_window(parts.trained, batches, parts.inputs, objective, self._optimizer, self._arithmetic)
+
+    def train(self, batches: Iterable[Batch]) -> tuple[float, int]:
+        """A step for each batch. Seconds, the wait for the batches included, and images."""
+        start, num_images = time.perf_counter(), 0
+        for batch in batches:
+            self.step([batch])
+            num_images += len(batch)
+        _wait(self._job.device)
+        return time.perf_counter() - start, num_images
+
+
+@contextmanager
+def _trial(job: Job) -> Iterator[_Trial]:
+    """What is drawn at random while it lasts is drawn again by the run."""
     with torch.random.fork_rng(devices=[job.device] if job.device.type == "cuda" else []):
-        seconds, per_feature_image = _train_steps(job, module, epoch)
-        per_image = _evaluate(job, module)
-    return Probe(seconds, per_image, per_feature_image, peak_bytes(job.device))
+        yield _Trial(job)
 
 
 class _Parts:
@@ -85,23 +160,20 @@ class _Parts:
         return self.seconds / self.num_images if self.num_images else 0.0
 
 
-def _train_steps(job: Job, module: nn.Module, epoch: int) -> tuple[float, float]:
-    config, samples = job.config, job.dataset.splits["train"]
-    optimizer = make_optimizer(config.optim, apply_stage(module, job.plan, epoch), job.device)
-    set_modes(module, job.plan, job.built.blocks, epoch)
-    parts = _Parts(job, module)
-    windows = job.windows(0)[:_NUM_STEPS]
-    batches = training_batches(samples, job.train_view, windows, 0, job.workers, job.world.part)
-    arithmetic = Arithmetic(job.precision, config.optim.clip, make_scaler(job.precision, job.device))
+def _train_steps(job: Job, trial: _Trial) -> float:
+    """Seconds per optimizer step, without what computing features took."""
+    samples, windows = job.dataset.splits["train"], job.windows(0)[:_NUM_STEPS]
     times = []
-    for window in windows:
-        start, before = time.perf_counter(), parts.seconds
-        micro = islice(batches, len(window))
-        train_window(parts.trained, micro, parts.inputs, job.task.objective, optimizer, arithmetic)
-        _wait(job.device)
-        times.append(time.perf_counter() - start - (parts.seconds - before))
+    with closing(
+        training_batches(samples, job.train_view, windows, 0, job.workers, job.world.part)
+    ) as batches:
+        for window in windows:
+            start, before = time.perf_counter(), trial.parts.seconds
+            trial.step(islice(batches, len(window)))
+            _wait(job.device)
+            times.append(time.perf_counter() - start - (trial.parts.seconds - before))
     counted = times[1:] or times
-    return sum(counted) / len(counted), parts.per_feature_image
+    return sum(counted) / len(counted)
 
 
 def _evaluate(job: Job, module: nn.Module) -> float:

@@ -39,7 +39,6 @@ def make_record(
         "precision": str(job.precision or torch.float32).removeprefix("torch."),
         "num_threads": torch.get_num_threads(),
         "num_processes": job.world.size,
-        "workers": job.workers,
         "eval_batch_size": job.eval_batch_size,
         "task": job.task.name,
         "select_by": job.select_by,

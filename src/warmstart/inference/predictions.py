@@ -18,30 +18,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Predictions:
-    """`targets` are class numbers (-1: unknown), or uint8 (N, classes) for sets; `scores` float32 (N, classes)."""
+    """`targets` are class numbers (-1: unknown), or uint8 (N, classes) for sets; `scores` float32 (N, classes).
+
+    Of masks, `scores` are the statistics of each image (see tasks/segmentation.py), which hold the targets' share.
+    """
 
     ids: tuple[str, ...]
-    targets: np.ndarray
+    targets: np.ndarray | None
     scores: np.ndarray
     classes: tuple[str, ...]
 
 
 def write_predictions(
-    ids: Sequence[str], targets: np.ndarray, scores: np.ndarray, classes: Sequence[str]
+    ids: Sequence[str], targets: np.ndarray | None, scores: np.ndarray, classes: Sequence[str]
 ) -> bytes:
-    """The parquet file's content."""
+    """The parquet file's content. Raises what pyarrow raises for columns of different lengths."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    table = pa.table(
-        {
-            "id": pa.array(ids),
-            "target": _target_column(targets),
-            "scores": pa.FixedSizeListArray.from_arrays(
-                pa.array(scores.astype(np.float32).ravel()), scores.shape[1]
-            ),
-        }
-    ).replace_schema_metadata({"classes": "\n".join(classes)})
+    columns = {"id": pa.array(ids)}
+    if targets is not None:
+        columns["target"] = _target_column(targets)
+    columns["scores"] = pa.FixedSizeListArray.from_arrays(pa.array(scores.ravel()), scores.shape[1])
+    table = pa.table(columns).replace_schema_metadata({"classes": "\n".join(classes)})
     sink = io.BytesIO()
     pq.write_table(table, sink, compression="zstd")
     return sink.getvalue()
@@ -66,22 +65,27 @@ def read_predictions(path: Path) -> Predictions:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path, columns=["id", "target", "scores"])
+        table = pq.read_table(path)
         scores = table["scores"].combine_chunks()
     except (OSError, KeyError, pa.ArrowInvalid) as error:
         raise UserError(
             f"cannot read predictions from {path}: {error}", "a file written by warmstart"
         ) from None
     classes = (table.schema.metadata or {}).get(b"classes", b"").decode().split("\n")
-    if pa.types.is_list(table["target"].type):
-        targets = np.zeros((len(table), len(classes)), dtype=np.uint8)
-        for row, members in enumerate(table["target"].to_pylist()):
-            targets[row, members] = 1
-    else:
-        targets = table["target"].to_numpy()
     return Predictions(
         tuple(table["id"].to_pylist()),
-        targets,
+        _targets(table["target"], len(classes)) if "target" in table.column_names else None,
         scores.flatten().to_numpy(zero_copy_only=False).reshape(len(table), -1),
         tuple(classes),
     )
+
+
+def _targets(column: pa.ChunkedArray, num_classes: int) -> np.ndarray:
+    import pyarrow as pa
+
+    if not pa.types.is_list(column.type):
+        return column.to_numpy()
+    targets = np.zeros((len(column), num_classes), dtype=np.uint8)
+    for row, members in enumerate(column.to_pylist()):
+        targets[row, members] = 1
+    return targets

@@ -1,4 +1,4 @@
-"""The one path of validation, evaluate and predict: a model over batches, outputs on the CPU."""
+"""The one path of validation, evaluate and predict: a model over batches, what is kept of them on the CPU."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from torch import nn
 from warmstart.data.batches import Batch
 from warmstart.inference.inputs import Inputs
 
+Statistics = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
+
 
 def predict_outputs(
     module: nn.Module,
@@ -18,10 +20,12 @@ def predict_outputs(
     inputs: Inputs,
     precision: torch.dtype | None = None,
     on_batch: Callable[[int], None] | None = None,
+    statistics: Statistics | None = None,
 ) -> np.ndarray:
     """Outputs as float32 (N, classes), in the order of the batches. Leaves the module in eval mode.
 
-    `on_batch` gets the number of images done so far.
+    `on_batch` gets the number of images done so far. Where outputs are as large as images, `statistics` makes a
+    row of numbers for each image of outputs and targets, on the device; the result is then these, (N, numbers).
     """
     module.eval()
     device = next(module.parameters()).device
@@ -29,8 +33,12 @@ def predict_outputs(
     done = 0
     with torch.inference_mode(), torch.autocast(device.type, dtype=precision, enabled=precision is not None):
         for batch in batches:
-            # Always a copy: an output may share memory with the input, which the next batch overwrites.
-            outputs.append(module(inputs(batch.images)).to("cpu", torch.float32, copy=True))
+            found = module(inputs(batch.images))
+            if statistics is None:
+                # Always a copy: an output may share memory with the input, which the next batch overwrites.
+                outputs.append(found.to("cpu", torch.float32, copy=True))
+            else:
+                outputs.append(statistics(found.float(), torch.from_numpy(batch.targets).to(device)).cpu())
             done += len(batch.images)
             if on_batch is not None:
                 on_batch(done)

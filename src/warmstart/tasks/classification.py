@@ -31,6 +31,7 @@ class Classification:
     class_weights: tuple[float, ...] | None = None
 
     name = "classification"
+    statistics = None
     metrics = ("accuracy", "loss", "f1", "balanced_accuracy", "top5", "ece")
     columns = ("precision", "recall", "f1", "support")
 

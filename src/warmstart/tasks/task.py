@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Protocol
 
 import numpy as np
@@ -27,6 +27,13 @@ class Task(Protocol):
     @property
     def name(self) -> str:
         """As resolved.json and people call it."""
+
+    @property
+    def statistics(self) -> Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None:
+        """Where outputs are as large as images: (outputs, targets) -> what is kept of each image, (N, numbers).
+
+        `evaluate`, `table` and `scores` then take these rows for logits. None where the logits themselves are kept.
+        """
 
     @property
     def metrics(self) -> tuple[str, ...]:
