@@ -32,6 +32,7 @@ class MultiLabel:
     thresholds: tuple[float, ...] | None = None
 
     name = NAME
+    statistics = None
     metrics = ("map", "f1", "f1_micro", "exact_match", "loss")
     columns = ("threshold", "precision", "recall", "f1", "ap", "support")
 
