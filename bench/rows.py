@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 from setting import Setting, cifar_folder, count_classes, count_images, part_of, synthetic_jpegs
-from sides import LIMIT, OURS, PEERS, run_limit, run_peer, run_process, run_warmstart, score_of
+from sides import LIMIT, OURS, PEERS, alone, run_limit, run_peer, run_process, run_warmstart, score_of
 
 Records = Iterator[dict]
 HEAD = {"freeze": "backbone", "views": 2}
@@ -120,10 +120,15 @@ def overhead(setting: Setting) -> Records:
     flags = {"epochs": 1, "max_steps": 2, "log_every": "1steps", "image_size": setting.px(128)}
     run_warmstart(setting, images, cache_dir=cache, **flags)  # builds the store
     sides = {
-        "imports": lambda _: run_process([sys.executable, "-c", "import torch, timm"])[0],
+        "imports": lambda _: only_imports(setting),
         OURS: lambda _: run_warmstart(setting, images, cache_dir=cache, **flags),
     }
     yield from alternate(setting, sides)
+
+
+def only_imports(setting: Setting) -> dict:
+    with alone(setting.lock):
+        return run_process([sys.executable, "-c", "import torch, timm"])[0]
 
 
 def workers(setting: Setting) -> Records:
