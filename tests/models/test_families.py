@@ -1,4 +1,4 @@
-"""What every plan, freezing, new head and dropout rely on, over the families of timm and torchvision.
+"""What every plan, freezing, new head and dropout rely on, over the families of all zoos.
 
 Built on the meta device, which costs no memory and no arithmetic; its forward passes run the models' code all the same.
 """
@@ -22,7 +22,7 @@ from warmstart.config.schema import AdaptConfig, OptimConfig
 from warmstart.errors import UserError
 from warmstart.models.blocks import find_blocks
 from warmstart.models.heads import fit_head
-from warmstart.models.zoo import create
+from warmstart.models.zoo import create, outline
 
 TIMM = """resnet10t resnext50_32x4d seresnet18 resnetv2_50 regnetx_002 regnety_002 densenet121
     vgg11 mobilenetv2_035 mobilenetv3_small_050 mobilenetv4_conv_small_035 efficientnet_lite0 tf_efficientnetv2_b0
@@ -38,7 +38,14 @@ TORCHVISION = """alexnet convnext_tiny efficientnet_b0 googlenet inception_v3 ma
     vgg11_bn vit_b_32"""
 WITHOUT_DROPOUT = """convnext_tiny maxvit_t regnet_x_400mf resnet18 shufflenet_v2_x0_5 swin_t swin_v2_t
     vit_b_32"""
-NO_META = {"torchvision:regnet_x_400mf"}  # computes its widths with tensors, by value
+SEGMENTERS = """builtin:microsegformer builtin:microsegformer_nolmsa
+    torchvision:deeplabv3_mobilenet_v3_large torchvision:deeplabv3_resnet50 torchvision:fcn_resnet50
+    smp:Unet/resnet18 smp:UnetPlusPlus/mobilenet_v2 smp:MAnet/vgg11_bn smp:Linknet/densenet121
+    smp:FPN/mit_b0 smp:PSPNet/timm-skresnet18 smp:DeepLabV3/se_resnet50 smp:DeepLabV3Plus/efficientnet-b0
+    smp:PAN/mobileone_s0 smp:UPerNet/tu-convnext_atto smp:Segformer/tu-swin_tiny_patch4_window7_224
+    smp:Unet/tu-mobilenetv3_small_100 smp:FPN/xception smp:Unet/inceptionv4 smp:Unet/dpn68"""
+WITH_DROPOUT = ("builtin:", "torchvision:", "smp:FPN", "smp:PSPNet", "smp:DeepLab")
+NO_META = {"torchvision:regnet_x_400mf", "smp:FPN/mit_b0"}  # computes its widths with tensors, by value
 TWO_HEADS = (
     "deit_tiny_distilled_patch16_224",
     "levit_128s",
@@ -74,12 +81,21 @@ class Watch(TorchFunctionMode):
 
 
 NAMES = [*(f"timm:{name}" for name in TIMM.split()), *(f"torchvision:{name}" for name in TORCHVISION.split())]
+NAMES += SEGMENTERS.split()
+# Encoders keep a last convolution that serves classification; PSPNet stops after the third stage.
+UNUSED = {
+    "smp:DeepLabV3Plus/efficientnet-b0": ("encoder._conv_head", "encoder._bn1"),
+    "smp:PSPNet/timm-skresnet18": ("encoder.layer3", "encoder.layer4"),
+}
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_family(name: str) -> None:
     with torch.device("cpu" if name in NO_META else "meta"):
+        is_segmenter = name in SEGMENTERS.split()
         has_dropout = name not in {f"torchvision:{n}" for n in WITHOUT_DROPOUT.split()}
+        if is_segmenter:
+            has_dropout = name.startswith(WITH_DROPOUT)
         if not has_dropout:
             with pytest.raises(UserError, match=f"{name} has no dropout before its head"):
                 create(name, 5, dropout=RATE)
@@ -94,17 +110,25 @@ def test_family(name: str) -> None:
 
         change = fit_head(module, made.head, None, ["ant", "bee", "cat"], seed=0)
         assert change.new == ("ant", "bee", "cat")
-        height, width = made.preprocessing.image_size
+        assert made.segments == is_segmenter == outline(name).segments
+        height, width = (64, 64) if name in NO_META and is_segmenter else made.preprocessing.image_size
         images = torch.zeros(2, made.preprocessing.num_channels, height, width)
         with Watch(module) as watch:
             outputs = module.train()(images)
-        assert outputs.shape == (2, 3)
+        assert outputs.shape == ((2, 3, height, width) if is_segmenter else (2, 3))
         assert (RATE in watch.rates) == has_dropout
 
         # Class tokens and position tables at the root belong to the stem, wherever they are read.
-        spans = [[watch.first_use[n] for n in b.parameters if "." in n or b.name == "head"] for b in blocks]
-        for (before, span), (here, later) in pairwise(zip(blocks, spans, strict=True)):
-            assert max(span) < min(later), f"{before.name} is not wholly before {here.name}"
+        for parameter in watch.names.values():
+            assert (parameter in watch.first_use) != parameter.startswith(UNUSED.get(name, ("none",)))
+        spans = [
+            [watch.first_use.get(n, -1) for n in b.parameters if "." in n or b.name == "head"] for b in blocks
+        ]
+        spans = [span for span in spans if -1 not in span]
+        assert len(spans) >= 5
+        assert all(max(before) < min(later) for before, later in pairwise(spans)), (
+            "not in the order of computing"
+        )
         at_root = {n for n, _ in module.named_parameters(recurse=False)}
         assert at_root <= set(blocks[0].parameters)
 

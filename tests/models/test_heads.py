@@ -79,4 +79,4 @@ def test_other_layers_are_refused_by_type() -> None:
     with pytest.raises(UserError, match="the classifier '1' is a ReLU"):
         fit_head(_model(), "1", None, ["x"], seed=0)
     with pytest.raises(UserError, match="is a Conv2d"):
-        fit_head(nn.Sequential(nn.Conv2d(3, 4, 3)), "0", None, ["x"], seed=0)
+        fit_head(nn.Sequential(nn.Conv2d(4, 4, 3, groups=2)), "0", None, ["x"], seed=0)

@@ -117,8 +117,8 @@ def test_names() -> None:
     assert caught.value.expected == "timm:resnet18 or torchvision:resnet18"
     with pytest.raises(UserError, match="Did you mean 'torchvision:mobilenet_v2'"):
         split_name("torchvision:mobilenetv2")
-    with pytest.raises(UserError, match="unknown model 'torchvision:fcn_resnet50'"):
-        split_name("torchvision:fcn_resnet50")  # segmentation
+    with pytest.raises(UserError, match="unknown model 'torchvision:fasterrcnn_resnet50_fpn'"):
+        split_name("torchvision:fasterrcnn_resnet50_fpn")  # detection
 
 
 def test_tags(monkeypatch: pytest.MonkeyPatch) -> None:

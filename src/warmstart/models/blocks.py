@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping
 from itertools import chain
 
 from torch import Tensor, nn
@@ -13,9 +14,20 @@ from warmstart.records import Block
 
 # Words of --freeze, --lrs and --unfreeze, or names given here: no other block may take them.
 _RESERVED = frozenset({"stem", "head", "backbone", "all"})
-_TORCHVISION_CONTAINERS = frozenset(
-    {"features", "blocks", "layers", "trunk_output", "encoder", "encoder.layers"}
+# What torchvision and segmentation_models_pytorch put all their stages in.
+_OPENED_PACKAGES = ("torchvision.models.", "segmentation_models_pytorch.")
+_CONTAINERS = frozenset(
+    {"features", "blocks", "layers", "trunk_output", "backbone", "encoder", "encoder.layers"}
+    | {f"encoder.{name}" for name in ("features", "blocks", "_blocks", "model", "model.blocks")}
+    | {"encoder.model.model", "encoder.model.model.blocks"}
 )
+_TRANSFORMERS_CONTAINERS = (
+    *("encoder", "layers", "layer", "stages", "encoder.layers", "encoder.layer", "encoder.stages"),
+    *("model", "model.layers", "model.layer", "model.stages"),
+)
+# Encoders in the way of PVT register all patch embeddings, then all blocks, then all norms.
+_STAGE = re.compile(r"(patch_embed|block|norm)(\d+)")
+_ORDER_IN_STAGE = ("patch_embed", "block", "norm")
 _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
@@ -23,7 +35,7 @@ def find_blocks(module: nn.Module, head: str) -> tuple[Block, ...]:
     """Blocks from stem to head; the classifier at path `head` is always the last, named `head`.
 
     A timm model is cut by its own layer groups (`group_matcher`), any other by its children,
-    a torchvision model also by those of its `features` and the like.
+    those of torchvision and segmentation_models_pytorch also by those of its `features` and the like.
     Norms behind the last stage belong to it. Every parameter and buffer is
     in exactly one block; shared ones are named once, under their first name.
     """
@@ -32,8 +44,7 @@ def find_blocks(module: nn.Module, head: str) -> tuple[Block, ...]:
     assert in_head, f"no parameter under the head {head!r}"
     groups, first_name = timm_groups(module), "stem"
     if groups is None:
-        is_torchvision = type(module).__module__.startswith("torchvision.models.")
-        children = list(_opened(module) if is_torchvision else _children(module))
+        children = list(_children_of(module))
         groups, first_name = _child_groups(children, parameters), ""
     backbone = [[name for name in group if not _under(name, head)] for group in groups]
     backbone = _join_trailing_norms([group for group in backbone if group], parameters)
@@ -63,7 +74,7 @@ def _child_groups(
 
 def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     """Named children; a list of blocks (not of single layers) is replaced by its items."""
-    for name, child in module.named_children():
+    for name, child in _in_call_order(module):
         items = [(n, c) for n, c in child.named_children() if next(c.parameters(), None) is not None]
         is_list = isinstance(child, (nn.Sequential, nn.ModuleList))
         if is_list and items and all(next(c.children(), None) is not None for _, c in items):
@@ -72,12 +83,39 @@ def _children(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
             yield name, child
 
 
-def _opened(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Named children; the containers that torchvision puts all its stages in are replaced by their items."""
-    for name, child in module.named_children():
+def _children_of(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
+    package = type(module).__module__
+    if package.startswith(_OPENED_PACKAGES):
+        return _opened(module, _CONTAINERS)
+    inner = getattr(module, "base_model_prefix", None)
+    if package.startswith("transformers.") and inner:
+        return _opened(module, {inner, *(f"{inner}.{path}" for path in _TRANSFORMERS_CONTAINERS)})
+    if package == "warmstart.models.hf_zoo":
+        return _opened(module, {"backbone", *(f"backbone.{path}" for path in _TRANSFORMERS_CONTAINERS)})
+    return _children(module)
+
+
+def _in_call_order(module: nn.Module) -> list[tuple[str, nn.Module]]:
+    """Named children, as they are registered; but those of numbered stages stage by stage, as they compute."""
+    children = list(module.named_children())
+    matches = {name: match for name, _ in children if (match := _STAGE.fullmatch(name))}
+    staged = iter(
+        sorted(
+            (pair for pair in children if pair[0] in matches),
+            key=lambda pair: (int(matches[pair[0]][2]), _ORDER_IN_STAGE.index(matches[pair[0]][1])),
+        )
+    )
+    return [next(staged) if name in matches else (name, child) for name, child in children]
+
+
+def _opened(
+    module: nn.Module, containers: Collection[str], prefix: str = ""
+) -> Iterator[tuple[str, nn.Module]]:
+    """Named children; containers of all stages are replaced by their items."""
+    for name, child in _in_call_order(module):
         path = f"{prefix}{name}"
-        if path in _TORCHVISION_CONTAINERS:
-            yield from _opened(child, f"{path}.")
+        if path in containers:
+            yield from _opened(child, containers, f"{path}.")
         else:
             yield path, child
 

@@ -13,9 +13,10 @@ from warmstart.config.schema import ModelConfig
 from warmstart.errors import UserError
 from warmstart.models.blocks import find_blocks
 from warmstart.models.created import Created, Outline
-from warmstart.models.fitting import fit_names, fit_values, image_size_in
+from warmstart.models.fitting import fit_names, fit_values, image_size_in, with_decoder
 from warmstart.models.gaps import compare, full_prefixes
 from warmstart.models.heads import HeadChange, fit_head
+from warmstart.models.hf_zoo import config_text, remember_config
 from warmstart.models.metadata import write_metadata
 from warmstart.models.mismatch import explain, explain_unknown
 from warmstart.models.sizes import resize
@@ -44,6 +45,7 @@ class BuiltModel:
     names_known: bool = True  # False: `classes` are just the numbers of the outputs
     notes: tuple[str, ...] = ()  # what was done to a file's contents to make them fit
     multi_label: bool = False  # each output is a yes or no of its own, by the file or the training data
+    segments: bool = False  # by its architecture: outputs are (N, K, H, W), scores of every pixel
 
     def move_to(self, device: torch.device) -> None:
         """Move the module, in the memory layout that it computes fastest in."""
@@ -108,6 +110,7 @@ def build(
         source=source,
         names_known=names_known,
         multi_label=multi_label,
+        segments=created.segments,
         notes=notes,
     )
 
@@ -133,7 +136,8 @@ def _own_classes(file: WeightsFile | None, name: str) -> tuple[str, ...]:
 
 def metadata_for(built: BuiltModel) -> dict[str, str]:
     """Metadata for the safetensors file of this model, from which `build` makes the same model again."""
-    return write_metadata(built.name, built.classes, built.preprocessing, built.multi_label)
+    hf_config = config_text(built.module) if built.name.startswith("hf:") else None
+    return write_metadata(built.name, built.classes, built.preprocessing, built.multi_label, hf_config)
 
 
 def _resolve_name(settings: ModelConfig, file: WeightsFile | None) -> str:
@@ -146,6 +150,8 @@ def _resolve_name(settings: ModelConfig, file: WeightsFile | None) -> str:
             )
         return asked
     found = file.arch
+    if found is not None and file.hf_config is not None:
+        remember_config(found.partition(":")[2], file.hf_config)
     if asked is None and found is None:
         raise explain_unknown(file.state, str(file.path))
     if asked is None:
@@ -223,7 +229,8 @@ def _load(
 ) -> tuple[HeadChange, dict[str, str | None], tuple[str, ...]]:
     """Load the file, and fit the classifier to the classes; the last are notes."""
     source: dict[str, str | None] = {"kind": "file", "path": str(file.path), "sha256": file.sha256}
-    state, adapted = fit_values(created, _needed(created, file), outline(name))
+    known = outline(name)
+    state, adapted = fit_values(created, with_decoder(created, _needed(created, file), known), known)
     loaded = load_into(created.module, state, created.head, str(file.path), name)
     assert loaded.has_head == (f"{created.head}.weight" in file.state), "a classifier was lost on the way"
     notes = (*_left_out(created, file), *adapted, *loaded.notes)

@@ -83,6 +83,10 @@ def describe(state: Mapping[str, Tensor]) -> Content | None:
     return _other_task(state) or _transformers(state)
 
 
+def is_segmenter(names: Iterable[str]) -> bool:
+    return _first(_SEGMENTER, names) is not None
+
+
 def adapters(state: Mapping[str, Tensor]) -> Content | None:
     found = [key for key in state if _LORA.search(key)]
     if not found:
@@ -126,11 +130,16 @@ def _other_task(state: Mapping[str, Tensor]) -> Content | None:
         )
     for pattern, what in ((_DETECTOR, "detection"), (_SEGMENTER, "segmentation")):
         if found := _first(pattern, state):
+            own = (
+                "--model of the segmentation model it was saved from (builtin:microsegformer, "
+                "torchvision:deeplabv3_resnet50, smp:Unet/resnet34, ...), "
+            )
             return Content(
                 f"it is a {what} checkpoint (it has {found!r})",
-                "the weights of an image classifier",
-                "--model NAME of its backbone alone, or pass the backbone with a linear head as an nn.Module: "
-                "warmstart.finetune(module, data)",
+                "the weights of an image classifier"
+                + (", or its own --model" if what == "segmentation" else ""),
+                f"{own if what == 'segmentation' else ''}--model NAME of its backbone alone, or pass the backbone "
+                "with a linear head as an nn.Module: warmstart.finetune(module, data)",
             )
     return None
 
@@ -145,7 +154,8 @@ def _transformers(state: Mapping[str, Tensor]) -> Content | None:
     return Content(
         "its names are those of Hugging Face transformers",
         "the names of timm or torchvision",
-        f"{same}pass the model as an nn.Module whose forward returns its logits: warmstart.finetune(module, data)",
+        f"{same}--model hf:FOLDER, where it lies beside its config.json; or pass the model as an nn.Module whose "
+        "forward returns its logits: warmstart.finetune(module, data)",
     )
 
 

@@ -27,6 +27,7 @@ class Created:
     origin: str | None  # full name of the pretrained weights, for the record
     training_only: tuple[str, ...] = ()  # prefixes of tensors that files have and the module leaves out
     notes: tuple[str, ...] = ()  # what was assumed of it
+    segments: bool = False  # its outputs are (N, K, H, W): scores of every pixel
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,8 @@ class Outline:
     fixed_size: bool  # position embeddings or windows tie the weights to an image size
     shapes: Mapping[str, Shape]
     image_size: tuple[int, int] | None  # (height, width) in pixels
+    segments: bool = False
+    encoder: str | None = None  # prefix of what a file of the encoder alone holds, in segmentation models
 
     @property
     def stem_shape(self) -> Shape | None:

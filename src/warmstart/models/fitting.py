@@ -27,11 +27,41 @@ _RGB = 3
 
 def fit_names(file: WeightsFile, outline: Outline, name: str) -> WeightsFile:
     """The file with its tensors under the model's names, as far as that is certain; UserError if two sets fit."""
+    if (encoder := _encoder_alone(file, outline)) is not None:
+        return encoder
     file = _own_prefixes(file, outline)
     state, notes = _without_prefix(file, outline, name)
     state, told = _head_in_place(state, outline)
     file = replace(file, state=state, notes=(*file.notes, *notes, *told))
     return _counted_classes(file, outline.head)
+
+
+def _encoder_alone(file: WeightsFile, outline: Outline) -> WeightsFile | None:
+    """The file with the tensors of a segmentation model's encoder only, if it has them all and no decoder."""
+    if outline.encoder is None:
+        return None
+    backbone, start = gaps.backbone_of(outline), outline.encoder
+    if any(key in file.state for key in backbone if not key.startswith(start)):
+        return None
+    for prefix in (start, ""):
+        names = {key: prefix + key.removeprefix(start) for key in outline.shapes if key.startswith(start)}
+        state = {key: file.state[name] for key, name in names.items() if name in file.state}
+        shapes = {key: tuple(tensor.shape) for key, tensor in state.items()}
+        if all(gaps.same(shapes.get(key), backbone[key], key, outline) for key in names if key in backbone):
+            notes = [f"the {len(state)} tensors of the encoder; the decoder starts at random"]
+            if num_left := len(file.state) - len(state):
+                notes.append(f"left out {num_left} tensors beside the encoder")
+            return replace(file, state=state, classes=None, notes=(*file.notes, *notes))
+    return None
+
+
+def with_decoder(created: Created, state: dict[str, Tensor], outline: Outline) -> dict[str, Tensor]:
+    """`state`, with the created model's own random decoder where it holds the encoder alone."""
+    if outline.encoder is None or not all(key.startswith(outline.encoder) for key in state):
+        return state
+    own = created.module.state_dict()
+    rest = {key for key in own if key not in state and not gaps.under(key, created.head)}
+    return state | {key: own[key] for key in own if key in rest and not key.startswith(outline.encoder)}
 
 
 def _own_prefixes(file: WeightsFile, outline: Outline) -> WeightsFile:

@@ -8,12 +8,14 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import nn
 
 from warmstart.errors import UserError
+
+_FORM = ("in_channels", "kernel_size", "stride", "padding", "dilation", "padding_mode")  # of a convolution
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ def fit_head(
     """Make the layer at path `head` of a loaded model classify `target_classes`; changes `module` in place.
 
     `source_classes` are the names of the layer's rows, None if nobody knows them, empty if its rows
-    mean nothing. UserError: the layer is neither linear nor a 1x1 convolution.
+    mean nothing. UserError: the layer is neither linear nor a convolution.
     """
     old = _classifier(module, head)
     num_rows, targets = old.weight.shape[0], tuple(target_classes)
@@ -69,11 +71,11 @@ def fit_head(
 
 def _classifier(module: nn.Module, head: str) -> nn.Linear | nn.Conv2d:
     layer = module.get_submodule(head)
-    if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.kernel_size == (1, 1)):
+    if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
         return layer
     raise UserError(
         f"the classifier {head!r} is a {type(layer).__name__}, which cannot be given new classes",
-        "a linear layer or a 1x1 convolution",
+        "a linear layer or a convolution",
         "choose another --model",
     )
 
@@ -86,10 +88,11 @@ def _fresh(old: nn.Linear | nn.Conv2d, num_rows: int, seed: int) -> nn.Linear | 
         if isinstance(old, nn.Linear):
             layer = nn.Linear(old.in_features, num_rows, bias=bias)
         else:
-            layer = nn.Conv2d(old.in_channels, num_rows, 1, bias=bias)
+            same: dict[str, Any] = {key: getattr(old, key) for key in _FORM}
+            layer = nn.Conv2d(out_channels=num_rows, bias=bias, **same)
     layer = layer.to_empty(device="cpu").to(old.weight.dtype)
     generator = torch.Generator().manual_seed(seed)
-    bound = 1 / math.sqrt(old.weight.shape[1])
+    bound = 1 / math.sqrt(old.weight[0].numel())
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.uniform_(-bound, bound, generator=generator)

@@ -29,15 +29,8 @@ def described(file: Path) -> tuple[dict[str, str], tuple[str, ...]]:
     config_file = file.with_name(CONFIG)
     if not _FILES.fullmatch(file.name) or not config_file.is_file():
         return {}, ()
-    try:
-        config = json.loads(config_file.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{config_file} is not JSON: {first_line(error)}",
-            "what timm or transformers wrote beside the weights",
-            "download it again, or move the weights to a folder without it",
-        ) from error
-    if not isinstance(config, dict) or not isinstance(config.get("architecture"), str):
+    config = read_config(config_file)
+    if not isinstance(config.get("architecture"), str):
         return {}, ()
     image = config.get("pretrained_cfg")
     image = image if isinstance(image, dict) else {}
@@ -56,6 +49,25 @@ def described(file: Path) -> tuple[dict[str, str], tuple[str, ...]]:
         if value is not None
     }
     return texts, notes
+
+
+def read_config(file: Path) -> dict[str, Any]:
+    """{} where the file holds another value than a dict. UserError: not JSON."""
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(
+            f"{file} is not JSON: {first_line(error)}",
+            "what timm or transformers wrote beside the weights",
+            "download it again, or move the weights to a folder without it",
+        ) from error
+    return config if isinstance(config, dict) else {}
+
+
+def classes_in_config(config: dict[str, Any]) -> tuple[tuple[str, ...] | None, tuple[str, ...]]:
+    """The classes that a config names, None if it names none; and notes."""
+    names, notes = _numbered(_class_names(config))
+    return (tuple(map(str, names)) if names else None), notes
 
 
 def _numbered(names: Any) -> tuple[Any, tuple[str, ...]]:

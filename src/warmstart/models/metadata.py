@@ -12,11 +12,16 @@ from warmstart.records import Preprocessing
 
 NAME = "warmstart.name"  # with its zoo, `timm:resnet18`; `arch` in files of others
 _TASK, _MULTI_LABEL = "task", "multi-label"  # without the entry, an image has one class
+HF_CONFIG = "hf_config"  # of a model of transformers, whose name is that of a folder
 _OURS = "warmstart"  # the one entry of a file of ours
 
 
 def write_metadata(
-    name: str, classes: tuple[str, ...], preprocessing: Preprocessing, multi_label: bool = False
+    name: str,
+    classes: tuple[str, ...],
+    preprocessing: Preprocessing,
+    multi_label: bool = False,
+    hf_config: str | None = None,
 ) -> dict[str, str]:
     """The text entry that makes a saved model self-describing.
 
@@ -32,6 +37,7 @@ def write_metadata(
         "image_size": f"{height}x{width}",
         "crop_pct": json.dumps(preprocessing.crop_pct),
     } | ({_TASK: _MULTI_LABEL} if multi_label else {})
+    entries |= {HF_CONFIG: hf_config} if hf_config else {}
     return {_OURS: json.dumps(entries, ensure_ascii=False)}
 
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from warmstart.errors import UserError, listing
 from warmstart.models.candidates import Likeness, block_counts, search
-from warmstart.models.contents import Content, describe, unusable
+from warmstart.models.contents import Content, describe, is_segmenter, unusable
 from warmstart.models.created import Shape
 from warmstart.models.gaps import Gaps, is_computed, is_position
 
@@ -37,7 +37,8 @@ def explain(
             _EXPECTED,
             "save the whole classifier, or leave it out: `warmstart finetune` gives it a new one",
         )
-    content, cause = describe(state), _difference(shapes, wanted, gaps, model)
+    content = None if is_segmenter(wanted) else describe(state)
+    cause = _difference(shapes, wanted, gaps, model)
     # What differs from one of our own models, or from an object, in one thing is no model of a zoo.
     is_told = content is None and cause is not None and model.startswith(("builtin:", "object:"))
     likeness = Likeness() if is_told else search(shapes, name)

@@ -1,4 +1,4 @@
-"""torchvision's classifiers by name. torchvision is imported inside functions because it costs seconds."""
+"""torchvision's names, and its classifiers. torchvision is imported inside functions because it costs seconds."""
 
 from __future__ import annotations
 
@@ -42,9 +42,9 @@ def torchvision_mismatch(error: Exception) -> UserError:
 
 
 def torchvision_names() -> list[str]:
-    """Names of image classifiers."""
+    """Names of classifiers and of segmentation models."""
     models = import_models()
-    return list(models.list_models(module=models))
+    return [*models.list_models(module=models), *models.list_models(module=models.segmentation)]
 
 
 def torchvision_tags(arch: str) -> list[str]:
@@ -77,14 +77,9 @@ def create_torchvision(
 ) -> Created:
     """Build torchvision:`bare` as `zoo.create` promises; pretrained weights come with their own outputs."""
     assert not (pretrained and num_classes), "pretrained weights keep their classifier until a head is fitted"
-    name, weights = f"torchvision:{bare}", _weights(bare)
+    name, weights = f"torchvision:{bare}", weights_of(bare)
     bare = bare.partition(".")[0]
-    if in_channels not in (None, _NUM_CHANNELS):
-        raise UserError(
-            f"{name} takes {_NUM_CHANNELS} channels, not {in_channels}",
-            f"{_NUM_CHANNELS} channels",
-            "choose a timm model, which can take any number of channels",
-        )
+    check_channels(name, in_channels)
     preprocessing = _preprocessing(bare, weights)
     size = image_size or preprocessing.image_size
     num_outputs = num_classes or _NUM_IMAGENET
@@ -114,14 +109,23 @@ def create_torchvision(
 def outline_torchvision(bare: str) -> Outline:
     """Of ARCH or ARCH.TAG. RegNets compute their widths with tensors, which the meta device cannot."""
     arch = bare.partition(".")[0]
-    size = _preprocessing(arch, _weights(bare)).image_size
+    size = _preprocessing(arch, weights_of(bare)).image_size
     with torch.random.fork_rng(devices=[]), torch.device("cpu" if _family(arch) == "regnet" else "meta"):
         module = _make(arch, 2, size)
     first = next(path for path, m in module.named_modules() if isinstance(m, nn.Conv2d))
     return Outline(_head(module, arch), first, _family(arch) in _SIZE_ARGUMENTS, shapes_of(module), size)
 
 
-def _weights(bare: str) -> Any:
+def check_channels(name: str, in_channels: int | None) -> None:
+    if in_channels not in (None, _NUM_CHANNELS):
+        raise UserError(
+            f"{name} takes {_NUM_CHANNELS} channels, not {in_channels}",
+            f"{_NUM_CHANNELS} channels",
+            "choose a timm model, which can take any number of channels",
+        )
+
+
+def weights_of(bare: str) -> Any:
     """The weights that ARCH.TAG names, or the default ones of ARCH."""
     arch, _, tag = bare.partition(".")
     return getattr(import_models().get_model_weights(arch), tag or "DEFAULT")

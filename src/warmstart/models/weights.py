@@ -30,7 +30,15 @@ from warmstart.models.contents import plain, unusable
 from warmstart.models.created import shapes_of
 from warmstart.models.gaps import compare, under
 from warmstart.models.hf_folder import CONFIG, described
-from warmstart.models.metadata import NAME, arch_in, classes_in, expand, is_multi_label, preprocessing_in
+from warmstart.models.metadata import (
+    HF_CONFIG,
+    NAME,
+    arch_in,
+    classes_in,
+    expand,
+    is_multi_label,
+    preprocessing_in,
+)
 from warmstart.models.mismatch import explain
 from warmstart.models.shards import INDEX_SUFFIX, check_shard, digest, shard_files
 from warmstart.models.sizes import first_line
@@ -54,6 +62,7 @@ class WeightsFile:
     multi_label: bool = False  # as stated
     prefixes: tuple[str, ...] = ()  # stripped from all names, from the outermost on
     classes_key: str | None = None  # of a wrapper dict, whose `classes` need not be of the classifier
+    hf_config: str | None = None  # of a model of transformers that was saved here
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -109,6 +118,7 @@ def read_weights(path: str | Path) -> WeightsFile:
         multi_label=is_multi_label(metadata),
         prefixes=found.prefixes,
         classes_key=None if named else found.classes_key,
+        hf_config=metadata.get(HF_CONFIG),
     )
 
 

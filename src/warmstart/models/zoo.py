@@ -11,9 +11,12 @@ from torch import nn
 from warmstart.errors import UserError, closest
 from warmstart.models.builtin import BUILTINS, recognise
 from warmstart.models.created import Created, Outline, shapes_of
+from warmstart.models.hf_zoo import check_hf, create_hf, outline_hf
 from warmstart.models.objects import check_kept, create_object, outline_object
 from warmstart.models.sizes import Size, check_image_size
+from warmstart.models.smp_zoo import check_smp, create_smp, outline_smp
 from warmstart.models.timm_zoo import create_timm, import_timm, in_timm, outline_timm, timm_groups
+from warmstart.models.torchvision_segmenters import create_segmenter, is_segmenter, outline_segmenter
 from warmstart.models.torchvision_zoo import (
     check_torchvision,
     create_torchvision,
@@ -23,7 +26,7 @@ from warmstart.models.torchvision_zoo import (
 
 __all__ = ["create", "import_timm", "outline", "recognise", "split_name", "timm_groups"]
 
-_ZOOS = ("timm", "torchvision", "builtin", "object")
+_ZOOS = ("timm", "torchvision", "builtin", "smp", "hf", "object")
 _NUM_OUTLINES = 512  # kept; each is a small dict of shapes
 
 
@@ -34,11 +37,10 @@ def split_name(name: str) -> tuple[str, str]:
         if zoo not in _ZOOS:
             raise UserError(
                 f"unknown model zoo {zoo!r} in --model {name}",
-                "timm:NAME, torchvision:NAME or builtin:NAME",
-                closest(zoo, _ZOOS[:3]),
+                "timm:NAME, torchvision:NAME, builtin:NAME, smp:ARCH/ENCODER or hf:FOLDER",
+                closest(zoo, _ZOOS[:-1]),
             )
-        _check_known(zoo, bare, name)
-        return zoo, bare
+        return zoo, _check_known(zoo, bare, name)
     holds = {
         "builtin": name in BUILTINS,
         "timm": in_timm(name),
@@ -74,7 +76,12 @@ def create(
     if zoo == "timm":
         return create_timm(bare, num_classes, dropout, pretrained, in_channels, image_size)
     if zoo == "torchvision":
-        return create_torchvision(bare, num_classes, dropout, pretrained, in_channels, image_size)
+        make = create_segmenter if is_segmenter(bare) else create_torchvision
+        return make(bare, num_classes, dropout, pretrained, in_channels, image_size)
+    if zoo == "smp":
+        return create_smp(bare, num_classes, dropout, pretrained, in_channels, image_size)
+    if zoo == "hf":
+        return create_hf(bare, num_classes, dropout, pretrained, in_channels, image_size)
     if zoo == "object":
         return create_object(bare, num_classes, dropout, image_size)
     if pretrained:
@@ -84,63 +91,73 @@ def create(
             "pass one of the two",
         )
     spec = BUILTINS[bare]
-    if in_channels not in (None, spec.preprocessing.num_channels):
+    num_channels = spec.preprocessing.num_channels
+    if in_channels not in (None, num_channels):
+        needed = f"{num_channels} channel{'s' * (num_channels > 1)}"
         raise UserError(
-            f"builtin:{bare} takes {spec.preprocessing.num_channels} channel, not {in_channels}",
-            f"{spec.preprocessing.num_channels} channel",
-            "choose a timm model for colour images",
+            f"builtin:{bare} takes {needed}, not {in_channels}",
+            needed,
+            "choose a timm model, which can take any number of channels",
         )
     size = image_size or spec.preprocessing.image_size
     classes = num_classes or spec.num_classes
     rate = spec.dropout if dropout is None else dropout
     if size != spec.preprocessing.image_size:
-        check_image_size(
-            lambda _: spec.make(classes, rate), f"builtin:{bare}", size, spec.preprocessing.num_channels
-        )
+        check_image_size(lambda _: spec.make(classes, rate), f"builtin:{bare}", size, num_channels)
     return Created(
         module=spec.make(classes, rate),
         head=spec.head,
         preprocessing=replace(spec.preprocessing, image_size=size),
         licence=None,
-        channels_last=False,
+        channels_last=spec.channels_last,
         classes=None,
         origin=None,
+        segments=spec.segments,
     )
 
 
 def outline(name: str) -> Outline:
     """Found on the meta device, which costs no memory."""
     zoo, bare = split_name(name)
+    if zoo == "hf":
+        return outline_hf(bare)
     return outline_object(bare) if zoo == "object" else _outline(zoo, bare)
 
 
 @lru_cache(_NUM_OUTLINES)
 def _outline(zoo: str, bare: str) -> Outline:
     if zoo == "torchvision":
-        return outline_torchvision(bare)
+        return outline_segmenter(bare) if is_segmenter(bare) else outline_torchvision(bare)
     if zoo == "timm":
         return outline_timm(bare)
+    if zoo == "smp":
+        return outline_smp(bare)
     spec = BUILTINS[bare]
     with torch.device("meta"):
         module = spec.make(2, spec.dropout)
     first = next((path for path, m in module.named_modules() if isinstance(m, nn.Conv2d)), None)
-    return Outline(spec.head, first, False, shapes_of(module), spec.preprocessing.image_size)
+    return Outline(spec.head, first, False, shapes_of(module), spec.preprocessing.image_size, spec.segments)
 
 
-def _check_known(zoo: str, bare: str, name: str) -> None:
+def _check_known(zoo: str, bare: str, name: str) -> str:
+    """`bare` as its zoo spells it."""
+    if zoo == "smp":
+        return check_smp(bare)
+    if zoo == "hf":
+        return check_hf(bare)
     if zoo == "builtin":
         if bare not in BUILTINS:
             raise _unknown(name, [f"builtin:{n}" for n in BUILTINS])
-        return
+        return bare
     if zoo == "torchvision":
         if not check_torchvision(bare):
             raise _unknown(name, [f"torchvision:{n}" for n in torchvision_names()])
-        return
+        return bare
     if zoo == "object":
         check_kept(bare)
-        return
+        return bare
     if in_timm(bare):
-        return
+        return bare
     arch = bare.partition(".")[0]
     timm = import_timm()
     known = timm.list_pretrained(f"{arch}.*") if timm.is_model(arch) else timm.list_models()
@@ -150,6 +167,7 @@ def _check_known(zoo: str, bare: str, name: str) -> None:
 def _unknown(name: str, options: list[str]) -> UserError:
     return UserError(
         f"unknown model {name!r}",
-        f"timm:NAME, timm:NAME.TAG, torchvision:NAME or builtin:NAME (builtin: {', '.join(BUILTINS)})",
+        "timm:NAME, timm:NAME.TAG, torchvision:NAME, smp:ARCH/ENCODER, hf:FOLDER or builtin:NAME "
+        f"(builtin: {', '.join(BUILTINS)})",
         closest(name, options) or "python -c 'import timm; print(timm.list_models())' lists timm's names",
     )

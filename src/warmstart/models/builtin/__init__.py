@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import nn
 
 from warmstart.models.builtin.fashion_cnn import FashionCNN
+from warmstart.models.builtin.microsegformer import MicroSegFormer
 from warmstart.records import Preprocessing
 
 
@@ -21,13 +23,21 @@ class Builtin:
     dropout: float
     head: str
     preprocessing: Preprocessing
+    segments: bool = False  # its outputs are (N, K, H, W)
+    channels_last: bool = False  # computes fastest in this layout, as measured
 
 
+# The document's files were trained on pixels in [0, 1].
+_FACES = Preprocessing((512, 512), (0.0,) * 3, (1.0,) * 3, crop_pct=1.0)
 # The mean and deviation are MNIST's: the document's file was trained with them.
 BUILTINS = {
     "fashion_cnn": Builtin(
         FashionCNN, 10, 0.3, "fc2", Preprocessing((28, 28), (0.1307,), (0.3081,), crop_pct=1.0)
-    )
+    ),
+    "microsegformer": Builtin(MicroSegFormer, 19, 0.15, "decoder.conv_seg", _FACES, True, True),
+    "microsegformer_nolmsa": Builtin(
+        partial(MicroSegFormer, lmsa=False), 19, 0.15, "decoder.conv_seg", _FACES, True, True
+    ),
 }
 
 
