@@ -119,3 +119,16 @@ def test_answers_that_all_agree_still_have_an_interval():
     assert high == 1.0 and low == pytest.approx(0.025 ** (1 / 30))
     assert stats.accuracy_interval([0] * 30) == (0.0, pytest.approx(1 - 0.025 ** (1 / 30)))
     assert stats.accuracy_interval([0, 1] * 40) == stats.bootstrap_interval([0, 1] * 40)
+
+
+def test_resampled_sums_are_sums_over_resamples(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    values = rng.random((40, 3)) * (1, 10, 100)
+    sums = stats.resampled_sums(values, 4000)
+    assert sums.shape == (4000, 3) and (sums == stats.resampled_sums(values, 4000)).all()
+    assert stats.resampled_sums(np.ones((40, 1)), 50).tolist() == [[40]] * 50
+    drawn = np.array([values[rng.integers(40, size=40)].sum(axis=0) for _ in range(4000)])
+    np.testing.assert_allclose(sums.mean(axis=0), values.sum(axis=0), rtol=0.01)
+    np.testing.assert_allclose(np.cov(sums.T), np.cov(drawn.T), rtol=0.1, atol=0.05 * drawn.std(axis=0).max())
+    monkeypatch.setattr(stats, "_MAX_VALUES_AT_ONCE", 70)  # one resample at a time
+    assert stats.resampled_sums(values, 7).shape == (7, 3)

@@ -103,6 +103,26 @@ def _resampled(
     return np.concatenate(results)
 
 
+def resampled_sums(values: NDArray[np.float64], num_resamples: int, seed: int = 0) -> NDArray[np.float64]:
+    """(R, K): the sums of (N, K) values over bootstrap resamples of the samples.
+
+    For statistics of sums (ratios of counts), whose resamples need no copy of the values: how often each sample
+    was drawn is a matrix (R, N), and the sums are one product.
+    """
+    num_samples = len(values)
+    assert num_samples and values.ndim == 2, f"no resamples of values of shape {values.shape}"
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _MAX_VALUES_AT_ONCE // num_samples)
+    results = []
+    for start in range(0, num_resamples, chunk):
+        size = min(chunk, num_resamples - start)
+        indices = rng.integers(num_samples, size=(size, num_samples))
+        indices += num_samples * np.arange(size)[:, None]
+        drawn = np.bincount(indices.ravel(), minlength=size * num_samples).reshape(size, num_samples)
+        results.append(drawn.astype(np.float64) @ values)
+    return np.concatenate(results)
+
+
 def expected_calibration_error(confidence: ArrayLike, correct: ArrayLike, num_bins: int = 15) -> float:
     """Mean gap between confidence and accuracy, in [0, 1] (Guo et al. 2017, eq. 3).
 

@@ -12,7 +12,22 @@ from numpy.typing import NDArray
 from warmstart.config.schema import TaskConfig
 from warmstart.errors import UserError, closest, listing
 from warmstart.tasks.classification import Classification, resolve_class_weights
+from warmstart.tasks.mask_objectives import MaskLoss
 from warmstart.tasks.multilabel import MultiLabel
+from warmstart.tasks.segmentation import Segmentation
+
+# Settings of the section `task` that only a loss of masks reads.
+MASK_SETTINGS = (
+    "loss",
+    "focal_gamma",
+    "focal_alpha",
+    "ce_weight",
+    "dice_weight",
+    "dice_classes",
+    "lovasz_weight",
+    "tversky_weight",
+    "tversky_alpha",
+)
 
 
 class Task(Protocol):
@@ -57,17 +72,57 @@ class Task(Protocol):
 
 
 def make_task(
-    settings: TaskConfig, classes: tuple[str, ...], targets: NDArray[Any], counts: Mapping[str, int]
+    settings: TaskConfig,
+    classes: tuple[str, ...],
+    targets: NDArray[Any],
+    counts: Mapping[str, int],
+    ignore: int | None = None,
 ) -> Task:
-    """The task of the training targets: classification for (N,), multi-label for (N, K).
+    """The task of the training data: segmentation where masks have an `ignore` id, else by the targets:
+    classification for (N,), multi-label for (N, K).
 
-    `counts` are training images by class. Raises UserError for class weights that do not fit.
+    `counts` are training images by class; for masks, training pixels by class. Raises UserError for class
+    weights that do not fit, and for settings that this task does not read.
     """
+    if ignore is not None:
+        weights = resolve_class_weights(settings.class_weights, classes, counts)
+        return Segmentation(classes, ignore, settings.label_smoothing, weights, _mask_loss(settings))
+    _check_mask_settings(settings, "multi-label" if targets.ndim == 2 else "one class per image")
     if targets.ndim == 2:
         weights = resolve_class_weights(settings.class_weights, classes, counts, len(targets))
         return MultiLabel(classes, settings.label_smoothing, weights)
     weights = resolve_class_weights(settings.class_weights, classes, counts)
     return Classification(classes, settings.label_smoothing, weights)
+
+
+def _mask_loss(settings: TaskConfig) -> MaskLoss:
+    return MaskLoss(
+        settings.loss,
+        settings.focal_gamma,
+        settings.focal_alpha,
+        settings.ce_weight,
+        settings.dice_weight,
+        settings.dice_classes,
+        settings.lovasz_weight,
+        settings.tversky_weight,
+        settings.tversky_alpha,
+    )
+
+
+def _check_mask_settings(settings: TaskConfig, kind: str) -> None:
+    """No setting is dead: what only masks have is refused where there are none."""
+    fields = TaskConfig.model_fields
+    found = [
+        UserError(
+            f"--{name.replace('_', '-')} {getattr(settings, name)} is for masks, and these data are {kind}",
+            "data with a mask per image",
+            f"leave task.{name} out",
+        )
+        for name in MASK_SETTINGS
+        if getattr(settings, name) != fields[name].default
+    ]
+    if found:
+        raise UserError.of_problems(found, "the section task")
 
 
 def resolve_metric(asked: str, task: Task) -> str:
