@@ -68,6 +68,8 @@ class DatasetFacts:
     quarantined: tuple[tuple[str, str], ...] = ()  # (id, reason)
     notes: tuple[str, ...] = ()
     fingerprint: str = ""
+    ignore: int | None = None  # the id of index masks that belongs to no class; None without masks
+    pixels: dict[str, int] | None = None  # class, or (ignored) -> pixels of the training images' masks
 
     def num_samples(self, split: str) -> int:
         return self.sizes.get(split, 0)

@@ -69,3 +69,28 @@ def write_idx(tmp_path: Path) -> Callable[..., Path]:
         return root
 
     return write
+
+
+@pytest.fixture
+def write_pairs(tmp_path: Path) -> Callable[..., Path]:
+    """Write `{("images", "masks"): 3}` as so many PNG images and masks of ids 0, 1, 2; returns the root.
+
+    An image is painted red, green and blue where its mask is 0, 1 and 2.
+    """
+
+    def write(
+        layout: dict[tuple[str, str], int], size: tuple[int, int] = (40, 56), ending: str = ".png"
+    ) -> Path:
+        root = tmp_path / "pairs"
+        for (images, masks), num in layout.items():
+            for number in range(num):
+                rng = np.random.default_rng([number, *images.encode()])
+                ids = rng.integers(0, 3, (4, 5), dtype=np.uint8).repeat(-(-size[0] // 4), 0)
+                ids = np.ascontiguousarray(ids.repeat(-(-size[1] // 5), 1)[: size[0], : size[1]])
+                for folder in (images, masks):
+                    (root / folder).mkdir(parents=True, exist_ok=True)
+                Image.fromarray(np.eye(3, dtype=np.uint8)[ids] * 255).save(root / images / f"{number:02}.png")
+                Image.fromarray(ids).save(root / masks / f"{number:02}{ending}")
+        return root
+
+    return write

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import logging
 import threading
 
 import numpy as np
 import pytest
 
+from warmstart.data import batches as batches_module
 from warmstart.data.augment import Augment
 from warmstart.data.batches import (
     View,
@@ -12,10 +14,11 @@ from warmstart.data.batches import (
     evaluation_batches,
     training_batches,
 )
-from warmstart.data.decode import centre_crop, cover
+from warmstart.data.decode import CorruptImage, centre_crop, cover
 from warmstart.data.order import epoch_order, epoch_windows
 from warmstart.data.samples import ArrayPixels, Samples
 from warmstart.data.sources import open_source
+from warmstart.data.unreadable import Unreadable
 from warmstart.errors import UserError
 from warmstart.records import Preprocessing
 
@@ -144,3 +147,90 @@ def test_only_one_batch_is_made_ahead():
     next(stream)
     assert taken == [0, 1]
     stream.close()
+
+
+# ---- files that fail while a run trains
+
+
+class Failing(ArrayPixels):
+    """Images of which some fail, each so many times, as a network's disk would."""
+
+    def __init__(self, array: np.ndarray, failures: dict[int, int], error: Exception) -> None:
+        super().__init__(array)
+        object.__setattr__(self, "failures", failures)
+        object.__setattr__(self, "error", error)
+
+    def read(self, index: int) -> np.ndarray:
+        if self.failures.get(index, 0) > 0:
+            self.failures[index] -= 1
+            raise self.error
+        return super().read(index)
+
+
+def failing(failures: dict[int, int], error: Exception) -> Samples:
+    plain = array_samples()
+    return Samples(plain.ids, plain.targets, Failing(plain.pixels.array, failures, error))
+
+
+ERRORS = [OSError(5, "Input/output error"), CorruptImage("torn"), ValueError("odd"), MemoryError()]
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_fails_once_is_read_again(workers, error, caplog):
+    view = View(GREY28, True, Augment())
+    with caplog.at_level(logging.WARNING, logger="warmstart"):
+        (batch,) = deliver(failing({3: 1, 7: 1}, error), [np.arange(10)], view, workers)
+    (expected,) = deliver(array_samples(), [np.arange(10)], view)
+    assert (batch.images == expected.images).all() and len(batch) == 10
+    assert "train/00003 cannot be read" in caplog.text and "train/00007 cannot be read" in caplog.text
+
+
+@pytest.mark.parametrize("error", ERRORS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_file_that_fails_twice_is_left_out_of_training_and_named(workers, error, caplog):
+    unreadable = Unreadable(10, 0.2)
+    view = View(GREY28, True, Augment(), unreadable=unreadable)
+    order = np.array([5, 3, 9, 3, 7, 1])
+    with caplog.at_level(logging.WARNING, logger="warmstart"):
+        batches = list(deliver(failing({3: 99}, error), [order, order[:2]], view, workers))
+    expected = list(deliver(array_samples(), [order[[0, 2, 4, 5]], order[:1]], view))
+    for batch, other in zip(batches, expected, strict=True):
+        assert batch.indices.tolist() == other.indices.tolist()
+        assert (batch.images == other.images).all() and (batch.keys == other.keys).all()
+        assert (batch.targets == other.targets).all()
+    assert list(unreadable.reasons) == ["train/00003"]
+    assert caplog.text.count("train/00003 can no longer be read") == 1
+
+
+def test_too_many_unreadable_files_end_the_run():
+    view = View(GREY28, True, Augment(), unreadable=Unreadable(10, 0.1))
+    with pytest.raises(UserError, match=r"2 training images can no longer be read: train/00003, train/00007"):
+        list(deliver(failing({3: 9, 7: 9}, OSError("gone")), [np.arange(10)], view))
+
+
+def test_an_evaluation_never_leaves_anything_out():
+    for view in (View(GREY28, True), View(GREY28, True, Augment())):
+        with pytest.raises(UserError, match=r"train/00003 can no longer be read: gone"):
+            list(deliver(failing({3: 9}, OSError("gone")), [np.arange(10)], view))
+
+
+def test_a_thread_that_hangs_is_told_with_its_files(monkeypatch, caplog):
+    release = threading.Event()
+    monkeypatch.setattr(batches_module, "_PATIENCE", 0.05)
+
+    class Hanging(ArrayPixels):
+        def read(self, index: int) -> np.ndarray:
+            if index == 8:
+                release.wait(20)
+            return super().read(index)
+
+    plain = array_samples()
+    samples = Samples(plain.ids, plain.targets, Hanging(plain.pixels.array))
+    try:
+        with caplog.at_level(logging.WARNING, logger="warmstart"), pytest.raises(UserError) as error:
+            list(deliver(samples, [np.arange(10)], View(GREY28, True), workers=5))
+    finally:
+        release.set()
+    assert "reading hangs, for 0.1 s now, at one of train/00008" in str(error.value)
+    assert "waiting once more" in caplog.text

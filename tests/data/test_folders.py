@@ -118,7 +118,6 @@ def test_the_fingerprint_follows_names_and_sizes(write_folders, tmp_path):
         ({"": 3}, "holds 3 images but no class folders"),
         ({"": 0}, "is empty"),
         ({"val/a": 1, "val/b": 1, "dev/a": 1, "dev/b": 1}, "several val folders: dev, val"),
-        ({"train/images": 2, "train/masks": 2}, "looks like a segmentation data set"),
     ],
 )
 def test_what_is_no_data_set_is_explained(write_folders, layout, message):
@@ -159,12 +158,6 @@ def test_dogcat(shared):
     }
     every = np.concatenate([samples.keys for samples in source.splits.values()])
     assert len(np.unique(every)) == 1399
-
-
-@pytest.mark.shared
-def test_camvid_is_no_classification_data(shared):
-    with pytest.raises(UserError, match="segmentation"):
-        open_source(shared / "camvid")
 
 
 def test_names_that_are_not_utf8_become_printable(write_folders, tmp_path):

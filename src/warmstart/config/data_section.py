@@ -6,6 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
+from warmstart.config.mask_values import FlipPairs, MaskColours, MaskRemap
 from warmstart.config.section import Section
 from warmstart.config.values import (
     Floats,
@@ -35,6 +36,25 @@ class DataConfig(Section):
         None,
         description="column of a table, or a pattern with one (group) over the image ids: images of one"
         " group never cross a split",
+    )
+    masks: str | None = Field(
+        None,
+        description="folder of index masks, or column of a table that names them [default: found by its name]",
+    )
+    mask_classes: Names = Field(
+        (),
+        description="class names in the order of the ids of masks, or a file of them [default: classes.txt,"
+        " codes.txt or classes.json beside the data, else numbers]",
+    )
+    ignore: OptionalInt = Field(
+        None, ge=0, le=65535, description="id of masks that belongs to no class [default: 255]"
+    )
+    mask_remap: MaskRemap = Field((), description="other ids for ids of masks, all at once: 11=255,12=3")
+    mask_colours: MaskColours = Field(
+        None, description="ids for the colours of RGB masks: red.green.blue=id,... or a file"
+    )
+    flip_pairs: FlipPairs = Field(
+        (), description="classes that change places in a mirror image: left_eye:right_eye,..."
     )
     train_ratio: float = Field(0.8, gt=0, le=1, description="share of training images where we split")
     val_ratio: float = Field(0.1, ge=0, lt=1, description="share of validation images; the rest is test")

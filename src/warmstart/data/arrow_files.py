@@ -107,3 +107,16 @@ def _readable(path: Path) -> Iterator[None]:
             f"{kind}, whole",
             "download the file again",
         ) from error
+
+
+def features_of(schema: pa.Schema) -> dict[str, dict[str, list[str]]]:
+    """Column -> Hugging Face's description of it; empty where there is none or it cannot be read."""
+    try:
+        found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
+    except (KeyError, ValueError, TypeError):
+        return {}
+    found = found if isinstance(found, dict) else {}
+    # A list of labels is described as a list of one description, or as a Sequence or List with a `feature`.
+    inner = {name: f[0] if isinstance(f, list) and f else f for name, f in found.items()}
+    inner = {name: f.get("feature", f) if isinstance(f, dict) else f for name, f in inner.items()}
+    return {name: feature for name, feature in inner.items() if isinstance(feature, dict)}

@@ -8,23 +8,28 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from itertools import chain, pairwise
 
 import numpy as np
 
+from warmstart.console import log
 from warmstart.data.augment import Augment
 from warmstart.data.decode import CorruptImage, scale_to_cover, to_channels
-from warmstart.data.geometry import evaluation_crop
+from warmstart.data.geometry import MaskRules, evaluation_crop
+from warmstart.data.masks import as_ids, is_wide
 from warmstart.data.mixing import Mixing
 from warmstart.data.samples import Samples
+from warmstart.data.unreadable import Unreadable, read_twice
 from warmstart.data.workers import calm_opencv, decode_pool
-from warmstart.errors import UserError
+from warmstart.errors import UserError, listing
 from warmstart.records import Preprocessing
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # odd: no two repeats of an image share a key
+_PATIENCE = 120.0  # seconds for a few images, twice: what takes longer will not come
 _TASKS_PER_WORKER = 4  # small enough that no thread waits long for another at the end of a batch
 
 
@@ -33,7 +38,8 @@ class Batch:
     """Samples as the model's input, not yet normalised."""
 
     images: np.ndarray  # uint8 (N, h, w, C), contiguous
-    targets: np.ndarray  # int64 (N,), uint8 (N, K) of several labels, float32 (N, K) where pairs are mixed
+    targets: np.ndarray  # int64 (N,), uint8 (N, K) of several labels, float32 (N, K) where pairs are mixed;
+    # of images with masks the masks, uint8 (N, h, w), int32 where ids go beyond 255
     keys: np.ndarray  # uint64 (N,)
     indices: np.ndarray  # int64 (N,), places in the Samples
 
@@ -49,6 +55,10 @@ class View:
     native: bool = False  # all images of the data set have one size
     augment: Augment | None = None
     mixing: Mixing | None = None  # of pairs of training images, after everything else
+    masks: MaskRules | None = None  # of samples with masks that are augmented
+    unreadable: Unreadable | None = field(
+        default=None, repr=False, compare=False
+    )  # where images may be left out
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -68,6 +78,23 @@ class View:
         if self.augment is None:
             return np.stack([evaluation_crop(image, resize_size, size) for image in images])
         return self.augment(images, keys, epoch, size, resize_size)
+
+    def resize_mask(self, mask: np.ndarray) -> np.ndarray:
+        """The pixels of a mask, uint8 (H, W, 1 or 2), -> ids (H', W') of the size of its image after `resize`."""
+        if not (self.native and mask.shape[:2] == self.preprocessing.image_size):
+            mask = scale_to_cover(mask, self.preprocessing.resize_size, nearest=True)
+        return as_ids(mask)
+
+    def finish_with_masks(
+        self, images: Sequence[np.ndarray], masks: Sequence[np.ndarray], keys: np.ndarray, epoch: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `finish`, and the images' masks: ids (N, h, w) of the same places."""
+        size, resize_size = self.preprocessing.image_size, self.preprocessing.resize_size
+        if self.augment is None:
+            crops = [evaluation_crop(mask, resize_size, size) for mask in masks]
+            return self.finish(images, keys, epoch), np.stack(crops)
+        assert self.masks is not None, "masks are moved by rules"
+        return self.augment.with_masks(images, masks, keys, epoch, size, resize_size, self.masks)
 
 
 def training_batches(
@@ -93,7 +120,7 @@ def _mixed(
 ) -> Generator[Batch, None, None]:
     """Batches with every image mixed with its partner, whose pixels are made too where it is in another batch."""
     assert view.mixing is not None
-    pairs = view.mixing.pairs(epoch)
+    pairs, view = view.mixing.pairs(epoch), replace(view, unreadable=None)  # partners cannot be missed
     with closing(deliver(samples, map(pairs.complete, wanted), view, workers, epoch)) as batches:
         for places, batch in zip(wanted, batches, strict=True):
             images, targets = pairs.mix(places, batch.images, batch.targets)
@@ -104,7 +131,7 @@ def _mixed(
 def evaluation_batches(
     samples: Samples, preprocessing: Preprocessing, native: bool, batch_size: int, workers: int
 ) -> Generator[Batch, None, None]:
-    """All samples in their own order, centre crop; the last batch is smaller."""
+    """All samples in their own order, centre crop, of masks too; the last batch is smaller."""
     starts = range(0, len(samples), batch_size)
     arrays = (np.arange(start, min(start + batch_size, len(samples))) for start in starts)
     return deliver(samples, arrays, View(preprocessing, native), workers)
@@ -116,27 +143,30 @@ def deliver(
     """One batch per array of indices; bit for bit the same for any number of workers.
 
     With workers, one batch is prepared while the caller uses another; closing the iterator ends the
-    threads. Raises UserError for a file that can no longer be read.
+    threads. A file that can no longer be read is tried twice. Then `view.unreadable` counts it and its row is left
+    out; without that, and where a thread hangs, it is a UserError that names the file.
     """
     calm_opencv()
     if workers == 0:
         for indices in index_arrays:
             batch = _empty(samples, indices, view)
-            _fill(batch, slice(None), samples, view, epoch)
-            yield batch
+            yield _without(batch, _fill(batch, slice(None), samples, view, epoch))
         return
-    pool = decode_pool(workers)
-    ahead: deque[tuple[Batch, list[Future[None]]]] = deque()
+    pool, is_hanging = decode_pool(workers), False
+    ahead: deque[tuple[Batch, list[Future[list[int]]]]] = deque()
     try:
         for indices in index_arrays:
             batch = _empty(samples, indices, view)
             ahead.append((batch, _submit(pool, workers * _TASKS_PER_WORKER, batch, samples, view, epoch)))
             if len(ahead) > 1:
-                yield _finished(*ahead.popleft())
+                yield _finished(samples, *ahead.popleft())
         while ahead:
-            yield _finished(*ahead.popleft())
+            yield _finished(samples, *ahead.popleft())
+    except _Hanging:
+        is_hanging = True
+        raise
     finally:
-        pool.shutdown(cancel_futures=True)
+        pool.shutdown(wait=not is_hanging, cancel_futures=True)
 
 
 def _empty(samples: Samples, places: np.ndarray, view: View) -> Batch:
@@ -145,34 +175,100 @@ def _empty(samples: Samples, places: np.ndarray, view: View) -> Batch:
     keys = (
         samples.keys[indices] + repeats.astype(np.uint64) * _GOLDEN
     )  # wraps around; unchanged without repeats
-    return Batch(images, samples.targets[indices], keys, indices)
+    return Batch(images, _empty_targets(samples, indices, view), keys, indices)
 
 
-def _fill(batch: Batch, rows: slice, samples: Samples, view: View, epoch: int) -> None:
-    """Write the pixels of some rows of a batch that nobody has seen yet."""
-    images = []
-    for index in batch.indices[rows].tolist():
+def _empty_targets(samples: Samples, indices: np.ndarray, view: View) -> np.ndarray:
+    """The targets, or room for masks."""
+    if samples.masks is None:
+        return samples.targets[indices]
+    kind = np.int32 if is_wide(samples.masks) else np.uint8
+    return np.empty((len(indices), *view.shape[:2]), dtype=kind)
+
+
+def _gone(samples: Samples, index: int, error: CorruptImage) -> UserError:
+    return UserError(
+        f"{samples.ids[index]} can no longer be read: {error.reason}",
+        "the file as it was when the data set was opened",
+        "restore the file, then resume the run",
+    )
+
+
+def _fill(batch: Batch, rows: slice, samples: Samples, view: View, epoch: int) -> list[int]:
+    """Write the pixels of some rows of a batch that nobody has seen yet; the rows that are left out."""
+    images, masks, read, left_out = [], [], [], []
+    for row in range(len(batch))[rows]:
+        index = int(batch.indices[row])
         try:
-            images.append(view.resize(samples.pixels.read(index)))
+            image, mask = read_twice(samples.ids[index], partial(_read, samples, view, index))
         except CorruptImage as error:
-            raise UserError(
-                f"{samples.ids[index]} can no longer be read: {error.reason}",
-                "the file as it was when the data set was opened",
-                "restore the file, then resume the run",
-            ) from error
-    if images:
-        batch.images[rows] = view.finish(images, batch.keys[rows], epoch)
+            if view.unreadable is None:
+                raise _gone(samples, index, error) from error
+            view.unreadable.add(samples.ids[index], error.reason)
+            left_out.append(row)
+            continue
+        images.append(image)
+        masks += [] if mask is None else [mask]
+        read.append(row)
+    if masks:
+        finished = view.finish_with_masks(images, masks, batch.keys[read], epoch)
+        batch.images[read], batch.targets[read] = finished
+    elif images:
+        batch.images[read] = view.finish(images, batch.keys[read], epoch)
+    return left_out
+
+
+def _read(samples: Samples, view: View, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """An image, resized, and its mask, if it has one."""
+    image = view.resize(samples.pixels.read(index))
+    return image, None if samples.masks is None else view.resize_mask(samples.masks.read(index))
+
+
+def _without(batch: Batch, left_out: list[int]) -> Batch:
+    if not left_out:
+        return batch
+    kept = np.delete(np.arange(len(batch)), left_out)
+    return replace(batch, **{part.name: getattr(batch, part.name)[kept] for part in fields(batch)})
 
 
 def _submit(
     pool: ThreadPoolExecutor, num_tasks: int, batch: Batch, samples: Samples, view: View, epoch: int
-) -> list[Future[None]]:
-    bounds = np.linspace(0, len(batch), min(num_tasks, len(batch)) + 1).astype(int).tolist()
-    parts = [slice(start, end) for start, end in pairwise(bounds)]
+) -> list[Future[list[int]]]:
+    parts = _parts(batch, min(num_tasks, len(batch)))
     return [pool.submit(_fill, batch, rows, samples, view, epoch) for rows in parts]
 
 
-def _finished(batch: Batch, tasks: list[Future[None]]) -> Batch:
-    for task in tasks:
-        task.result()
-    return batch
+def _parts(batch: Batch, number: int) -> list[slice]:
+    bounds = np.linspace(0, len(batch), number + 1).astype(int).tolist()
+    return [slice(start, end) for start, end in pairwise(bounds)]
+
+
+class _Hanging(UserError):
+    """A thread that reads waits for a disk or a network that does not answer."""
+
+
+def _finished(samples: Samples, batch: Batch, tasks: list[Future[list[int]]]) -> Batch:
+    """The batch when all its tasks are done.
+
+    Raises:
+        _Hanging: one of them has been at it for too long.
+    """
+    before, is_warned = len(tasks), False
+    while True:
+        _, pending = wait(tasks, _PATIENCE)
+        if not pending:
+            return _without(batch, [row for task in tasks for row in task.result()])
+        if len(pending) < before:
+            before, is_warned = len(pending), False
+            continue
+        rows = (rows for task, rows in zip(tasks, _parts(batch, len(tasks)), strict=True) if task in pending)
+        names = listing((samples.ids[index] for part in rows for index in batch.indices[part].tolist()), 8)
+        if is_warned:
+            break
+        is_warned = True
+        log.warning("nothing has come for %g s from reading %s: waiting once more", _PATIENCE, names)
+    raise _Hanging(
+        f"reading hangs, for {2 * _PATIENCE:g} s now, at one of {names}",
+        "a disk or network that answers",
+        "end this process if it does not end by itself (kill -9 is safe), then `warmstart resume`",
+    )

@@ -12,6 +12,7 @@ import numpy as np
 
 from warmstart.data.folders import SPLIT_WORDS
 from warmstart.data.labels import Labels, find_label_columns, group_codes, read_label_columns, read_labels
+from warmstart.data.masks import MaskPixels
 from warmstart.data.samples import FilePixels, Pixels, Samples, Source
 from warmstart.errors import UserError, closest, listing
 
@@ -24,6 +25,7 @@ COLUMNS = {
     "split": ("split",),
     "group": ("group",),
     "class number": ("class_id",),
+    "mask": ("mask_path", "mask", "mask_file", "label_path", "annotation_path", "segmentation"),
 }
 
 
@@ -39,6 +41,8 @@ class Table:
     pixels: Pixels
     sizes: bytes = b""  # whatever tells another state of the table's own files from this one
     ordered: bool = False  # the file itself says which class comes first
+    masks: MaskPixels | None = None  # instead of labels
+    ignore: int | None = None  # the id of masks that belongs to no class
 
     def subset(self, rows: np.ndarray) -> Table:
         return replace(
@@ -48,6 +52,7 @@ class Table:
             words=None if self.words is None else [self.words[row] for row in rows],
             groups=None if self.groups is None else self.groups[rows],
             pixels=self.pixels.subset(rows),
+            masks=None if self.masks is None else self.masks.subset(rows),
         )
 
 
@@ -179,6 +184,8 @@ def _without_twins(table: Table) -> tuple[Table, list[str]]:
     columns: list[Sequence[object]] = [table.labels.told()]
     columns += [] if table.words is None else [table.words]
     columns += [] if table.groups is None else [[f"group {code}" for code in table.groups]]
+    if table.masks is not None and isinstance(table.masks.files, FilePixels):
+        columns.append(table.masks.files.paths)
     facts = list(zip(*columns, strict=True))
     first: dict[str, int] = {}
     clashes = []
@@ -222,6 +229,15 @@ def split_rows(title: str, words: Sequence[str] | None, num: int) -> tuple[dict[
     return found, []
 
 
+def number_rows(title: str, words: list[str] | None, num: int) -> list[str]:
+    """Ids by split and row."""
+    ids = [""] * num
+    for split, rows in split_rows(title, words, num)[0].items():
+        for place_in_split, row in enumerate(rows.tolist()):
+            ids[row] = f"{split}/{place_in_split:06d}"
+    return ids
+
+
 def make_source(table: Table, notes: Sequence[str] = ()) -> Source:
     """Splits and classes of a table. Raises UserError for classes that only val or test have."""
     if not len(table.ids):
@@ -231,10 +247,10 @@ def make_source(table: Table, notes: Sequence[str] = ()) -> Source:
     labels = table.labels
     if "train" in rows and not table.ordered:
         _check_known(table, rows)
-    samples = Samples(table.ids, labels.targets, table.pixels, table.groups)
+    samples = Samples(table.ids, labels.targets, table.pixels, table.groups, table.masks)
     splits = {split: samples.subset(indices) for split, indices in rows.items()}
     told = (*labels.notes, *notes, *twins, *split_notes)
-    return Source(labels.names, splits, _fingerprint(table, rows), told)
+    return Source(labels.names, splits, _fingerprint(table, rows), told, table.ignore)
 
 
 def _check_known(table: Table, rows: dict[str, np.ndarray]) -> None:
@@ -270,6 +286,7 @@ def _fingerprint(table: Table, rows: dict[str, np.ndarray]) -> str:
     for split, indices in rows.items():
         digest.update(split.encode() + indices.tobytes())
     digest.update(table.sizes)
-    if isinstance(table.pixels, FilePixels):
-        digest.update(_file_sizes(table.pixels.paths))
+    for pixels in (table.pixels, table.masks and table.masks.files):
+        if isinstance(pixels, FilePixels):
+            digest.update(_file_sizes(pixels.paths))
     return digest.hexdigest()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any
 
 from warmstart.data.columns import (
     Table,
@@ -22,31 +23,33 @@ from warmstart.data.columns import (
 )
 from warmstart.data.folders import SPLIT_WORDS
 from warmstart.data.labels import SEPARATOR
+from warmstart.data.mask_columns import TableColumns, find_masks, no_labels
+from warmstart.data.mask_settings import NO_MASKS, MaskSettings, read_legend
+from warmstart.data.masks import MaskPixels
 from warmstart.data.samples import FilePixels, Source
+from warmstart.data.text_files import read_text
 from warmstart.errors import UserError, listing
 
 Rows = tuple[list[str], list[list[Any]]]  # header, cells: text; of labels, lists too
-
-
-class TableColumns(TypedDict):
-    """What the user says about a table's columns."""
-
-    group: str | None
-    label_columns: Sequence[str]
 
 
 _DELIMITERS = ",;\t"
 _SNIFFED = 65536  # characters that decide on the delimiter
 
 
-def open_csv(path: Path, group: str | None = None, label_columns: Sequence[str] = ()) -> Source:
+def open_csv(
+    path: Path,
+    group: str | None = None,
+    label_columns: Sequence[str] = (),
+    masks: MaskSettings = NO_MASKS,
+) -> Source:
     """Images named in a CSV file; relative paths start at its folder. A missing image is a corrupt one.
 
-    `group` names a column whose equal cells belong together, `label_columns` columns of 0 and 1.
+    `group` names a column whose equal cells belong together, `label_columns` columns of 0 and 1; `masks` is
+    what is said about a column of masks.
     """
-    return open_rows(
-        path.name, path.parent, *read_csv(path), {"group": group, "label_columns": label_columns}
-    )
+    columns: TableColumns = {"group": group, "label_columns": label_columns, "masks": masks}
+    return open_rows(path.name, path.parent, *read_csv(path), columns)
 
 
 def open_rows(
@@ -62,39 +65,33 @@ def open_rows(
         folder_notes = [f"{title}: splits by the folders of the images"]
     group, label_columns = columns["group"], columns["label_columns"]
     path_column = need_column(title, header, "image path")
-    label = None if label_columns else need_column(title, header, "label")
+    mask = find_masks(title, header, columns["masks"], label_columns)
+    label = None if label_columns or mask is not None else need_column(title, header, "label")
     roles = find_roles(title, header, label, group, label_columns)
-    used = [path_column, *roles.used]
+    used = [path_column, *roles.used, *([] if mask is None else [mask])]
     _check_single(title, header, used)
     cells = {name: [_stripped(row[header.index(name)]) for row in rows] for name in used}
-    full = [path_column, *([] if roles.split is None else [roles.split])]
+    full = [path_column, *(name for name in (roles.split, mask) if name is not None)]
     if label is not None and not any(isinstance(cell, list) or SEPARATOR in cell for cell in cells[label]):
         full.insert(1, label)
     _check_filled(title, {name: cells[name] for name in full})
     places = [place(root, written) for written in cells[path_column]]
     notes = folder_notes + ignored_columns(title, header, used) + doubled_note(title, places)
     groups, group_notes = groups_of(title, roles, cells)
+    legend = None if mask is None else read_legend(columns["masks"], root)
     table = Table(
         title,
         tuple(name for name, *_ in places),
-        labels_of(title, roles, cells),
+        labels_of(title, roles, cells) if legend is None else no_labels(len(rows), legend),
         None if roles.split is None else cells[roles.split],
         groups,
         FilePixels(tuple(file for _, file, _ in places)),
     )
+    if legend is not None and mask is not None:
+        files = FilePixels(tuple(place(root, written)[1] for written in cells[mask]))
+        said = "\n".join(cells[mask]).encode("utf-8", "surrogateescape") + legend.stamp()
+        table = replace(table, masks=MaskPixels(files, legend.coding), ignore=legend.ignore, sizes=said)
     return make_source(table, [*notes, *group_notes])
-
-
-def read_text(path: Path, expected: str) -> str:
-    """The content of a UTF-8 file. Raises UserError for another encoding, and where it cannot be read."""
-    try:
-        return path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise UserError(
-            f"{path} is not UTF-8 text (byte {error.start})", f"{expected}, in UTF-8", "save it as UTF-8"
-        ) from error
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}", "a readable file") from error
 
 
 def read_csv(path: Path) -> Rows:

@@ -11,7 +11,27 @@ import numpy as np
 
 from warmstart.config.schema import DataConfig
 from warmstart.data.division import divide
-from warmstart.data.samples import Samples
+from warmstart.data.facts import (
+    check_counts,
+    count,
+    first_frames,
+    num_channels,
+    pixels_by_class,
+    sizes,
+    spread,
+)
+from warmstart.data.geometry import MaskRules
+from warmstart.data.mask_scan import (
+    MaskCounts,
+    check_sizes,
+    check_still_readable,
+    count_masks,
+    keep_masks,
+    phases,
+    with_classes,
+)
+from warmstart.data.mask_settings import MaskSettings
+from warmstart.data.samples import Samples, Source
 from warmstart.data.scan import Progress, ScanResult, check_unchanged, read_sizes, scan
 from warmstart.data.sources import open_source
 from warmstart.data.splits import stratified_limit
@@ -35,6 +55,12 @@ class Dataset:
     facts: DatasetFacts
     native: bool
     divided: dict[str, str] = field(default_factory=dict)  # id -> split
+    mask_rules: MaskRules | None = None  # of index masks; None: no segmentation
+
+    @property
+    def ignore(self) -> int | None:
+        """The id of masks that belongs to no class; None where there are no masks."""
+        return None if self.mask_rules is None else self.mask_rules.ignore
 
 
 def split_settings(split: Mapping[str, Any]) -> dict[str, Any]:
@@ -70,31 +96,93 @@ def open_dataset(
         group=settings.group,
         label_columns=settings.label_columns,
         download=settings.download,
+        masks=MaskSettings.of(settings),
     )
+    progress = phases(on_progress, 1 if source.ignore is None else 3)
+    source, counts, rules = _counted(source, settings, for_training, store is not None, progress(0))
     plan = store(source.classes) if store is not None else None
-    scanned, results = _look(source.splits, settings, plan, known_quarantine, on_progress)
+    if counts is not None and plan is not None:
+        source = keep_masks(source, plan, scan_workers(settings.workers), progress(1))
+    scanned, results = _look(source.splits, settings, plan, known_quarantine, progress(2 if counts else 0))
     quarantine = known_quarantine
     if quarantine is None:
-        quarantine = tuple(row for result in results.values() for row in result.corrupt)
+        quarantine = _unreadable(results, counts)
         _check_corrupt(quarantine, source.splits, settings.max_corrupt)
-    readable = {split: scanned[split].subset(results[split].good) for split in scanned}
+    readable, results = _readable(scanned, results, quarantine, counts)
     splits, divided, notes = _divide(readable, settings, seed, known_splits if for_training else None)
-    counts = _count(splits, source.classes)
-    notes += _check_counts(counts, settings, for_training)
-    heights, widths, channels = _sizes(results)
+    numbers = count(splits, source.classes)
+    notes += check_counts(numbers, settings, for_training and counts is None)
+    heights, widths, channels = sizes(results)
     facts = DatasetFacts(
         classes=source.classes,
-        counts=counts,
+        counts=numbers,
         sizes={split: len(samples) for split, samples in splits.items()},
-        heights=_spread(heights),
-        widths=_spread(widths),
-        num_channels=_num_channels(channels, [name for split in readable.values() for name in split.ids]),
+        heights=spread(heights),
+        widths=spread(widths),
+        num_channels=num_channels(channels, [name for split in readable.values() for name in split.ids]),
         quarantined=quarantine,
-        notes=(*source.notes, *_first_frames(scanned, results), *notes),
+        notes=(*source.notes, *first_frames(readable, results), *notes),
         fingerprint=source.fingerprint,
+        ignore=source.ignore,
+        pixels=None if counts is None else pixels_by_class(splits, source.classes, counts),
     )
     native = bool((heights == heights[0]).all() and (widths == widths[0]).all())
-    return Dataset(source.classes, splits, facts, native, divided)
+    return Dataset(source.classes, splits, facts, native, divided, rules)
+
+
+def _counted(
+    source: Source, settings: DataConfig, for_training: bool, kept: bool, on_progress: Progress | None
+) -> tuple[Source, MaskCounts | None, MaskRules | None]:
+    """The source with classes and targets by its masks, and what follows from them; None where it has none.
+
+    `kept`: what was counted is kept for the next time.
+    """
+    if source.ignore is None:
+        return source, None, None
+    if settings.mixup:
+        raise UserError(
+            f"--mixup {settings.mixup:g}: {settings.path} has index masks, whose ids cannot be blended",
+            "--cutmix, which moves boxes of the masks with their pixels",
+            "leave --mixup out",
+        )
+    counts = count_masks(source.splits, settings, scan_workers(settings.workers), kept, on_progress)
+    _check_corrupt(counts.corrupt, source.splits, settings.max_corrupt)
+    source = with_classes(source, counts, str(settings.path), for_training)
+    assert source.ignore is not None
+    return source, counts, MaskSettings.of(settings).rules(source.classes, source.ignore)
+
+
+def _unreadable(results: dict[str, ScanResult], counts: MaskCounts | None) -> Quarantine:
+    """(id, reason) of images, and of images whose masks cannot be read."""
+    reasons = {} if counts is None else dict(counts.corrupt)
+    reasons |= {name: reason for result in results.values() for name, reason in result.corrupt}
+    return tuple(reasons.items())
+
+
+def _readable(
+    scanned: dict[str, Samples],
+    results: dict[str, ScanResult],
+    quarantine: Quarantine,
+    counts: MaskCounts | None,
+) -> tuple[dict[str, Samples], dict[str, ScanResult]]:
+    """What is left of the samples and of what was seen of them. Raises UserError for masks of another size."""
+    bad = {name for name, _ in quarantine}
+    if counts is not None:
+        check_still_readable(counts, bad)
+    left = {split: _left(samples, results[split], bad) for split, samples in scanned.items()}
+    readable = {split: samples for split, (samples, _) in left.items()}
+    results = {split: result for split, (_, result) in left.items()}
+    if counts is not None:
+        check_sizes(readable, results, counts)
+    return readable, results
+
+
+def _left(samples: Samples, result: ScanResult, bad: set[str]) -> tuple[Samples, ScanResult]:
+    """The readable samples of a split that are not bad for another reason."""
+    rows = result.good
+    if bad:
+        rows = np.array([row for row in rows.tolist() if samples.ids[row] not in bad], dtype=np.int64)
+    return samples.subset(rows), result.subset(rows, frozenset())
 
 
 def _divide(
@@ -194,76 +282,3 @@ def _check_corrupt(quarantine: Quarantine, splits: dict[str, Samples], max_corru
             "at least one readable image in every split",
             "replace these files, or remove the split",
         )
-
-
-def _count(splits: dict[str, Samples], classes: tuple[str, ...]) -> dict[str, dict[str, int]]:
-    """Images per split and class, or label: an image of several labels counts for each."""
-    counts = {}
-    for split, samples in splits.items():
-        if samples.targets.ndim == 1:
-            numbers = np.bincount(samples.targets, minlength=len(classes))
-        else:
-            numbers = samples.targets.sum(axis=0, dtype=np.int64)
-        counts[split] = dict(zip(classes, numbers.tolist(), strict=True))
-    return counts
-
-
-def _check_counts(counts: dict[str, dict[str, int]], settings: DataConfig, for_training: bool) -> list[str]:
-    """Raise UserError for a class without training images; say where another split lacks one."""
-    lacking = {split: [name for name, number in row.items() if number == 0] for split, row in counts.items()}
-    if for_training and lacking["train"]:
-        limit = f" after limit {settings.limit}" if settings.limit is not None else ""
-        raise UserError(
-            f"classes without training images{limit}: {listing(lacking['train'])}",
-            "at least one training image per class",
-            "raise --limit or --train-ratio, or add images"
-            if limit
-            else "add images, or raise --train-ratio",
-        )
-    return [f"{split} has no image of {listing(names)}" for split, names in lacking.items() if names]
-
-
-def _sizes(results: dict[str, ScanResult]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Heights, widths and channels of all readable images of all splits."""
-    parts = [(r.heights[r.good], r.widths[r.good], r.channels[r.good]) for r in results.values()]
-    heights, widths, channels = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return heights, widths, channels
-
-
-def _num_channels(channels: np.ndarray, ids: list[str]) -> int:
-    """Of all images: 1 or 3 where they are grey and RGB, else the one number that they must share."""
-    numbers, counts = np.unique(channels, return_counts=True)
-    if len(numbers) > 1 and not set(numbers.tolist()) <= {1, 3}:
-        usual = numbers[counts.argmax()]
-        told = listing(
-            f"{num} images have {number}"
-            + (
-                ""
-                if number == usual
-                else f" ({listing((ids[row] for row in np.flatnonzero(channels == number)), 3)})"
-            )
-            for number, num in zip(numbers, counts, strict=True)
-        )
-        raise UserError(
-            f"the images differ in the number of channels: {told}",
-            "one number, or grey (1) and RGB (3)",
-            "keep the images of one kind",
-        )
-    return int(numbers.max())
-
-
-def _first_frames(scanned: dict[str, Samples], results: dict[str, ScanResult]) -> list[str]:
-    """The note on animations and files of several pages."""
-    names = [
-        scanned[split].ids[row]
-        for split, result in results.items()
-        for row in np.flatnonzero(result.more_frames)
-    ]
-    what = (
-        f"{len(names)} images have several frames or pages, of which the first is taken: {listing(names, 4)}"
-    )
-    return [what] if names else []
-
-
-def _spread(values: np.ndarray) -> tuple[int, int, int]:
-    return int(values.min()), int(np.median(values)), int(values.max())

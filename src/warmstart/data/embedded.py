@@ -14,6 +14,7 @@ from warmstart.data.decode import (
     decode,
     decode_bytes,
     has_more_frames,
+    read_bytes,
     read_shape,
     read_shape_bytes,
 )
@@ -58,6 +59,11 @@ class EmbeddedPixels:
 
     def has_more_frames(self, index: int) -> bool:
         return has_more_frames(self._find(index))
+
+    def encoded(self, index: int) -> bytes:
+        """The bytes of the image. Raises CorruptImage."""
+        data = self._find(index)
+        return read_bytes(data) if isinstance(data, Path) else data
 
     def stamp(self, index: int) -> bytes:
         try:

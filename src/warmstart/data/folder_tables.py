@@ -7,11 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.data.columns import find_column, place
-from warmstart.data.csv_table import Rows, TableColumns, open_rows, read_csv, read_text
+from warmstart.data.csv_table import Rows, open_rows, read_csv
 from warmstart.data.decode import IMAGE_SUFFIXES
 from warmstart.data.folders import split_folders_of, subfolders
 from warmstart.data.labels import text_of
+from warmstart.data.mask_columns import TableColumns
 from warmstart.data.samples import Source
+from warmstart.data.text_files import read_text
 from warmstart.errors import UserError, listing
 
 _NAMES = ("labels.csv", "metadata.csv", "metadata.jsonl")
@@ -113,6 +115,21 @@ def _cell(value: object, is_label: bool) -> Any:
     return value if is_label and isinstance(value, (list, dict)) else text_of(value)
 
 
+def has_masks(root: Path, columns: TableColumns) -> bool:
+    """Whether there is a table in `root`, or in its split folders, with a column of masks."""
+    files = [folder / name for folder in (root, *split_folders_of(root).values()) for name in _NAMES]
+    files = [path for path in files if path.is_file()]
+    if not files:
+        return False
+    header, _ = _read_jsonl(files[0]) if files[0].suffix == ".jsonl" else read_csv(files[0])
+    return find_column(header, "mask", _named(columns)) is not None
+
+
+def _named(columns: TableColumns) -> tuple[str, ...]:
+    named = columns["masks"].place
+    return () if named is None else (named.strip().lower(),)
+
+
 _NO_IMAGES = "none of its images exists"
 
 
@@ -121,7 +138,8 @@ def _fault(root: Path, header: list[str], rows: list[list[Any]], columns: TableC
     column = find_column(header, "image path")
     if column is None:
         return "it has no column of image paths"
-    if find_column(header, "label") is None and not columns["label_columns"]:
+    labels = find_column(header, "label") is not None or columns["label_columns"]
+    if not labels and find_column(header, "mask", _named(columns)) is None:
         return "it has no column of labels"
     cell = header.index(column)
     if not any(place(root, row[cell].strip())[1].is_file() for row in rows):

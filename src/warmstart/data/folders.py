@@ -20,7 +20,6 @@ SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _HIDDEN = frozenset(("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"))
-_MASK_WORDS = frozenset(("masks", "labels", "annotations"))
 _LAYOUT = "class folders (cat/1.jpg, dog/2.jpg), or split folders of class folders (train/cat/1.jpg)"
 
 
@@ -136,12 +135,6 @@ def _classes_of(folder: Path) -> dict[str, Path]:
         what = f"holds no images: {inside}" if inside else "is empty"
         raise UserError(
             f"{folder} {what}", f"{_LAYOUT}, IDX files, CSV or parquet", "check the path given as --data"
-        )
-    if "images" in table and len(table) > 1 and set(table) <= {"images", *_MASK_WORDS}:
-        raise UserError(
-            f"{folder} holds {listing(table)}: it looks like a segmentation data set",
-            _LAYOUT,
-            "point --data at images sorted by class",
         )
     return table
 

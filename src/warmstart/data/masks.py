@@ -19,11 +19,11 @@ from PIL import Image, ImageOps
 from warmstart.data.decode import (
     CorruptImage,
     check_size,
-    read_bytes,
     read_shape_bytes,
     reason_of,
 )
-from warmstart.data.samples import FilePixels
+from warmstart.data.embedded import EmbeddedPixels
+from warmstart.data.samples import FilePixels, Pixels
 from warmstart.errors import UserError
 
 _PNG, _NPY, _TIFF = b"\x89PNG\r\n\x1a\n", b"\x93NUMPY", (b"II*\0", b"MM\0*")
@@ -105,20 +105,20 @@ def _look_up(keys: np.ndarray, ids: np.ndarray, values: np.ndarray) -> tuple[np.
 
 @dataclass(frozen=True, eq=False)
 class MaskPixels:
-    """Index masks in files; they satisfy `Pixels`. `StorePlan.for_masks` keeps them beside their images."""
+    """Index masks in files or tables; they satisfy `Pixels`. `StorePlan.for_masks` keeps them beside their images."""
 
     decoded: ClassVar[bool] = False
-    files: FilePixels
+    files: FilePixels | EmbeddedPixels
     coding: MaskCoding
 
     def __len__(self) -> int:
         return len(self.files)
 
     def read(self, index: int) -> np.ndarray:
-        return as_pixels(decode_mask(read_bytes(self.files.paths[index]), self.coding))
+        return as_pixels(decode_mask(self.files.encoded(index), self.coding))
 
     def shape(self, index: int) -> tuple[int, int, int]:
-        data = read_bytes(self.files.paths[index])
+        data = self.files.encoded(index)
         if data.startswith((_NPY, *_TIFF)):  # whose headers say too little
             height, width = decode_mask(data, self.coding).shape
         else:
@@ -134,6 +134,13 @@ class MaskPixels:
 
     def subset(self, indices: np.ndarray) -> MaskPixels:
         return MaskPixels(self.files.subset(indices), self.coding)
+
+
+def is_wide(masks: Pixels) -> bool:
+    """Whether ids take two bytes; no file is read."""
+    if isinstance(masks, MaskPixels):
+        return masks.coding.wide
+    return len(masks) > 0 and masks.shape(0)[2] == 2
 
 
 def as_pixels(ids: np.ndarray) -> np.ndarray:

@@ -14,7 +14,7 @@ from typing import ClassVar, Protocol
 
 import numpy as np
 
-from warmstart.data.decode import decode, has_more_frames, read_shape
+from warmstart.data.decode import decode, has_more_frames, read_bytes, read_shape
 
 
 class Pixels(Protocol):
@@ -57,6 +57,10 @@ class FilePixels:
 
     def has_more_frames(self, index: int) -> bool:
         return has_more_frames(self.paths[index])
+
+    def encoded(self, index: int) -> bytes:
+        """The content of the file. Raises CorruptImage."""
+        return read_bytes(self.paths[index])
 
     def stamp(self, index: int) -> bytes:
         path = self.paths[index]
@@ -113,6 +117,7 @@ class Samples:
     targets: np.ndarray  # int64 (N,), or uint8 (N, K) multi-hot
     pixels: Pixels
     groups: np.ndarray | None = None  # int64 (N,): images of one group never cross a split
+    masks: Pixels | None = None  # index masks of the images (masks.py); targets then say which classes occur
 
     def __post_init__(self) -> None:
         assert len(self.ids) == len(self.targets) == len(self.pixels), (
@@ -121,6 +126,7 @@ class Samples:
         kind = self.targets.ndim, self.targets.dtype
         assert kind in ((1, np.int64), (2, np.uint8)), kind
         assert self.groups is None or (self.groups.shape, self.groups.dtype) == ((len(self),), np.int64)
+        assert self.masks is None or (len(self.masks) == len(self) and self.targets.ndim == 2)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -139,6 +145,7 @@ class Samples:
             self.targets[indices],
             self.pixels.subset(indices),
             None if self.groups is None else self.groups[indices],
+            None if self.masks is None else self.masks.subset(indices),
         )
 
 
@@ -155,7 +162,8 @@ def _bytes(name: str) -> bytes:
 class Source:
     """A data set as found, before anything is split, dropped or limited."""
 
-    classes: tuple[str, ...]
+    classes: tuple[str, ...]  # of masks without names of their classes: empty, until their ids were counted
     splits: dict[str, Samples]  # train, val, test; or only `all`
     fingerprint: str  # changes when a file comes, goes, or changes its size (idx: its content)
     notes: tuple[str, ...] = ()
+    ignore: int | None = None  # the id of masks that belongs to no class; None: no masks

@@ -11,11 +11,14 @@ import numpy as np
 from warmstart.config.places import MEMORY, is_path
 from warmstart.config.values import is_pattern
 from warmstart.data.arrow_files import saved_files
-from warmstart.data.csv_table import TableColumns, open_csv
-from warmstart.data.folder_tables import open_folder_table
+from warmstart.data.csv_table import open_csv
+from warmstart.data.folder_tables import has_masks, open_folder_table
 from warmstart.data.folders import find_images, open_folders
 from warmstart.data.groups import group_by_pattern
 from warmstart.data.idx import idx_files, open_idx
+from warmstart.data.mask_columns import TableColumns
+from warmstart.data.mask_folders import LAYOUTS, Homes, find_mask_folders, open_mask_folders
+from warmstart.data.mask_settings import NO_MASKS, MaskSettings
 from warmstart.data.memory import open_memory
 from warmstart.data.samples import FilePixels, Samples, Source, printable
 from warmstart.data.table_files import parquet_files
@@ -33,22 +36,31 @@ def open_source(
     group: str | None = None,
     label_columns: Sequence[str] = (),
     download: bool = False,
+    masks: MaskSettings = NO_MASKS,
 ) -> Source:
     """Detect and list a labelled data set; no image is decoded.
 
     `group` names a column of a table, or is a pattern over the ids (groups.py); `label_columns` are
-    columns of a table that make a multi-label data set; `download` fetches torchvision's sets.
+    columns of a table that make a multi-label data set; `download` fetches torchvision's sets; `masks` is
+    what is said about index masks, which a data set may have instead of labels (Source.ignore).
 
     Raises UserError where the path, the folders or the files are not what a data set needs.
     """
     columns: TableColumns = {
         "group": None if group is None or is_pattern(group) else group,
         "label_columns": tuple(label_columns),
+        "masks": masks,
     }
     source = _open(str(path), columns, download)
+    if source.ignore is None and masks.given:
+        raise UserError(
+            f"{listing(f'{flag} {value}' for flag, value in masks.given.items())}: {path} has no masks",
+            f"a segmentation data set: {LAYOUTS}, or a table with a column of masks",
+            "leave these settings out, or say where the masks are with --masks",
+        )
     if group is not None and is_pattern(group):
         source = group_by_pattern(source, group)
-    if len(source.classes) < 2 and not allow_single_class:
+    if source.ignore is None and len(source.classes) < 2 and not allow_single_class:
         only = Path(path).expanduser() / source.classes[0]
         deeper = only.is_dir() and any(inside.is_dir() for inside in only.iterdir())
         raise UserError(
@@ -77,11 +89,25 @@ def _open_folder(root: Path, columns: TableColumns) -> Source:
     for folder in (root, root / "data"):  # Hugging Face keeps the files in data/
         if folder.is_dir() and (tables := parquet_files(folder)):
             return open_parquet(tables, root.absolute().name, **columns)
-    source, notes = open_folder_table(root, columns)
-    if source is None:
+    homes, notes = _mask_folders(root, columns)
+    if homes:
         _refuse_columns(root, columns)
-        source = open_folders(root)
+        source = open_mask_folders(root, homes, columns["masks"])
+    else:
+        found, notes = open_folder_table(root, columns)
+        if found is None:
+            _refuse_columns(root, columns)
+        source = found or open_folders(root)
     return replace(source, notes=(*notes, *source.notes))
+
+
+def _mask_folders(root: Path, columns: TableColumns) -> tuple[Homes, list[str]]:
+    """Folders of masks, unless a table in `root` names the masks."""
+    named = columns["masks"].place
+    if named is not None and has_masks(root, columns):
+        return {}, []
+    homes, notes = find_mask_folders(root, named)
+    return ({}, []) if homes and named is None and has_masks(root, columns) else (homes, notes)
 
 
 def _refuse_columns(root: Path | str, columns: TableColumns) -> None:

@@ -47,10 +47,11 @@ class StorePlan:
     size: tuple[int, int]
     num_channels: int
     nearest: bool = False
+    what: str = "images"
 
     def for_masks(self, wide: bool) -> StorePlan:
         """The same for the masks of the images (masks.py), which then have their images' sizes."""
-        return replace(self, num_channels=2 if wide else 1, nearest=True)
+        return replace(self, num_channels=2 if wide else 1, nearest=True, what="masks")
 
 
 def plan_store(settings: DataConfig, preprocessing: Preprocessing, mode: str | None = None) -> StorePlan:
@@ -156,7 +157,7 @@ def keep(
 
 def _choose(plan: StorePlan, folder: Path, needed: int, num: int) -> str:
     """ram, disk or off for `needed` bytes, with the reason in the log."""
-    size = f"{num} images, about {needed / 1e6:.0f} MB"
+    size = f"{num} {plan.what}, about {needed / 1e6:.0f} MB"
     refusal = ""
     if plan.mode in ("auto", "disk"):
         try:
@@ -179,7 +180,7 @@ def _choose(plan: StorePlan, folder: Path, needed: int, num: int) -> str:
     if plan.mode == "ram" or needed <= memory_room():
         log.info("decoding once: %s, kept in memory%s", size, f" ({refusal})" if refusal else "")
         return "ram"
-    log.warning("images are decoded in every epoch: %s; %s", size, refusal)
+    log.warning("%s are decoded in every epoch: %s; %s", plan.what, size, refusal)
     return "off"
 
 
@@ -282,7 +283,6 @@ def _distribute(
             for index, reason in sorted(reasons.items())
             if own.start <= index < own.stop
         )
-        stored = Samples(samples.ids, samples.targets, pixels, samples.groups)
-        kept[split] = (stored, ScanResult(corrupt, *originals[own].T))
+        kept[split] = (replace(samples, pixels=pixels), ScanResult(corrupt, *originals[own].T))
         start = own.stop
     return kept

@@ -5,7 +5,6 @@ Embedded images are held once, encoded, in Arrow's own buffers.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -14,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from warmstart.data.arrow_files import read_pieces, read_schema
+from warmstart.data.arrow_files import features_of, read_pieces, read_schema
 from warmstart.data.columns import (
     COLUMNS,
     Roles,
@@ -27,11 +26,14 @@ from warmstart.data.columns import (
     labels_of,
     make_source,
     need_column,
+    number_rows,
     place,
-    split_rows,
 )
 from warmstart.data.embedded import EmbeddedPixels
-from warmstart.data.samples import FilePixels, Pixels, Source
+from warmstart.data.mask_columns import TableColumns, find_masks, no_labels
+from warmstart.data.mask_settings import NO_MASKS, MaskSettings, read_legend
+from warmstart.data.masks import MaskPixels
+from warmstart.data.samples import FilePixels, Source
 from warmstart.errors import UserError, listing
 
 _BYTES_COLUMNS = ("image_bytes", "image", "img", "bytes")
@@ -39,11 +41,27 @@ _LABEL_COLUMNS = (*COLUMNS["label"], "class_id")
 
 
 @dataclass(frozen=True)
+class _Picture:
+    """Where one kind of picture is: encoded in `data`, in files at `path`, or either; `image.bytes` inside a struct."""
+
+    data: str | None
+    path: str | None
+
+
+@dataclass(frozen=True, eq=False)
+class _Encoded:
+    """The pictures of one kind of all files, one after the other."""
+
+    chunks: list[pa.Array]
+    paths: list[str | None]
+
+
+@dataclass(frozen=True)
 class _Layout:
     """Which columns of a file are what; `names` are the classes in the file's own order."""
 
-    data: str | None  # encoded images, `image.bytes` inside a struct
-    path: str | None  # `image.path` inside a struct
+    image: _Picture
+    mask: _Picture | None
     roles: Roles
     names: tuple[str, ...] | None
     others: tuple[str, ...]
@@ -53,56 +71,64 @@ class _Layout:
 class _Read:
     """The columns of all files, one after the other."""
 
-    chunks: tuple[pa.Array, ...]
-    paths: list[str | None]
+    images: _Encoded
+    masks: _Encoded
     cells: dict[str, list[object]]  # by the first file's names of the columns of labels and groups
     words: list[str | None]
     sizes: bytes
 
 
 def open_parquet(
-    files: dict[Path, str | None], title: str, group: str | None = None, label_columns: Sequence[str] = ()
+    files: dict[Path, str | None],
+    title: str,
+    group: str | None = None,
+    label_columns: Sequence[str] = (),
+    masks: MaskSettings = NO_MASKS,
 ) -> Source:
     """A labelled data set in parquet or Arrow files; the split of a file, where it has one, goes before its column.
 
-    `group` names a column whose equal cells belong together, `label_columns` columns of 0 and 1.
+    `group` names a column whose equal cells belong together, `label_columns` columns of 0 and 1; `masks` is
+    what is said about a column of masks.
     """
-    layouts = {path: _layout(path, word is not None, group, label_columns) for path, word in files.items()}
+    wanted: TableColumns = {"group": group, "label_columns": label_columns, "masks": masks}
+    layouts = {path: _layout(path, word is not None, wanted) for path, word in files.items()}
     names = _agreed_names(layouts)
     layouts, lone_notes = _without_lone_groups(title, layouts)
     read = _read_all(files, layouts)
     words = _words(title, read.words)
     first = next(iter(layouts.values()))
-    labels = labels_of(title, first.roles, read.cells, names)
+    root = next(iter(files)).parent
+    legend = None if first.mask is None else read_legend(masks, root)
+    num = len(read.words)
+    labels = labels_of(title, first.roles, read.cells, names) if legend is None else no_labels(num, legend)
     groups, group_notes = groups_of(title, first.roles, read.cells)
     notes = ignored_columns(title, [*first.others], []) + lone_notes + group_notes
     if names is not None:
         notes.append(f"{title}: classes in the order of the file's ClassLabel, not sorted: {listing(names)}")
-    root = next(iter(files)).parent
-    pixels: Pixels
-    if any(chunk.null_count < len(chunk) for chunk in read.chunks):
-        ids, pixels = _embedded(title, root, read, words)
-    else:
-        ids, pixels, told = _in_files(title, root, read)
-        notes += told
+    ids, pixels, told = _pixels(title, root, read.images)
+    if ids is None:
+        ids = number_rows(title, words, num)
     table = Table(title, tuple(ids), labels, words, groups, pixels, read.sizes, names is not None)
-    return make_source(table, notes)
+    if legend is not None:
+        _, files_of_masks, _ = _pixels(title, root, read.masks)
+        said = read.sizes + repr(read.masks.paths).encode("utf-8", "surrogateescape") + legend.stamp()
+        coded = MaskPixels(files_of_masks, legend.coding)
+        table = replace(table, masks=coded, ignore=legend.ignore, sizes=said)
+    return make_source(table, [*notes, *told])
 
 
-def _layout(path: Path, by_name: bool, group: str | None, label_columns: Sequence[str]) -> _Layout:
+def _layout(path: Path, by_name: bool, wanted: TableColumns) -> _Layout:
+    group, label_columns = wanted["group"], wanted["label_columns"]
     schema = read_schema(path)
     structs = [field.name for field in schema if pa.types.is_struct(field.type) and "bytes" in _inside(field)]
     binaries = [field.name for field in schema if _is_binary(field.type)]
     texts = [field.name for field in schema if _is_text(field.type)]
     struct = find_column(structs, "", _BYTES_COLUMNS) or (structs[0] if len(structs) == 1 else None)
     if struct is not None:
-        image: str | None = f"{struct}.path" if "path" in _inside(schema.field(struct)) else None
-        data: str | None = f"{struct}.bytes"
-        used = {struct}
+        image, used = _picture(schema, struct), {struct}
     else:
-        data = find_column(binaries, "", _BYTES_COLUMNS)
-        image = find_column(texts, "image path")
-        used = {name for name in (data, image) if name is not None}
+        image = _Picture(find_column(binaries, "", _BYTES_COLUMNS), find_column(texts, "image path"))
+        used = {name for name in (image.data, image.path) if name is not None}
     if not used:
         columns = [f"{field.name} ({field.type})" for field in schema]
         raise UserError(
@@ -112,14 +138,27 @@ def _layout(path: Path, by_name: bool, group: str | None, label_columns: Sequenc
             "rename the column that holds the images",
         )
     left = [name for name in schema.names if name not in used]
-    features = _features(schema)
-    label = None if label_columns else _label_column(path.name, left, features)
+    features = features_of(schema)
+    mask = find_masks(path.name, left, wanted["masks"], label_columns)
+    if mask is None and not label_columns:  # pictures called label
+        mask = find_column([name for name in left if name in structs], "", (*_LABEL_COLUMNS, "annotation"))
+    left = [name for name in left if name != mask]
+    label = None if label_columns or mask is not None else _label_column(path.name, left, features)
     roles = find_roles(path.name, left, label, group, label_columns)
     if by_name:
         roles = replace(roles, split=None)
     names = features.get(label or "", {}).get("names")
     others = tuple(name for name in left if name not in roles.used)
-    return _Layout(data, image, roles, tuple(map(str, names)) if names else None, others)
+    masks = None if mask is None else _picture(schema, mask)
+    return _Layout(image, masks, roles, tuple(map(str, names)) if names else None, others)
+
+
+def _picture(schema: pa.Schema, name: str) -> _Picture:
+    """A column of pictures: a struct of bytes and path, bytes, or paths."""
+    if pa.types.is_struct(schema.field(name).type):
+        path = f"{name}.path" if "path" in _inside(schema.field(name)) else None
+        return _Picture(f"{name}.bytes", path)
+    return _Picture(name, None) if _is_binary(schema.field(name).type) else _Picture(None, name)
 
 
 def _label_column(title: str, columns: list[str], features: dict[str, dict[str, list[str]]]) -> str:
@@ -142,19 +181,6 @@ def _is_binary(kind: pa.DataType) -> bool:
 def _is_text(kind: pa.DataType) -> bool:
     kind = kind.value_type if pa.types.is_dictionary(kind) else kind
     return pa.types.is_string(kind) or pa.types.is_large_string(kind)
-
-
-def _features(schema: pa.Schema) -> dict[str, dict[str, list[str]]]:
-    """Column -> Hugging Face's description of it; empty where there is none or it cannot be read."""
-    try:
-        found = json.loads((schema.metadata or {})[b"huggingface"])["info"]["features"]
-    except (KeyError, ValueError, TypeError):
-        return {}
-    found = found if isinstance(found, dict) else {}
-    # A list of labels is described as a list of one description, or as a Sequence or List with a `feature`.
-    inner = {name: f[0] if isinstance(f, list) and f else f for name, f in found.items()}
-    inner = {name: f.get("feature", f) if isinstance(f, dict) else f for name, f in inner.items()}
-    return {name: feature for name, feature in inner.items() if isinstance(feature, dict)}
 
 
 def _agreed_names(layouts: dict[Path, _Layout]) -> tuple[str, ...] | None:
@@ -181,26 +207,29 @@ def _read_all(files: dict[Path, str | None], layouts: dict[Path, _Layout]) -> _R
     """Piece by piece, so that no more than one is held besides what is kept."""
     roles = next(iter(layouts.values())).roles
     cells: dict[str, list[object]] = {name: [] for name in roles.used if name != roles.split}
-    read = _Read((), [], cells, [], b"")
-    chunks: list[pa.Array] = []
+    read = _Read(_Encoded([], []), _Encoded([], []), cells, [], b"")
     sizes: list[list[object]] = []
     for path, word in files.items():
         layout = layouts[path]
         own = layout.roles
-        columns = [name for name in (layout.data, layout.path, *own.used) if name]
+        pictures = [(layout.image, read.images)]
+        pictures += [] if layout.mask is None else [(layout.mask, read.masks)]
+        columns = [name for picture, _ in pictures for name in (picture.data, picture.path) if name]
+        columns += own.used
         here_of: dict[str | None, str | None] = dict(zip(roles.labels, own.labels, strict=True))
         here_of |= {roles.group: own.group, roles.class_number: own.class_number}
         sizes.append([path.stat().st_size])
         for table, size in read_pieces(path, columns):
             sizes[-1].append(size)
-            chunks += _column(table, layout.data, pa.large_binary()).chunks
-            read.paths.extend(_column(table, layout.path, pa.string()).to_pylist())
+            for picture, found in pictures:
+                found.chunks.extend(_column(table, picture.data, pa.large_binary()).chunks)
+                found.paths.extend(_column(table, picture.path, pa.string()).to_pylist())
             for name in cells:
                 here = here_of[name]
                 cells[name].extend([None] * len(table) if here is None else table[here].to_pylist())
             told = _column(table, own.split, pa.string()).to_pylist()
             read.words.extend([word] * len(table) if word else told)
-    return _Read(tuple(chunks), read.paths, cells, read.words, repr(sizes).encode())
+    return replace(read, sizes=repr(sizes).encode())
 
 
 def _column(table: pa.Table, name: str | None, kind: pa.DataType) -> pa.ChunkedArray:
@@ -224,25 +253,25 @@ def _words(title: str, words: list[str | None]) -> list[str] | None:
     return told or None
 
 
-def _embedded(title: str, root: Path, read: _Read, words: list[str] | None) -> tuple[list[str], Pixels]:
-    """Ids (the path where it tells images apart, else split and row) and pixels of images in the table."""
-    num = len(read.words)
+def _pixels(
+    title: str, root: Path, read: _Encoded
+) -> tuple[list[str] | None, EmbeddedPixels | FilePixels, list[str]]:
+    """Ids (None where paths do not tell pictures apart), pixels in the table or in files, and notes."""
+    if not any(chunk.null_count < len(chunk) for chunk in read.chunks):
+        return _in_files(title, root, read)
+    num = len(read.paths)
     ids = [PurePosixPath(path).as_posix() if path else "" for path in read.paths]
-    if "" in ids or len(set(ids)) < num:
-        ids = [""] * num
-        for split, rows in split_rows(title, words, num)[0].items():
-            for place_in_split, row in enumerate(rows.tolist()):
-                ids[row] = f"{split}/{place_in_split:06d}"
     starts = np.cumsum([0, *map(len, read.chunks)], dtype=np.int64)
     files = {}
     for start, chunk in zip(starts.tolist(), read.chunks, strict=False):
         for row in (start + np.flatnonzero(chunk.is_null().to_numpy(zero_copy_only=False))).tolist():
             if (path := read.paths[row]) is not None:
                 files[row] = place(root, path)[1]
-    return ids, EmbeddedPixels(read.chunks, starts[:-1], np.arange(num), files)
+    pixels = EmbeddedPixels(tuple(read.chunks), starts[:-1], np.arange(num), files)
+    return None if "" in ids or len(set(ids)) < num else ids, pixels, []
 
 
-def _in_files(title: str, root: Path, read: _Read) -> tuple[list[str], FilePixels, list[str]]:
+def _in_files(title: str, root: Path, read: _Encoded) -> tuple[list[str], FilePixels, list[str]]:
     """Ids, pixels and notes where the table holds only paths."""
     written = [path for path in read.paths if path]
     if len(written) < len(read.paths):
