@@ -8,9 +8,24 @@ from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
+# In the order in which people read them; each task measures some.
+METRICS = (
+    "miou",
+    "fscore",
+    "fscore_per_image",
+    "accuracy",
+    "map",
+    "f1",
+    "f1_micro",
+    "exact_match",
+    "loss",
+    "top5",
+    "ece",
+)
+
 
 class Shown(ABC):
-    """A result with `text()`; `pictures` are PNG files, of which those that still exist are shown."""
+    """A result with `text()`; `pictures` are PNG or JPEG files, of which those that still exist are shown."""
 
     @abstractmethod
     def text(self) -> str:
@@ -22,12 +37,7 @@ class Shown(ABC):
 
     def _repr_html_(self) -> str:
         """The text, and the pictures inside the page: a notebook that is sent on keeps them."""
-        images = [
-            f'<img alt="{html.escape(path.stem)}" style="max-width: 100%" '
-            f'src="data:image/png;base64,{base64.b64encode(path.read_bytes()).decode("ascii")}">'
-            for path in self.pictures
-            if path.is_file()
-        ]
+        images = [_image(path) for path in self.pictures if path.is_file()]
         return "\n".join([f"<pre>{html.escape(self.text())}</pre>", *images])
 
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
@@ -37,3 +47,11 @@ class Shown(ABC):
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """The text of results that are lists or dicts as well: for those IPython asks no bundle."""
         printer.text(self.text())
+
+
+def _image(path: Path) -> str:
+    kind = "jpeg" if path.suffix == ".jpg" else "png"
+    data = base64.b64encode(path.read_bytes()).decode("ascii")
+    return (
+        f'<img alt="{html.escape(path.stem)}" style="max-width: 100%" src="data:image/{kind};base64,{data}">'
+    )

@@ -22,6 +22,7 @@ from warmstart.shown import Shown
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.label_metrics import resampled_map
 from warmstart.tasks.multilabel import MultiLabel
+from warmstart.tasks.segmentation import Segmentation
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Evaluation(Shown):
     targets: np.ndarray
     ids: tuple[str, ...]
     unreadable: tuple[tuple[str, str], ...]  # (id, reason) of images that were left out
-    task: Classification | MultiLabel
+    task: Classification | MultiLabel | Segmentation
 
     def to_json(self) -> dict[str, Any]:
         names = (
@@ -79,6 +80,13 @@ class Evaluation(Shown):
 
     def _quality(self) -> str:
         m = self.metrics
+        if isinstance(self.task, Segmentation):
+            interval = f"95 % interval {m['miou_low']:.4f} to {m['miou_high']:.4f}"
+            rest = ("fscore", "fscore_per_image", "accuracy", "loss")
+            lines = [
+                f"mIoU {m['miou']:.4f} ({interval})  " + "  ".join(f"{name} {m[name]:.4f}" for name in rest)
+            ]
+            return "\n".join(lines + [f"{name}: {words}" for name, words in self.task.definitions.items()])
         if isinstance(self.task, MultiLabel):
             chosen = "0.5 for every label: none are recorded for these weights"
             if self.task.thresholds is not None:
@@ -118,7 +126,7 @@ def evaluate(
     task, targets = task_and_targets(chosen, restored)
     folder = _folder(restored, chosen, output_dir)
     with progress("evaluating", len(chosen.targets)) as bar:
-        outputs = restored.outputs(chosen.samples, batch_size, workers, bar.update)
+        outputs = restored.outputs(chosen.samples, batch_size, workers, bar.update, task)
     metrics: dict[str, float] = {}
     if isinstance(task, MultiLabel):
         scores = task.scores(outputs)
@@ -195,8 +203,9 @@ def _write(folder: Path, result: Evaluation) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     scores = result.task.scores(result.outputs)
     writer.write_json(folder / "metrics.json", finite(result.to_json()))
+    targets = result.targets if result.task.statistics is None else None
     writer.write_whole(
-        folder / "predictions.parquet", write_predictions(result.ids, result.targets, scores, result.classes)
+        folder / "predictions.parquet", write_predictions(result.ids, targets, scores, result.classes)
     )
     write_tables(folder, result.task, result.outputs, result.targets)
 

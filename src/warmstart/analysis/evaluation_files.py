@@ -14,24 +14,29 @@ from warmstart.run import writer
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.metrics import confusion
 from warmstart.tasks.multilabel import MultiLabel
+from warmstart.tasks.segmentation import Segmentation
+
+AnyTask = Classification | MultiLabel | Segmentation
 
 
-def write_tables(
-    folder: Path, task: Classification | MultiLabel, outputs: np.ndarray, targets: np.ndarray
-) -> None:
-    """One class per image: the confusion matrix. Sets: a row per label."""
-    if isinstance(task, MultiLabel):
-        text = labels_csv(task.table(outputs, targets), task.columns)
-        writer.write_text(folder / "labels.csv", text)
+def write_tables(folder: Path, task: AnyTask, outputs: np.ndarray, targets: np.ndarray) -> None:
+    """One class per image: the confusion matrix. Sets: a row per label. Masks: a row per class."""
+    if isinstance(task, (MultiLabel, Segmentation)):
+        kind = "label" if isinstance(task, MultiLabel) else "class"
+        text = rows_csv(task.table(outputs, targets), kind, task.columns)
+        writer.write_text(folder / ("labels.csv" if kind == "label" else "classes.csv"), text)
     else:
         matrix = confusion(targets, outputs.argmax(axis=1), len(task.classes))
         writer.write_text(folder / "confusion.csv", confusion_csv(matrix, task.classes))
 
 
-def draw_pictures(
-    folder: Path, task: Classification | MultiLabel, outputs: np.ndarray, targets: np.ndarray
-) -> None:
-    """One class per image: confusion matrix and calibration. Sets: a picture of the labels."""
+def draw_pictures(folder: Path, task: AnyTask, outputs: np.ndarray, targets: np.ndarray) -> None:
+    """One class per image: confusion matrix and calibration. Sets: the labels. Masks: the classes."""
+    if isinstance(task, Segmentation):
+        from warmstart.analysis.mask_plots import plot_classes
+
+        plot_classes(task.table(outputs, targets), folder / "classes.png")
+        return
     if isinstance(task, MultiLabel):
         from warmstart.analysis.label_plots import plot_labels
 
@@ -53,9 +58,9 @@ def confusion_csv(matrix: np.ndarray, classes: tuple[str, ...]) -> str:
     )
 
 
-def labels_csv(rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> str:
-    """A row per label: see `MultiLabel.table`."""
-    return _csv(("label", *columns), [(row["name"], *(row[name] for name in columns)) for row in rows])
+def rows_csv(rows: Sequence[dict[str, Any]], kind: str, columns: Sequence[str]) -> str:
+    """A row per label or class: see the `table` of a task."""
+    return _csv((kind, *columns), [(row["name"], *(row[name] for name in columns)) for row in rows])
 
 
 def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:

@@ -20,6 +20,7 @@ from warmstart.analysis.figures import BASE_FONT, BLUE, GREEN, GREY, ORANGE, PAL
 Rows = Sequence[Mapping[str, Any]]
 Cases = Sequence[tuple[str, Sequence[float]]]  # label, values over seeds
 
+_WORDS = {"lr": "learning rate", "miou": "mIoU", "map": "mAP"}
 MAX_LABEL_LENGTH = 70  # characters of a case
 MAX_COUNTED_CLASSES, MAX_NAMED_CLASSES, MAX_CELLS, NUM_LISTED_CONFUSIONS = 20, 50, 300, 12
 
@@ -172,7 +173,8 @@ def plot_training(
         if best is not None and best.get(metric) is not None:
             all_axes[0].plot(best[x_name], best[metric], "*", color="black", markersize=11, zorder=5)
             where = f"step {best['step']}" + (f" (epoch {best['epoch']:g})" if x_name == "epoch" else "")
-            all_axes[0].set_title(f"Best val {metric.replace('_', ' ')} {best[metric]:.4g} at {where}")
+            word = _WORDS.get(metric, metric.replace("_", " "))
+            all_axes[0].set_title(f"Best val {word} {best[metric]:.4g} at {where}")
         all_axes[-1].set_xlabel(x_name)
         figure.align_ylabels()
         save(figure, path)
@@ -211,7 +213,7 @@ def _draw_panel(axes: Axes, panel: str, series: Mapping[str, Rows], x_name: str)
         values = _column(series[name], panel)
         if np.isfinite(values).any():
             axes.plot(_column(series[name], x_name), values, **look)
-    axes.set_ylabel({"lr": "learning rate"}.get(panel, panel.replace("_", " ")))
+    axes.set_ylabel(_WORDS.get(panel, panel.replace("_", " ")))
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
     axes.grid(axis="y")
     if panel != "lr" and axes.lines:

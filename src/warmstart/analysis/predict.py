@@ -22,8 +22,10 @@ from warmstart.run import writer
 from warmstart.shown import Shown
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.multilabel import MultiLabel
+from warmstart.tasks.segmentation import Segmentation
 
 _NUM_SHOWN = 20
+_FILES = (".csv", ".json")
 
 
 @dataclass(frozen=True)
@@ -135,16 +137,11 @@ def predict(
         UserError: a path that does not exist, no image at all, or none that can be read.
     """
     built = restored.built
-    samples = open_images([Path(image) for image in images])
-    scanned = scan(samples, workers)
-    rows, unreadable = _usable(samples, scanned, built.preprocessing.num_channels)
-    readable = samples.subset(rows)
-    if not len(readable):
-        name, reason = unreadable[0]
-        raise UserError(f"none of the {len(samples)} images can be read; {name}: {reason}", "readable images")
+    readable, unreadable = readable_samples(restored, images, workers)
     with progress("predicting", len(readable)) as bar:
         outputs = restored.outputs([readable], batch_size, workers, bar.update)
     task = restored.task
+    assert not isinstance(task, Segmentation), "masks are predicted by predict_masks"
     scores = task.scores(outputs)
     best = np.argsort(-scores, axis=1, kind="stable")[:, : min(top_k, len(built.classes))]
     predictions = [
@@ -157,6 +154,22 @@ def predict(
     return PredictionResult(
         str(run.path) if run is not None else None, restored.label, predictions, unreadable, _notes(task)
     )
+
+
+def readable_samples(
+    restored: Restored, images: list[str], workers: int
+) -> tuple[Samples, tuple[tuple[str, str], ...]]:
+    """The images that can be read and that the model can take, and (id, reason) of the others.
+
+    Raises UserError as `predict`.
+    """
+    samples = open_images([Path(image) for image in images])
+    scanned = scan(samples, workers)
+    rows, unreadable = _usable(samples, scanned, restored.built.preprocessing.num_channels)
+    if not len(rows):
+        name, reason = unreadable[0]
+        raise UserError(f"none of the {len(samples)} images can be read; {name}: {reason}", "readable images")
+    return samples.subset(rows), unreadable
 
 
 def _usable(
@@ -188,15 +201,50 @@ def _notes(task: Classification | MultiLabel) -> tuple[str, ...]:
     return ()
 
 
-def check_output(path: Path) -> None:
-    """
+def check_request(top_k: int, output: str | None) -> None:
+    """What can be said before a model is loaded: `output` is a file of a known kind, or has no suffix (a folder).
+
     Raises:
-        UserError: a suffix other than .csv or .json, or a file that exists.
+        UserError: another suffix, a file that exists, or fewer than one class per image.
     """
-    if path.suffix not in (".csv", ".json"):
-        raise UserError(f"--output {path} has the suffix {path.suffix!r}", "NAME.csv or NAME.json")
-    if path.exists():
-        raise UserError(f"--output {path} exists already", "a new file", "choose another name")
+    if top_k < 1:
+        raise UserError(f"--top-k {top_k}", "1 or more")
+    if output is None:
+        return
+    suffix = Path(output).suffix
+    if suffix and suffix not in _FILES:
+        raise UserError(
+            f"--output {output} has the suffix {suffix!r}", "NAME.csv or NAME.json; a folder for masks"
+        )
+    if suffix and Path(output).exists():
+        raise UserError(f"--output {output} exists already", "a new file", "choose another name")
+
+
+def classify(
+    restored: Restored,
+    images: list[str],
+    request: tuple[int, str | None, str | None, bool | None],
+    batch_size: int | None,
+    workers: int,
+) -> PredictionResult:
+    """`predict`, and its file if one was asked for; `request` is top_k, output, scales and flip.
+
+    Raises:
+        UserError: what only masks have was asked for; otherwise as `predict`.
+    """
+    top_k, output, scales, flip = request
+    if scales is not None or flip:
+        raise UserError(
+            f"--{'scales' if scales is not None else 'flip'}: {restored.built.name} gives one class per image",
+            "a segmenting model",
+            "leave it out",
+        )
+    if output is not None and Path(output).suffix not in _FILES:
+        raise UserError(f"--output {output} has no suffix", "NAME.csv or NAME.json")
+    result = predict(restored, images, top_k, batch_size, workers)
+    if output is not None:
+        write_predictions_file(result, Path(output))
+    return result
 
 
 def write_predictions_file(result: PredictionResult, path: Path) -> None:

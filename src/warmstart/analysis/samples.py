@@ -10,6 +10,7 @@ from warmstart.config.io import from_dict
 from warmstart.config.schema import DataConfig
 from warmstart.console import log
 from warmstart.data.dataset import Dataset, open_dataset, split_settings
+from warmstart.data.mask_settings import MASK_LEAVES, MaskSettings
 from warmstart.data.samples import Samples
 from warmstart.data.sources import open_source
 from warmstart.data.store import plan_store
@@ -20,6 +21,7 @@ from warmstart.records import Preprocessing
 from warmstart.run.reader import Run
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.multilabel import MultiLabel
+from warmstart.tasks.segmentation import Segmentation
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,7 @@ class EvaluationSet:
     fingerprint: str
     unreadable: tuple[tuple[str, str], ...]  # (id, reason) of images that were left out
     is_own: bool  # the data that the run was trained on, unchanged
+    ignore: int | None = None  # the id of pixels without a class; None: no masks
 
     @property
     def ids(self) -> tuple[str, ...]:
@@ -59,7 +62,7 @@ def open_evaluation_set(
     if data is not None and "label_columns" in data.model_fields_set:
         columns = data.label_columns
     is_own = data is None or open_source(
-        path, allow_single_class=True, label_columns=columns
+        path, allow_single_class=True, label_columns=columns, masks=MaskSettings.of(own)
     ).fingerprint == recorded.get("fingerprint")
     if is_own and run is not None:
         settings = own.model_copy(update={"path": path, **split_settings(recorded["split"])})
@@ -77,7 +80,8 @@ def open_evaluation_set(
     else:
         # Other data are evaluated as they are: one folder without splits is not cut into three, and
         # broken files are left out and named, however many.
-        settings = DataConfig(path=path, max_corrupt=1.0, label_columns=columns)
+        given = {name: getattr(own, name) for name in MASK_LEAVES}
+        settings = DataConfig(path=path, max_corrupt=1.0, label_columns=columns, **given)
         dataset = open_dataset(settings, 0, for_training=False)
         is_own = False
     unreadable = dataset.facts.quarantined
@@ -89,23 +93,34 @@ def open_evaluation_set(
     parts = tuple(dataset.splits[name] for name in names)
     targets = np.concatenate([part.targets for part in parts])
     return EvaluationSet(
-        parts, targets, dataset.classes, ",".join(names), path, dataset.facts.fingerprint, unreadable, is_own
+        parts,
+        targets,
+        dataset.classes,
+        ",".join(names),
+        path,
+        dataset.facts.fingerprint,
+        unreadable,
+        is_own,
+        dataset.ignore,
     )
 
 
 def task_and_targets(
     chosen: EvaluationSet, restored: Restored
-) -> tuple[Classification | MultiLabel, np.ndarray]:
+) -> tuple[Classification | MultiLabel | Segmentation, np.ndarray]:
     """What to ask of the model, and the targets in its own class numbers: by name, or by order without names.
 
     A model of sets takes images with one label each as sets of one. Weights that say nothing about
     themselves are taken for what the data are.
 
     Raises:
-        UserError: the data have classes that the model does not have, or sets where it gives one class.
+        UserError: the data have classes that the model does not have, sets where it gives one class, or masks
+            where it gives none.
     """
     built, task, targets = restored.built, restored.task, chosen.targets
     places = _places(chosen, built)
+    if isinstance(task, Segmentation) or chosen.ignore is not None:
+        return _segmentation(chosen, built, places), targets
     num_classes = len(built.classes)
     if targets.ndim == 2 and not built.multi_label:
         if built.names_known:
@@ -124,6 +139,22 @@ def task_and_targets(
     else:
         found[np.arange(len(targets)), places[targets]] = 1
     return task, found
+
+
+def _segmentation(chosen: EvaluationSet, built: BuiltModel, places: np.ndarray) -> Segmentation:
+    if chosen.ignore is None or not built.segments:
+        kinds = ("masks", "a class per pixel") if built.segments else ("labels", "a class per image")
+        raise UserError(
+            f"{chosen.path} has {'no masks' if chosen.ignore is None else 'masks'}, and {built.name} gives {kinds[1]}",
+            f"images with {kinds[0]}",
+        )
+    if places.tolist() != list(range(len(built.classes))):
+        raise UserError(
+            f"the masks of {chosen.path} number the classes otherwise than the model does",
+            listing(f"{number}={name}" for number, name in enumerate(built.classes)),
+            "--mask-remap gives the ids of the masks the model's numbers",
+        )
+    return Segmentation(built.classes, chosen.ignore)
 
 
 def _places(chosen: EvaluationSet, built: BuiltModel) -> np.ndarray:

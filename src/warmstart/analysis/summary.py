@@ -8,11 +8,25 @@ from typing import Any
 from warmstart.console import table
 from warmstart.errors import UserError, listing
 from warmstart.run import layout, reader
+from warmstart.run.lineage import compare_with_parent
 from warmstart.run.reader import Run
-from warmstart.shown import Shown
+from warmstart.shown import METRICS, Shown
 
-_COLUMNS = ("run", "state", "model", "data", "steps", "lr", "best_step", "accuracy", "map", "f1", "loss")
-_SHOWN = ("accuracy", "map", "f1", "f1_micro", "exact_match", "loss", "top5", "ece")
+_COLUMNS = (
+    "run",
+    "state",
+    "model",
+    "data",
+    "steps",
+    "lr",
+    "best_step",
+    "miou",
+    "accuracy",
+    "map",
+    "f1",
+    "loss",
+)
+_OF_SOME_TASKS = ("miou", "map", "f1")  # shown where a run has them
 
 
 class RunList(Shown, list[dict[str, Any]]):
@@ -61,6 +75,7 @@ def _row(run: Run) -> dict[str, Any]:
         "best_step": best.get("step"),
         "accuracy": best.get("accuracy"),
         "map": best.get("map"),
+        "miou": best.get("miou"),
         "f1": best.get("f1"),
         "loss": best.get("loss"),
         "parent": (resolved["parent"] or {}).get("run"),
@@ -82,7 +97,8 @@ def _last_step(run: Run) -> int:
 def runs_text(rows: list[dict[str, Any]]) -> str:
     if not rows:
         return "no runs here yet"
-    columns = [name for name in _COLUMNS if name != "map" or any(row["map"] is not None for row in rows)]
+    unused = {name for name in _OF_SOME_TASKS if all(row[name] is None for row in rows)}
+    columns = [name for name in _COLUMNS if name not in unused]
     return table("", columns, [[row[name] for name in columns] for row in rows], left=4)
 
 
@@ -91,6 +107,7 @@ def describe_run(path: str) -> Description:
     run = reader.open_run(path)
     evals = run.evals
     steps = sorted({row["step"] for row in evals.rows})
+    compared = compare_with_parent(run)
     described = {
         "run": str(run.path),
         "status": run.status,
@@ -100,10 +117,11 @@ def describe_run(path: str) -> Description:
         "num_quarantined": len(run.resolved["data"]["quarantined"]),
         "augment": run.resolved["augment"],
         "parent": run.resolved["parent"],
+        "compared": None if compared is None else compared.to_json(),
         "pace": run.resolved["pace"],
         "origins": run.resolved["origins"],
         "plan": run.plan["rows"],
-        "start": _splits_at(run, steps[0]) if steps else {},
+        "start": _splits_at(run, run.resolved["pace"].get("first_step", 0)) if steps else {},
         "best": {"step": run.pointer(layout.BEST), **_splits_at(run, run.pointer(layout.BEST))},
         "num_evaluations": len(steps),
         "checkpoints": run.checkpoint_steps(),
@@ -146,11 +164,14 @@ def show_text(info: dict[str, Any]) -> str:
         + ", ".join(f"{split} {size}" for split, size in info["data"]["sizes"].items())
         + (f"; {info['num_quarantined']} unreadable" if info["num_quarantined"] else ""),
         f"steps  {pace['total_steps']} ({pace['steps_per_epoch']} per epoch); checkpoints {info['checkpoints']}",
+        *([] if info["compared"] is None else [f"parent {info['compared']['text']}"]),
         "",
         _metrics_table(info),
         "",
         _plan_text(info["plan"]),
     ]
+    if status.get("recovery_events") is not None:
+        lines += ["", f"recovery events {status['recovery_events']}, rescues {status['rescues']}"]
     if told := time_text(info["status"].get("time")):
         lines += ["", told]
     for gain in info["gains"]:
@@ -197,14 +218,14 @@ def time_text(seconds: dict[str, float] | None) -> str:
 
 
 def _metrics_table(info: dict[str, Any]) -> str:
-    best_step = info["best"]["step"]
+    best_step, first = info["best"]["step"], info["pace"].get("first_step", 0)
     rows = []
     for split in ("train", "val", "test"):
         start, best = info["start"].get(split, {}), info["best"].get(split, {})
-        for name in _SHOWN:
+        for name in METRICS:
             if name in start or name in best:
                 rows.append((split, name, start.get(name), best.get(name)))
-    return table("", ("split", "metric", "start (step 0)", f"best (step {best_step})"), rows, left=2)
+    return table("", ("split", "metric", f"start (step {first})", f"best (step {best_step})"), rows, left=2)
 
 
 def _plan_text(rows: list[dict[str, Any]]) -> str:

@@ -20,6 +20,8 @@ from warmstart.inference.reference import WeightsReference, resolve_weights
 from warmstart.models.build import BuiltModel, build
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.multilabel import MultiLabel
+from warmstart.tasks.segmentation import Segmentation
+from warmstart.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -51,9 +53,12 @@ class Restored:
         return 64 if run is None else int(run.resolved["eval_batch_size"])
 
     @property
-    def task(self) -> Classification | MultiLabel:
+    def task(self) -> Classification | MultiLabel | Segmentation:
         """What the outputs mean; with the thresholds that the run recorded for this step."""
         classes, run = self.built.classes, self.reference.run
+        if self.built.segments:
+            recorded = run.resolved["data"].get("ignore") if run is not None else None
+            return Segmentation(classes) if recorded is None else Segmentation(classes, recorded)
         if not self.built.multi_label:
             return Classification(classes)
         found = run.thresholds if run is not None else None
@@ -67,15 +72,17 @@ class Restored:
         batch_size: int | None = None,
         workers: int = 0,
         on_batch: Callable[[int], None] | None = None,
+        task: Task | None = None,
     ) -> np.ndarray:
-        """Logits, float32 (N, classes), of all samples in a row."""
+        """Logits, float32 (N, classes), of all samples in a row, or the statistics that the `task` keeps of each."""
         size = batch_size or self.eval_batch_size
         batches = chain.from_iterable(
             evaluation_batches(part, self.built.preprocessing, self.native, size, workers) for part in samples
         )
         device = next(self.built.module.parameters()).device
         inputs = InputBuffer(self.built.preprocessing, device, self.built.channels_last)
-        return predict_outputs(self.built.module, batches, inputs, self.precision, on_batch)
+        statistics = None if task is None else task.statistics
+        return predict_outputs(self.built.module, batches, inputs, self.precision, on_batch, statistics)
 
     @property
     def label(self) -> str:
