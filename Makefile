@@ -9,7 +9,7 @@ STAMP := $(VENV)/.warmstart-installed
 help:
 	@echo "make demo    the whole story in a minute (into warmstart-demo/)"
 	@echo "make test    all tests"
-	@echo "make torture thousands of damaged and hostile files, new ones each time"
+	@echo "make torture thousands of damaged and hostile files, fifty kills; new ones each time"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    the site (into site/)"
 	@echo "make build   a wheel (into dist/)"

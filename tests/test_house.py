@@ -36,9 +36,11 @@ FLOORS = {
     "methods": 6,
     "verify": 6,
     "api": 7,
+    "arguments": 7,
     "results": 7,
     "cli": 7,
     "commands": 7,
+    "flags": 7,
     "demo": 7,
     "__init__": 7,
     "__main__": 7,
@@ -48,12 +50,17 @@ VERSION_ONLY = "__version__"  # the one name of the package itself that every fl
 
 # Third party -> the only files (or folders, with a slash) that may import it.
 DOORS = {
-    "matplotlib": ["analysis/figures.py", "analysis/plots.py", "analysis/label_plots.py"],
+    "matplotlib": [
+        *("analysis/figures.py", "analysis/plots.py", "analysis/label_plots.py"),
+        *("analysis/mask_plots.py", "analysis/overlays.py"),
+    ],
     "mpl_toolkits": ["analysis/figures.py"],
     "timm": ["models/", "engine/optimizer.py"],
     "torchvision": ["models/", "data/torchvision_sets.py"],
     "tensorboard": ["run/tensorboard.py"],
     "sklearn": ["demo.py"],
+    "segmentation_models_pytorch": ["models/"],
+    "transformers": ["models/"],
     "pyarrow": ["inference/predictions.py", "data/tables.py", "data/arrow_files.py"],
     "torch.distributed": ["engine/distributed.py"],
     "cyclopts": ["cli.py", "commands.py"],
@@ -70,6 +77,7 @@ WITHOUT_TORCH = [
     "console",
     "cli",
     "commands",
+    "flags",
     "__init__",
     "__main__",
 ]

@@ -8,7 +8,18 @@ __version__ = "0.1.0"
 
 # The public verbs live in api.py and are loaded on first use, so that `import warmstart`
 # (and with it `warmstart --help`) costs no torch import.
-_VERBS = ("check", "evaluate", "finetune", "init", "predict", "resume", "runs", "show")
+_VERBS = (
+    "check",
+    "continue_run",
+    "evaluate",
+    "finetune",
+    "init",
+    "predict",
+    "resume",
+    "runs",
+    "show",
+    "verify_resume",
+)
 __all__ = ["UserError", "__version__", *_VERBS]
 
 

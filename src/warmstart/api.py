@@ -5,19 +5,29 @@ Each returns a record with `to_json()` (what `--json` prints) and `text()` (what
 
 from __future__ import annotations
 
-import os
-from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from warmstart import console
+from warmstart.arguments import (
+    Data,
+    Model,
+    check_same,
+    keep_object,
+    labelled_data,
+    place_of,
+    restore_model,
+    settings_of,
+)
 from warmstart.config import io as config_io
-from warmstart.config.places import absolute
+from warmstart.config import phases
 from warmstart.config.schema import DataConfig
 from warmstart.errors import UserError
-from warmstart.results import DryRunResult, FinetuneResult
+from warmstart.results import DryRunResult, FinetuneResult, PhasesResult
 from warmstart.run import reader
+from warmstart.run.lineage import compare_with_parent
 
 if TYPE_CHECKING:
     from torch import nn
@@ -25,51 +35,10 @@ if TYPE_CHECKING:
     from warmstart.analysis.check import Check
     from warmstart.analysis.evaluate import Evaluation
     from warmstart.analysis.predict import PredictionResult
+    from warmstart.analysis.segment import MaskPredictions
     from warmstart.analysis.summary import Description, RunList
-
-# a path or `torchvision:NAME`; or arrays, see `finetune`
-Model: TypeAlias = "str | os.PathLike[str] | nn.Module"
-Data = str | os.PathLike[str] | tuple[Any, Any] | Mapping[str, Any]
-
-_WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
-
-
-def _keep(module: object, run: str | None, image_size: Any) -> str:
-    """The name that stands for a Python object in this process; see `models.objects`."""
-    from warmstart.inference.reference import keep_module
-
-    size = config_io.validate_section(DataConfig, {"image_size": image_size}).image_size
-    return keep_module(module, run, size)
-
-
-def _place(data: Data) -> str:
-    """A path as it is; arrays are kept for this process under a name that stands for them."""
-    if isinstance(data, (str, os.PathLike)):
-        return os.fspath(data)
-    from warmstart.data.memory import keep
-
-    return keep(data)
-
-
-def _settings(model: Model | None, data: Data | None, settings: dict[str, Any]) -> dict[str, Any]:
-    """`model` may be a file, a run, or a zoo's name: told apart by whether something lies at that path."""
-    given = dict(settings)
-    if data is not None:
-        given["data"] = _place(data)
-    if isinstance(model, os.PathLike):
-        model = os.fspath(model)
-    if model is not None and not isinstance(model, str):
-        given["model"] = _keep(model, None, settings.get("image_size"))
-    elif model is not None:
-        if settings.get("weights") is not None and Path(model).exists():
-            raise UserError(
-                f"{model} and weights={settings['weights']} both name weights",
-                "one file or run to start from",
-            )
-        path = Path(model.rpartition("@")[0] or model)
-        is_path = Path(model).exists() or path.exists() or "/" in model or path.suffix in _WEIGHT_SUFFIXES
-        given["weights" if is_path else "model"] = model
-    return given
+    from warmstart.engine.train import Beginning
+    from warmstart.verify.resume import Proof
 
 
 def finetune(
@@ -92,7 +61,7 @@ def finetune(
         UserError: every problem of the settings at once; bad data or weights; an interruption.
     """
     console.setup()
-    loaded = config_io.load(_settings(model, data, settings), config, preset)
+    loaded = config_io.load(settings_of(model, data, settings), config, preset)
     from warmstart.engine import distributed, train
 
     with distributed.join() as world:
@@ -102,10 +71,10 @@ def finetune(
         return world.on_main(lambda: _finish(run, loaded.config.train.device))
 
 
-def _dry_run(loaded: config_io.Loaded) -> DryRunResult:
+def _dry_run(loaded: config_io.Loaded, beginning: Beginning | None = None) -> DryRunResult:
     from warmstart.engine import train
 
-    prepared, measured = train.dry_run(loaded)
+    prepared, measured = train.dry_run(loaded, beginning)
     plan = train.plan_record(prepared.job)["rows"]
     cost = {"seconds": train.expected_seconds(prepared.job, measured), **measured.to_json()}
     return DryRunResult({"plan": plan, "cost": cost, "resolved": prepared.resolved})
@@ -133,18 +102,13 @@ def resume(
     if workers is not None:
         config_io.validate_section(DataConfig, {"workers": workers})
     if data is not None:
-        _check_same(run, _place(data), reader.open_run(run).resolved["data"]["path"])
+        check_same(run, place_of(data), reader.open_run(run).resolved["data"]["path"])
     if module is not None:
-        _check_same(run, _keep(module, run, None), reader.open_run(run).resolved["model"]["name"])
+        check_same(run, keep_object(module, run, None), reader.open_run(run).resolved["model"]["name"])
     with distributed.join() as world:
         folder = train.resume(run, {"device": device, "workers": workers}, world)
         used = device or reader.open_run(folder).config["train"]["device"]
         return world.on_main(lambda: _finish(folder, used))
-
-
-def _check_same(run: str, given: str, recorded: str) -> None:
-    if recorded not in (given, absolute(given)):
-        raise UserError(f"{run} was started on {recorded}, not on {given}", "the same one, or none")
 
 
 def _finish(run: Path, device: str) -> FinetuneResult:
@@ -155,7 +119,80 @@ def _finish(run: Path, device: str) -> FinetuneResult:
 
     gains, result = measure_gains(run, resolve_device(device), workers=0)
     draw_curves(run)
-    return FinetuneResult(str(run), result.metrics, result.num_samples, result.split, gains)
+    compared = compare_with_parent(reader.Run(run))
+    return FinetuneResult(str(run), result.metrics, result.num_samples, result.split, gains, compared)
+
+
+def continue_run(
+    parent: str,
+    *,
+    config: str | None = None,
+    keep: str = "all",
+    preset: str | None = None,
+    continue_info: bool = False,
+    dry_run: bool = False,
+    **settings: Any,
+) -> FinetuneResult | PhasesResult | DryRunResult:
+    """Go on from a run, RUN@step or a foreign checkpoint in a child run, with the changes given; see `finetune`.
+
+    `keep`: all (the state of the last checkpoint; more epochs or another rate), optimizer (weights and moments;
+    step count and schedule new) or weights (of the best step). The parent's best is the bar to beat. A `config` with
+    a list `phases:` makes a child of a child for each. `module` is an object like that of a run whose model was one.
+
+    Raises:
+        UserError: as `finetune`; a parent that is running, of other classes or of another architecture; settings that
+            contradict what is to be kept.
+    """
+    console.setup()
+    from warmstart.engine import continue_run as engine
+    from warmstart.engine import distributed, train
+
+    module = settings.pop("module", None)
+    if module is not None:
+        check_same(
+            parent, keep_object(module, parent, None), reader.open_run(parent).resolved["model"]["name"]
+        )
+    given = settings_of(None, settings.pop("data", None), settings)
+    steps = phases.read_phases(config, keep)
+    if dry_run and len(steps) > 1:
+        raise UserError(
+            f"--dry-run of the {len(steps)} phases of {config}", "one phase: each begins where another ends"
+        )
+    results: list[FinetuneResult] = []
+    with distributed.join() as world:
+        for phase in steps:
+            child = engine.Child(engine.find_parent(parent, phase.keep), continue_info)
+            loaded = config_io.load(
+                phase.settings(given), config, preset, child.parent.settings, phase.changes
+            )
+            child.check(loaded)
+            if dry_run:
+                return world.on_main(partial(_dry_run, loaded, child))
+            run = train.finetune(loaded, world, child)
+            results.append(world.on_main(partial(_finish, run, loaded.config.train.device)))
+            parent = str(run)
+    return results[0] if len(steps) == 1 else PhasesResult(results, [phase.keep for phase in steps])
+
+
+def verify_resume(
+    model: str | None = None,
+    data: str | None = None,
+    *,
+    preset: str | None = None,
+    config: str | None = None,
+    steps: int = 24,
+    keep_in: str | None = None,
+    **settings: Any,
+) -> Proof:
+    """Prove that a run with these settings, killed and resumed, ends to the bit as one that was not; see `finetune`.
+
+    Both runs have `steps` steps, and lie in a temporary folder unless `keep_in` names a new one.
+    """
+    console.setup()
+    loaded = config_io.load(settings_of(model, data, settings), config, preset)
+    from warmstart.verify.resume import verify_resume as prove
+
+    return prove(loaded, steps, keep_in)
 
 
 def evaluate(
@@ -181,8 +218,8 @@ def evaluate(
         raise UserError(
             "--label-columns without --data", "a table that has these columns", "name it with --data"
         )
-    labelled = None if data is None else _labelled(data, columns)
-    restored, workers = _restore(model, device, settings)
+    labelled = None if data is None else labelled_data(data, columns)
+    restored, workers = restore_model(model, device, settings)
     return run_evaluation(restored, labelled, split, batch_size, workers, output_dir).draw()
 
 
@@ -195,21 +232,21 @@ def predict(
     batch_size: int | None = None,
     device: str = "auto",
     **settings: Any,
-) -> PredictionResult:
-    """Classes of image files and folders; `output` is a CSV or JSON file to write."""
-    console.setup()
-    from warmstart.analysis.predict import check_output, write_predictions_file
-    from warmstart.analysis.predict import predict as run_prediction
+) -> PredictionResult | MaskPredictions:
+    """Classes of image files and folders; `output` is a CSV or JSON file to write.
 
-    if top_k < 1:
-        raise UserError(f"--top-k {top_k}", "1 or more")
-    if output is not None:
-        check_output(Path(output))
-    restored, workers = _restore(model, device, settings)
-    result = run_prediction(restored, images, top_k, batch_size, workers)
-    if output is not None:
-        write_predictions_file(result, Path(output))
-    return result
+    A segmenting model writes masks: `output` is a new folder; `scales` and `flip` ask for several looks.
+    """
+    console.setup()
+    from warmstart.analysis.predict import check_request, classify
+    from warmstart.analysis.segment import segment
+
+    looks = settings.pop("scales", None), settings.pop("flip", None)
+    check_request(top_k, output)
+    restored, workers = restore_model(model, device, settings)
+    if restored.built.segments:
+        return segment(restored, images, output, looks, workers)
+    return classify(restored, images, (top_k, output, *looks), batch_size, workers)
 
 
 def check(model: str, data: Data, *, batch_size: int = 32, device: str = "auto", **settings: Any) -> Check:
@@ -217,45 +254,9 @@ def check(model: str, data: Data, *, batch_size: int = 32, device: str = "auto",
     console.setup()
     from warmstart.analysis.check import check as run_check
 
-    labelled = _labelled(data, settings.pop("label_columns", None))
-    restored, workers = _restore(model, device, settings)
+    labelled = labelled_data(data, settings.pop("label_columns", None))
+    restored, workers = restore_model(model, device, settings)
     return run_check(restored, labelled, batch_size, workers)
-
-
-def _labelled(data: Data, label_columns: str | None) -> DataConfig:
-    """Data to measure on; label columns that were not given are left to the run."""
-    given = {} if label_columns is None else {"label_columns": label_columns}
-    return config_io.validate_section(DataConfig, {"path": _place(data), **given})
-
-
-def _restore(model: str, device: str, settings: dict[str, Any]) -> tuple[Any, int]:
-    """The model on its device, and the decoding threads."""
-    from warmstart.inference.device import resolve_device
-    from warmstart.inference.restore import restore
-
-    given = {key: value for key, value in settings.items() if value is not None}
-    module, name = given.pop("module", None), given.pop("model_name", None)
-    if module is not None:
-        name = _keep(module, model, given.get("image_size"))
-    workers = given.pop("workers", 0)
-    unknown = set(given) - {"image_size", "mean", "std", "crop_pct"}
-    if unknown:
-        raise UserError(
-            f"unknown setting {sorted(unknown)[0]!r}",
-            "workers, module, model_name, image_size, mean, std, crop_pct",
-        )
-    data = config_io.validate_section(DataConfig, {**given, "workers": workers})
-    overrides = {key: getattr(data, key) for key in given}
-    threads = 0 if data.workers == "auto" else int(data.workers)
-    restored = restore(model, resolve_device(device), name, overrides)
-    for note in restored.built.notes:
-        console.log.info("weights: %s", note)
-    if restored.reference.run is None:
-        used = restored.built.preprocessing
-        console.log.info(
-            "%s: input %dx%d, mean %s, std %s", restored.built.name, *used.image_size, used.mean, used.std
-        )
-    return restored, threads
 
 
 def runs(folder: str = "runs") -> RunList:
@@ -288,7 +289,7 @@ def init(
         raise UserError(
             f"{target} exists already", "a new file", "choose another --output, or remove it first"
         )
-    write_text(target, config_io.template(starting_settings(_labelled(data, label_columns), weights)))
+    write_text(target, config_io.template(starting_settings(labelled_data(data, label_columns), weights)))
     return str(target)
 
 

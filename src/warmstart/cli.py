@@ -80,7 +80,7 @@ def _run(tokens: list[str]) -> int:
     # A terminal or a pipe that lacks a character of a class's or file's name still gets all the rest.
     encoding = sys.stdout.encoding or "utf-8"
     print(text.encode(encoding, "backslashreplace").decode(encoding), flush=True)
-    return 0
+    return command.exit_code(result)
 
 
 def _json_text(value: Any) -> str:

@@ -7,21 +7,19 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from warmstart.config.schema import Config, leaves
-
-
-@dataclass(frozen=True)
-class Flag:
-    """One parameter of a command: `kind` is str, int, bool or list; positional ones need no dashes."""
-
-    name: str
-    help: str
-    kind: type = str
-    group: str = "Options"
-    positional: bool = False
-    required: bool = False
-    least: int = 0  # of an int
-    is_rare: bool = False  # shown by --help-all only
+from warmstart.flags import (
+    BATCH,
+    DEVICE,
+    EXECUTION,
+    JSON,
+    LABELS,
+    MODEL,
+    WORKERS,
+    Flag,
+    continue_flags,
+    finetune_flags,
+    verify_flags,
+)
 
 
 def _json(result: Any) -> Any:
@@ -43,6 +41,7 @@ class Command:
     call: Callable[..., Any]
     to_json: Callable[[Any], Any] = _json
     to_text: Callable[[Any], str] = _text
+    exit_code: Callable[[Any], int] = lambda result: 0
     in_processes: bool = False  # processes that were launched together share the work; else the first does it
 
     def flag_names(self) -> set[str]:
@@ -121,58 +120,6 @@ def _verb(name: str) -> Callable[..., Any]:
     return call
 
 
-_JSON = Flag("json", "print one JSON object on stdout; progress stays on stderr", bool)
-_DEVICE = Flag("device", "auto, cpu, cuda, cuda:1, mps")
-_WORKERS = Flag("workers", "decoding threads", int)
-_BATCH = Flag("batch_size", "images per batch [default: the run's evaluation batch size]", int, least=1)
-_LABELS = Flag("label_columns", "columns of 0 and 1 that make a multi-label data set [default: the run's]")
-_MODEL = Flag("model", "run directory, RUN@step, or file of weights", positional=True, required=True)
-_FOREIGN = tuple(
-    Flag(name, text, group="For files that do not say it themselves")
-    for name, text in (
-        ("model_name", "timm:NAME, torchvision:NAME or builtin:NAME"),
-        ("image_size", "HxW in pixels"),
-        ("mean", "channel means for pixels in [0, 1]"),
-        ("std", "channel deviations"),
-        ("crop_pct", "share kept by the centre crop"),
-    )
-)
-_EXECUTION = (_DEVICE, _WORKERS, _JSON, *_FOREIGN)
-
-
-def _finetune_flags() -> tuple[Flag, ...]:
-    titles = {name: (field.annotation.__doc__ or name) for name, field in Config.model_fields.items()}
-    settings = tuple(
-        Flag(
-            leaf.flag.replace("-", "_"),
-            leaf.description + _default_text(leaf.default),
-            bool if leaf.annotation is bool else str,
-            f"{leaf.section}: {titles[leaf.section].rstrip('.')}",
-            is_rare=leaf.is_rare,
-        )
-        for leaf in leaves()
-    )
-    return (
-        Flag("preset", "named settings to start from: " + ", ".join(_preset_names())),
-        Flag("config", "YAML file of settings; flags win over it"),
-        Flag("dry_run", "print the plan with memory and time, write nothing", bool),
-        _JSON,
-        *settings,
-    )
-
-
-def _default_text(default: Any) -> str:
-    if default is None or default == ():
-        return ""
-    return f" [default: {str(default).lower() if isinstance(default, bool) else default}]"
-
-
-def _preset_names() -> list[str]:
-    from warmstart.config.io import preset_names
-
-    return preset_names()
-
-
 def _completion(shell: str = "bash") -> str:
     from warmstart.errors import UserError
 
@@ -190,61 +137,77 @@ def _demo(**values: Any) -> Any:
 COMMANDS: dict[str, Command] = {
     "finetune": Command(
         "Train a better model from a trained one on your images.",
-        _finetune_flags,
+        finetune_flags,
         _verb("finetune"),
         in_processes=True,
     ),
     "resume": Command(
         "Finish exactly the run that was interrupted.",
-        lambda: (Flag("run", "run directory", positional=True, required=True), _DEVICE, _WORKERS, _JSON),
+        lambda: (Flag("run", "run directory", positional=True, required=True), DEVICE, WORKERS, JSON),
         _verb("resume"),
         in_processes=True,
+    ),
+    "continue": Command(
+        "Go on from a run in a child run with what is changed; the parent's best is the bar.",
+        continue_flags,
+        _verb("continue_run"),
+        in_processes=True,
+    ),
+    "verify-resume": Command(
+        "Prove for your own settings that an interrupted run ends as one that was not, to the bit.",
+        verify_flags,
+        _verb("verify_resume"),
+        exit_code=lambda proof: 0 if proof.is_equal else 1,
     ),
     "evaluate": Command(
         "Measure a model on labelled images: metrics with intervals, per class, pictures.",
         lambda: (
-            _MODEL,
+            MODEL,
             Flag("data", "data set [default: the run's own]"),
             Flag("split", "train, val, test, several with commas, or all [default: test, else val]"),
             Flag("output_dir", "folder for tables and pictures [default: inside the run]"),
-            _LABELS,
-            _BATCH,
-            *_EXECUTION,
+            LABELS,
+            BATCH,
+            *EXECUTION,
         ),
         _verb("evaluate"),
     ),
     "predict": Command(
-        "Classes of image files and folders.",
+        "Classes of image files and folders, or masks.",
         lambda: (
-            _MODEL,
+            MODEL,
             Flag("images", "files and folders of images", list, positional=True, required=True),
             Flag("top_k", "classes per image [default: 5]", int, least=1),
-            Flag("output", "NAME.csv or NAME.json to write"),
-            _BATCH,
-            *_EXECUTION,
+            Flag("output", "NAME.csv or NAME.json to write; a new folder for masks"),
+            Flag(
+                "scales", "masks: sizes to look at, 1 is that of training, for example .9,1,1.1 [default: 1]"
+            ),
+            Flag("flip", "masks: look at the mirror image too", bool),
+            BATCH,
+            *EXECUTION,
         ),
         _verb("predict"),
     ),
     "check": Command(
         "Load a checkpoint and run three batches through it, before spending anything.",
         lambda: (
-            _MODEL,
+            MODEL,
             Flag("data", "data set", required=True),
-            _LABELS,
+            LABELS,
             Flag("batch_size", "images per batch [default: 32]", int, least=1),
-            *_EXECUTION,
+            *EXECUTION,
         ),
         _verb("check"),
     ),
     "runs": Command(
         "List the runs in a folder.",
-        lambda: (Flag("folder", "folder of runs [default: runs]", positional=True), _JSON),
+        lambda: (Flag("folder", "folder of runs [default: runs]", positional=True), JSON),
         _verb("runs"),
         lambda rows: {"runs": _json(rows)},
     ),
     "show": Command(
         "What a run did: state, start and best, plan, files.",
-        lambda: (Flag("run", "run directory", positional=True, required=True), _JSON),
+        lambda: (Flag("run", "run directory", positional=True, required=True), JSON),
         _verb("show"),
     ),
     "init": Command(
@@ -252,9 +215,9 @@ COMMANDS: dict[str, Command] = {
         lambda: (
             Flag("data", "data set", positional=True, required=True),
             Flag("weights", "checkpoint to start from", positional=True),
-            _LABELS,
+            LABELS,
             Flag("output", "file to write [default: warmstart.yaml]"),
-            _JSON,
+            JSON,
         ),
         _verb("init"),
         lambda path: {"config": path},
@@ -265,13 +228,13 @@ COMMANDS: dict[str, Command] = {
         lambda: (
             Flag("output_dir", "folder to write [default: warmstart-demo, or the next free number]"),
             Flag("seeds", "how many [default: 3]", int, least=1),
-            _JSON,
+            JSON,
         ),
         _demo,
     ),
     "completion": Command(
         "Print the completion script of a shell.",
-        lambda: (Flag("shell", "bash, zsh or fish", positional=True), _JSON),
+        lambda: (Flag("shell", "bash, zsh or fish", positional=True), JSON),
         _completion,
         lambda script: {"script": script},
         lambda script: script,

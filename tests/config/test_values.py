@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from warmstart.config import values
-from warmstart.config.values import Duration
+from warmstart.config.values import Duration, parse_cadence
 
 
 @pytest.mark.parametrize(
@@ -196,3 +196,41 @@ def test_workers():
 def test_what_is_no_number_of_workers(bad: Any):
     with pytest.raises(ValueError, match="is not a number of threads; write auto, 0 or 4"):
         values.parse_workers(bad)
+
+
+@pytest.mark.parametrize(
+    "written", ["1epochs", "40steps", "5epochs:20epochs,10epochs:50epochs,1epochs", "3steps:2epochs,1epochs"]
+)
+def test_a_cadence_and_back(written):
+    assert str(parse_cadence(written)) == written
+    assert parse_cadence(parse_cadence(written)) == parse_cadence(written.split(","))
+
+
+def test_a_cadence_in_short():
+    found = parse_cadence("5:20,10:50,1")
+    assert [(str(interval), str(until)) for interval, until in found.parts] == [
+        ("5epochs", "20epochs"),
+        ("10epochs", "50epochs"),
+        ("1epochs", "None"),
+    ]
+    assert parse_cadence(None) is parse_cadence("none") is parse_cadence(0) is None
+
+
+@pytest.mark.parametrize(
+    ("bad", "told"),
+    [
+        ("5epochs:20epochs", "every interval but the last needs a limit, and the last has none"),
+        ("5epochs,1epochs", "every interval but the last needs a limit"),
+        ("5epochs:0,1epochs", "'5epochs:0' is not an interval with a limit"),
+        ("0:5epochs,1epochs", "'0:5epochs' is not an interval with a limit"),
+        (
+            "5epochs:20epochs,1epochs:20epochs,2epochs",
+            "the limit 20epochs is not above the one before it, 20epochs",
+        ),
+        ("often", "'often' is not a duration"),
+        ("5epochs:soon,1epochs", "'soon' is not a duration"),
+    ],
+)
+def test_no_cadence(bad, told):
+    with pytest.raises(ValueError, match=told):
+        parse_cadence(bad)

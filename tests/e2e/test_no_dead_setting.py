@@ -31,6 +31,7 @@ BASE = {
 }
 _NOISE = ("seconds", "images_per_s")
 
+MASKED = {"data": "MASKED", "model": "builtin:microsegformer", "image_size": 32, "epochs": 1}
 RGB = {"data": "COLOUR", "model": "timm:resnet10t", "image_size": 32}
 
 # leaf -> (changed settings, settings that both sides have besides BASE)
@@ -39,6 +40,12 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "data.download": ({"download": True}, {}),
     "data.label_columns": ({"label_columns": "a,b"}, {}),
     "data.group": ({"group": r"/([0-9]+)\."}, {}),
+    "data.masks": ({"masks": "outlines"}, {}),  # these data have no masks: each is refused by its name
+    "data.mask_classes": ({"mask_classes": "a,b"}, {}),
+    "data.ignore": ({"ignore": 11}, {}),
+    "data.mask_remap": ({"mask_remap": "255=1"}, {}),
+    "data.mask_colours": ({"mask_colours": "0.0.0=1"}, {}),
+    "data.flip_pairs": ({"flip_pairs": "a:b"}, {}),
     "data.train_ratio": ({"train_ratio": 0.5}, {}),
     "data.val_ratio": ({"val_ratio": 0.2}, {}),
     "data.limit": ({"limit": 0.5}, {}),
@@ -76,6 +83,15 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "model.dropout": ({"dropout": 0.9}, {}),
     "task.label_smoothing": ({"label_smoothing": 0.5}, {}),
     "task.class_weights": ({"class_weights": "a=5"}, {}),
+    "task.loss": ({"loss": "focal"}, MASKED),
+    "task.focal_gamma": ({"focal_gamma": 0.5}, {**MASKED, "loss": "focal"}),
+    "task.focal_alpha": ({"focal_alpha": 1.0}, {**MASKED, "loss": "focal", "optimizer": "sgd", "clip": None}),
+    "task.ce_weight": ({"ce_weight": 0.5}, {**MASKED, "dice_weight": 1}),
+    "task.dice_weight": ({"dice_weight": 1.5}, MASKED),
+    "task.dice_classes": ({"dice_classes": "all"}, {**MASKED, "dice_weight": 1}),
+    "task.lovasz_weight": ({"lovasz_weight": 1}, MASKED),
+    "task.tversky_weight": ({"tversky_weight": 1}, MASKED),
+    "task.tversky_alpha": ({"tversky_alpha": 0.5}, {**MASKED, "tversky_weight": 1}),
     "adapt.freeze": ({"freeze": "conv1"}, {}),
     "adapt.freeze_bn": ({"freeze_bn": True}, {}),
     "adapt.lrs": ({"lrs": "head=1e-5"}, {}),
@@ -106,6 +122,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "train.time_budget": ({"time_budget": "10m"}, {}),
     "train.eval_every": ({"eval_every": "1steps"}, {}),
     "train.save_every": ({"save_every": "2steps"}, {"keep": None}),
+    "train.keep_checkpoints": ({"keep_checkpoints": 1}, {"save_every": "1steps"}),
+    "train.rescue": ({"rescue": 0}, {"optimizer": "sgd", "lr": 1e30, "clip": None}),
     "train.log_every": ({"log_every": "2steps"}, {}),
     "train.patience": ({"patience": 1}, {"min_delta": 5.0, "eval_every": "1steps", "select_by": "loss"}),
     "train.min_delta": ({"min_delta": 5.0}, {"eval_every": "1steps", "select_by": "loss"}),
@@ -125,7 +143,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Small folders of two classes: plain, with other images, with a broken file, in colour."""
+    """Small folders of two classes: plain, with other images, with a broken file, in colour; and one of masks."""
     root = tmp_path_factory.mktemp("data")
     generator = np.random.default_rng(0)
     for name in ("DATA", "OTHER", "CORRUPT"):
@@ -140,6 +158,17 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         for index in range(20):
             pixels = generator.integers(0, 128, (20, 18, 3), np.uint8) + 100 * number
             Image.fromarray(pixels.astype(np.uint8)).save(root / "COLOUR" / label / f"{index}.png")
+    for index in range(20):
+        (root / "MASKED" / "images").mkdir(parents=True, exist_ok=True)
+        (root / "MASKED" / "masks").mkdir(exist_ok=True)
+        mask = np.zeros((32, 32), np.uint8)
+        top, left = generator.integers(0, 20, 2)
+        mask[top : top + 10, left : left + 10] = 1
+        mask[:2] = 255
+        pixels = generator.integers(0, 128, (32, 32, 3), np.uint8) + 100 * (mask == 1)[..., None]
+        Image.fromarray(pixels.astype(np.uint8)).save(root / "MASKED" / "images" / f"{index}.png")
+        Image.fromarray(mask).save(root / "MASKED" / "masks" / f"{index}.png")
+    (root / "MASKED" / "classes.txt").write_text("ground\nbox\nnobody\n")
     return {path.name: path for path in root.iterdir()}
 
 

@@ -265,7 +265,7 @@ def test_a_signal_during_the_first_validation_ends_the_run_after_one_step(
 def test_a_second_signal_leaves_at_once_and_the_run_can_be_resumed(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    straight = run_through(settings("straight"))
+    straight, before = run_through(settings("straight")), signal.getsignal(signal.SIGINT)
     count = TrainState.advance
 
     def advance(state: TrainState, steps_per_epoch: int) -> None:
@@ -280,7 +280,7 @@ def test_a_second_signal_leaves_at_once_and_the_run_can_be_resumed(
             run_through(settings("run"))
     run = Run(tmp_path / "run")
     assert run.status["state"] == "failed" and run.pointer(layout.LAST) == 3
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
     assert_same_run(Run(train.resume(str(run.path), {})), straight)
 
 
@@ -290,7 +290,8 @@ def test_a_finished_run_is_not_resumed(settings: Settings) -> None:
         api.resume(str(run.path))
     assert str(error.value) == (
         f"{run.path} is finished: nothing is left to resume\nExpected: an interrupted run\n"
-        f"Fix: to train on from its result: `warmstart finetune --weights {run.path} --data DATA`"
+        f"Fix: more epochs: `warmstart continue {run.path} --epochs N`; other data: `warmstart finetune --weights "
+        f"{run.path} --data DATA`"
     )
 
 

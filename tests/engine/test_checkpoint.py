@@ -17,7 +17,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from warmstart.engine import train
+from warmstart.engine import rescue, train
 from warmstart.engine.checkpoint import load_checkpoint
 from warmstart.engine.learner import Learner
 from warmstart.errors import UserError
@@ -46,13 +46,13 @@ def test_a_fresh_process_reads_back_everything_that_was_in_memory(
     finetune: FINETUNE, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory: dict[str, Any] = {}
-    real = train.run_loop
+    real = rescue.run_loop
 
     def keep(job: Any, state: Any, ema: Any, *rest: Any) -> None:
         real(job, state, ema, *rest)
         memory.update(job=job, state=state, ema=ema)
 
-    monkeypatch.setattr(train, "run_loop", keep)
+    monkeypatch.setattr(rescue, "run_loop", keep)
     run = finetune(ema=0.5, optimizer="adamw", epochs=1)
     step, saved = load_checkpoint(run.path)
     module, ema = memory["job"].built.module, memory["ema"]
@@ -167,8 +167,59 @@ def test_only_the_newest_two_and_the_best_are_kept(finetune: FINETUNE) -> None:
 def test_weights_that_are_not_finite_are_never_saved(finetune: FINETUNE, tmp_path: Path) -> None:
     """The step overflows while its loss, taken before it, is finite: saving now would save NaN."""
     with pytest.raises(UserError) as error:
-        finetune(optimizer="sgd", lr=1e39, clip="none", max_steps=1)
-    assert str(error.value).startswith("the weights are not finite after step 1\nExpected: finite weights\n")
+        finetune(optimizer="sgd", lr=1e39, clip="none", max_steps=1, rescue=1)
+    assert str(error.value).startswith("the weights are not finite in step 1\nExpected: finite numbers\n")
     run = Run(tmp_path / "run")
     step, saved = load_checkpoint(run.path)
     assert step == 0 and all(tensor.isfinite().all() for tensor in saved.weights.values())
+
+
+@pytest.mark.parametrize("num", [1, 3])
+def test_so_many_checkpoints_are_kept(finetune: FINETUNE, num: int) -> None:
+    run = finetune(epochs=4, save_every="1steps", keep_checkpoints=num)
+    steps = set(range(13 - num, 13)) | {run.pointer(layout.BEST)}
+    assert set(run.checkpoint_steps()) == steps
+
+
+def test_checkpoints_by_the_clock(finetune: FINETUNE, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A step that takes 40 s by the run's clock: with --save-every 1m every other one is saved, or the one after."""
+    from warmstart.engine import loop
+
+    now = iter(range(0, 10**6, 40))
+    saved = []
+    real = loop.save_checkpoint
+
+    class Time:
+        perf_counter = staticmethod(lambda: float(next(now)))
+
+    def save(job: Any, state: Any, *rest: Any) -> None:
+        saved.append(state.step)
+        real(job, state, *rest)
+
+    monkeypatch.setattr(loop, "time", Time)
+    monkeypatch.setattr(loop, "save_checkpoint", save)
+    run = finetune(epochs=3, save_every="1m", eval_every="100epochs")
+    assert run.resolved["pace"]["save_every"] == 0 and run.resolved["pace"]["save_seconds"] == 60.0
+    assert saved == [0, 2, 3, 5, 6, 8, 9], "at 80, 120, 200, 240, 320 s and at the end"
+
+
+def test_a_resume_computes_on_as_many_threads_as_the_run(
+    settings: Callable[..., Any],
+    interrupt_at: Callable[..., None],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    torch.set_num_threads(2)  # the tests of this folder have one; the fixture sets it back
+    straight = Run(train.finetune(settings("straight")))
+    interrupt_at(4)
+    with pytest.raises(UserError, match="interrupted at step 4"):
+        train.finetune(settings("resumed"))
+    torch.set_num_threads(1)
+    with caplog.at_level(logging.INFO, logger="warmstart"):
+        resumed = Run(train.resume(str(tmp_path / "resumed"), {}))
+    assert (
+        torch.get_num_threads() == 1 and "on 2 threads, as the run was started, and not on 1" in caplog.text
+    )
+    for name in (layout.MODEL, layout.STATE_TENSORS):
+        assert (resumed.checkpoint(6) / name).read_bytes() == (straight.checkpoint(6) / name).read_bytes()
+    assert load_checkpoint(resumed.path)[1].num_threads == 2

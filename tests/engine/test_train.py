@@ -223,14 +223,15 @@ def test_a_loss_that_is_not_finite_stops_the_run_and_names_the_steps(
             log_every="2steps",
             eval_every="4epochs",
             save_every="4epochs",
+            rescue=0,
         )
     assert str(error.value) == (
-        "the training loss is not finite between steps 3 and 4\nExpected: a finite loss\n"
+        "the gradient is not finite in step 3\nExpected: finite numbers\n"
         "Fix: lower --lr (now 1e+06), add --warmup 2epochs or a smaller --clip; "
         f"the last checkpoint in {tmp_path / 'run'} is from before that"
     )
     run = Run(tmp_path / "run")
-    assert run.status["state"] == "failed" and run.status["step"] == 4
+    assert run.status["state"] == "failed" and run.status["step"] == 3
     assert run.checkpoint_steps() == [0]
     json.loads(
         (tmp_path / "run" / layout.STATUS).read_text(), parse_constant=lambda _: pytest.fail("no JSON")

@@ -188,6 +188,14 @@ def test_a_run_whose_process_is_gone_is_said_to_be_killed(tmp_path):
     record = {"state": "running", "pid": int(gone.stdout), "host": platform.node()}
     write_json(tmp_path / layout.STATUS, record)
     assert reader.Run(tmp_path).status["state"] == ("killed" if os.name == "posix" else "running")
+    if Path("/proc").is_dir():
+        own = {**record, "pid": os.getpid()}
+        write_json(tmp_path / layout.STATUS, {**own, "born": "before the last boot:1"})
+        assert reader.Run(tmp_path).status["state"] == "killed", "this process has only the same number"
+        with subprocess.Popen([sys.executable, "-c", ""]) as ended:
+            os.waitid(os.P_PID, ended.pid, os.WEXITED | os.WNOWAIT)  # its entry stays until it is waited for
+            write_json(tmp_path / layout.STATUS, {**record, "pid": ended.pid})
+            assert reader.Run(tmp_path).status["state"] == "killed"
     write_json(tmp_path / layout.STATUS, {**record, "host": "elsewhere"})
     assert reader.Run(tmp_path).status["state"] == "running", "another machine's processes cannot be seen"
 

@@ -12,6 +12,7 @@ import pytest
 
 from warmstart.errors import UserError
 from warmstart.run import layout, reader, writer
+from warmstart.run.process import birth_of
 
 FILES = {layout.MODEL: b"m" * 1000, layout.STATE_TENSORS: b"s" * 3000, layout.STATE: b"{}"}
 
@@ -114,6 +115,7 @@ def test_status(run):
         "state": "failed",
         "pid": os.getpid(),
         "host": platform.node(),
+        "born": birth_of(os.getpid()),
         "step": 3,
         "reason": "it rained",
     }
@@ -178,12 +180,29 @@ def test_the_same_step_again_replaces_it(run):
 
 
 def test_pruning_goes_by_number_and_spares_best_and_last(run):
-    for step in (9, 10, 100, 2, 1_000_000_000):
+    for step in (2, 3, 9, 10, 100, 1_000_000_000):
         writer.write_checkpoint(run, step, FILES)
     writer.mark_best(run, 2)
-    writer.write_checkpoint(run, 10, FILES)  # LAST is not the newest, as after a fall back
-    writer.prune_checkpoints(run, keep_newest=2)
+    writer.prune_checkpoints(run, keep_newest=3)
     assert reader.Run(run).checkpoint_steps() == [2, 10, 100, 1_000_000_000]
-    writer.prune_checkpoints(run, keep_newest=1)
+    writer.prune_checkpoints(run, keep_newest=1, needed=10)
     assert reader.Run(run).checkpoint_steps() == [2, 10, 1_000_000_000]
+
+
+def test_pruning_counts_whole_checkpoints_only(run):
+    for step in (1, 2, 3, 4):
+        writer.write_checkpoint(run, step, FILES)
+    (reader.Run(run).checkpoint(3) / layout.MODEL).write_bytes(b"torn")
+    writer.prune_checkpoints(run, keep_newest=2)
+    assert reader.Run(run).checkpoint_steps() == [2, 4]
+
+
+def test_pruning_removes_what_a_run_fell_back_from(run):
+    for step in (3, 6, 9, 10):
+        writer.write_checkpoint(run, step, FILES)
+    writer.mark_best(run, 3)
+    writer.write_checkpoint(run, 6, FILES)  # 9 and 10 were damaged, and 6 comes once more
+    writer.prune_checkpoints(run, keep_newest=2)
+    assert reader.Run(run).checkpoint_steps() == [3, 6]
+    writer.mark_best(run, 6)
     assert (run / layout.CHECKPOINTS / layout.BEST).is_file()

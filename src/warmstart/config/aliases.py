@@ -1,15 +1,17 @@
-"""The founding documents' flag names: what each becomes here, or why it means nothing here.
+"""The founding documents' names: what each becomes here, or why it means nothing here.
 
-One table per command, applied to the command line before it is parsed; every use is printed.
+One table of flags per command, applied to the command line before it is parsed, and one of YAML keys; every use is
+printed.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from warmstart.errors import UserError
+from warmstart.errors import UserError, closest, listing
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,13 @@ _FINETUNE = {
     "use-amp": Alias(lambda value: ["--precision", "auto"], "half precision where the device has it", False),
     "save-model": _dead("the best model is always saved"),
 }
+_MODES = {"preserve": "all", "hybrid": "optimizer", "reset": "weights"}
+_CONTINUE = {
+    **{name: alias for name, alias in _FINETUNE.items() if name not in ("model-path", "pretrain")},
+    "checkpoint": Alias(lambda value: [value], "the parent"),
+    "reset-optimizer": Alias(lambda value: ["--keep", "weights"], takes_value=False),
+    "mode": Alias(lambda value: ["--keep", _MODES.get(value, value)]),
+}
 _MODEL_READERS = {
     **_SHARED,
     "test-batch-size": _to("--batch-size"),
@@ -73,6 +82,7 @@ _MODEL_READERS = {
 }
 ALIASES: dict[str, dict[str, Alias]] = {
     "finetune": _FINETUNE,
+    "continue": _CONTINUE,
     "evaluate": _MODEL_READERS,
     "check": _MODEL_READERS,
     "predict": {
@@ -116,3 +126,52 @@ def translate(command: str, tokens: Sequence[str]) -> tuple[list[str], list[str]
             else f"{given} has no effect here: {alias.why}"
         )
     return result, notes
+
+
+# Keys of document 002's YAML -> (path here, or None; why). Sections of the same name (`model`) are ours.
+_NAME = "a run has a name and no other description"
+YAML_KEYS: dict[str, tuple[str | None, str]] = {
+    "experiment.name": ("output.name", ""),
+    "experiment.description": (None, _NAME),
+    "training.epochs": ("train.epochs", ""),
+    "training.batch_size": ("data.batch_size", ""),
+    "training.learning_rate": ("optim.lr", ""),
+    "training.weight_decay": ("optim.weight_decay", ""),
+    "training.early_stopping_patience": ("train.patience", "null: no early stopping"),
+    "training.warmup_epochs": ("optim.warmup", ""),
+    "training.max_grad_norm": ("optim.clip", ""),
+    "training.min_lr": ("optim.min_lr", ""),
+    "training.seed": ("train.seed", ""),
+    "loss.dice_weight": ("task.dice_weight", ""),
+}
+_YAML_SECTIONS = tuple(dict.fromkeys(key.partition(".")[0] for key in YAML_KEYS))
+
+
+def translate_yaml(
+    content: Mapping[str, Any], origin: str, problems: list[UserError]
+) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
+    """(sections that are not a document's, values of the others by path here, a note for each of those keys)."""
+    rest, values, notes = dict(content), {}, []
+    for section in _YAML_SECTIONS:
+        body = rest.pop(section, None)
+        if body is not None and not isinstance(body, dict):
+            problems.append(UserError(f"{origin}: {section} is {body!r}", f"keys below {section}:"))
+            continue
+        for name, value in (body or {}).items():
+            key = f"{section}.{name}"
+            if key not in YAML_KEYS:
+                names = [known.partition(".")[2] for known in YAML_KEYS if known.startswith(f"{section}.")]
+                expected = f"in {section}: {listing(names)}"
+                problems.append(
+                    UserError(f"{origin}: unknown key {key!r}", expected, closest(str(name), names))
+                )
+                continue
+            path, why = YAML_KEYS[key]
+            if path is not None:
+                values[path] = value
+            notes.append(
+                f"{key} has no effect here: {why}"
+                if path is None
+                else f"{key} is {path}{f' ({why})' if why else ''}"
+            )
+    return rest, values, tuple(notes)

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from warmstart.config import rules
+from warmstart.config import aliases, rules
 from warmstart.config.schema import MAIN_LEAVES, Config, Leaf, Section, leaves
 from warmstart.errors import UserError, closest, listing
 
@@ -19,11 +19,24 @@ S = TypeVar("S", bound=Section)
 
 @dataclass(frozen=True)
 class Loaded:
-    """A parsed config: `origins` says for each `section.leaf` that is not a default where it came from."""
+    """A parsed config: `origins` says for each `section.leaf` that is not a default where it came from.
+
+    `notes` say which names of the founding documents were met, and what they are here.
+    """
 
     config: Config
     origins: dict[str, str]
     warnings: tuple[str, ...]
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Layer:
+    """Settings by path (`optim.lr`) that come from one place."""
+
+    origin: str
+    values: dict[str, Any]
+    notes: tuple[str, ...] = ()
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):
@@ -52,10 +65,17 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-def load(flags: dict[str, Any], yaml_path: str | None = None, preset: str | None = None) -> Loaded:
-    """Merge defaults < preset < YAML < flags, validate once, and check the cross-field rules.
+def load(
+    flags: dict[str, Any],
+    yaml_path: str | None = None,
+    preset: str | None = None,
+    parent: Layer | None = None,
+    phase: Layer | None = None,
+) -> Loaded:
+    """Merge defaults < parent < preset < YAML < phase < flags, validate once, and check the cross-field rules.
 
-    `flags` maps flag names (`lr`, `batch_size`, `data`) to values, written or typed; None means not given.
+    `flags` maps flag names (`lr`, `batch_size`, `data`) to values, written or typed; None means not given. Where
+    the YAML lists phases, `phase` is one of them.
 
     Raises:
         UserError: every problem found, all in one message.
@@ -63,14 +83,18 @@ def load(flags: dict[str, Any], yaml_path: str | None = None, preset: str | None
     problems: list[UserError] = []
     merged: dict[str, dict[str, Any]] = {}
     origins: dict[str, str] = {}
-    layers = []
+    layers = [] if parent is None else [parent]
     if preset is not None:
-        layers.append((f"preset {preset}", _preset_text(preset)))
+        content = parse_yaml(_preset_text(preset), f"preset {preset}", problems)
+        layers.append(flatten(content, f"preset {preset}", problems))
     if yaml_path is not None:
-        layers.append((str(yaml_path), _file_text(yaml_path)))
-    for origin, text in layers:
-        for path, value in _flatten_yaml(text, origin, problems).items():
-            _put(merged, origins, path, value, origin)
+        content = parse_yaml(file_text(yaml_path), str(yaml_path), problems)
+        content = content if phase is None else {key: content[key] for key in content if key != "phases"}
+        layers.append(flatten(content, str(yaml_path), problems))
+    layers += [] if phase is None else [phase]
+    for layer in layers:
+        for path, value in layer.values.items():
+            _put(merged, origins, path, value, layer.origin)
     by_flag = {leaf.flag: leaf for leaf in leaves()}
     for name, value in flags.items():
         if value is None:
@@ -86,7 +110,8 @@ def load(flags: dict[str, Any], yaml_path: str | None = None, preset: str | None
     problems += rules.problems(config)
     if problems:
         raise UserError.of_problems(problems, "the settings")
-    return Loaded(config, origins, tuple(rules.warnings(config, origins)))
+    notes = tuple(note for layer in layers for note in layer.notes)
+    return Loaded(config, origins, tuple(rules.warnings(config, origins)), notes)
 
 
 def from_dict(values: dict[str, Any]) -> Config:
@@ -174,7 +199,7 @@ def _preset_text(name: str) -> str:
     return file.read_text(encoding="utf-8")
 
 
-def _file_text(path: str) -> str:
+def file_text(path: str) -> str:
     try:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -182,7 +207,8 @@ def _file_text(path: str) -> str:
         raise UserError(f"cannot read the config {path}: {reason}", "a YAML file", "check --config") from None
 
 
-def _flatten_yaml(text: str, origin: str, problems: list[UserError]) -> dict[str, Any]:
+def parse_yaml(text: str, origin: str, problems: list[UserError]) -> dict[str, Any]:
+    """The sections of a YAML text; whatever is wrong with it joins the `problems`."""
     try:
         content = yaml.load(text, Loader=_UniqueKeyLoader)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -195,15 +221,22 @@ def _flatten_yaml(text: str, origin: str, problems: list[UserError]) -> dict[str
             UserError(f"{origin} holds a {type(content).__name__}", "sections such as data:, model:")
         )
         return {}
+    return content
+
+
+def flatten(content: dict[str, Any], origin: str, problems: list[UserError]) -> Layer:
+    """Settings by path, with the founding documents' names translated; unknown ones join the `problems`."""
     known = {leaf.path: leaf for leaf in leaves()}
-    flat: dict[str, Any] = {}
+    content, flat, notes = aliases.translate_yaml(content, origin, problems)
     for section, body in content.items():
         if section not in Config.model_fields:
             problems.append(_unknown_section(str(section), origin, known))
         elif isinstance(body, dict):
             for name, value in body.items():
                 path = f"{section}.{name}"
-                if path in known:
+                if path in flat:
+                    problems.append(UserError(f"{origin}: {path} is given twice, once by a document's name"))
+                elif path in known:
                     flat[path] = value
                 else:
                     problems.append(_unknown_key(path, origin, known))
@@ -211,7 +244,9 @@ def _flatten_yaml(text: str, origin: str, problems: list[UserError]) -> dict[str
             flat[f"{section}.{MAIN_LEAVES[section]}"] = body  # `data: PATH` is short for `data: {path: PATH}`
         elif body is not None:
             problems.append(UserError(f"{origin}: {section} is {body!r}", f"keys below {section}:"))
-    return flat
+    for path in flat.keys() - known.keys():
+        problems.append(_unknown_key(path, origin, known))
+    return Layer(origin, {path: value for path, value in flat.items() if path in known}, notes)
 
 
 def _unknown_section(name: str, origin: str, known: dict[str, Leaf]) -> UserError:

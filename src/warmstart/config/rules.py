@@ -6,8 +6,11 @@ import os
 from glob import glob
 from pathlib import Path
 
+from warmstart.config.loss_rules import loss_problems, unread_loss_settings
+from warmstart.config.mask_values import is_file_of_colours
 from warmstart.config.places import TORCHVISION, is_path
 from warmstart.config.schema import Config, leaves
+from warmstart.config.values import Cadence
 from warmstart.errors import UserError, closest
 
 # A schedule's own settings: leaf -> the schedulers that read it.
@@ -29,6 +32,8 @@ _MOMENTUM_FREE = (
     "lion",
     "adafactor",
 )
+
+_UNITS = {"steps": "500steps", "epochs": "2epochs", "seconds": "10m", "share": "a share such as .1"}
 
 
 def problems(config: Config) -> list[UserError]:
@@ -86,7 +91,7 @@ def _contradictions(config: Config) -> list[UserError]:
         for name, interval in (intervals | {"scheduler_step": optim.scheduler_step}).items()
         if interval is None
     ]
-    found += _durations(config)
+    found += loss_problems(config.task) + _durations(config)
     return found
 
 
@@ -94,22 +99,17 @@ def _durations(config: Config) -> list[UserError]:
     found = []
     for section, name, units in (
         ("train", "eval_every", ("steps", "epochs")),
-        ("train", "save_every", ("steps", "epochs")),
+        ("train", "save_every", ("steps", "epochs", "seconds")),
         ("train", "log_every", ("steps", "epochs")),
         ("optim", "scheduler_step", ("steps", "epochs")),
         ("optim", "warmup", ("steps", "epochs", "share")),
         ("train", "time_budget", ("seconds",)),
     ):
-        value = getattr(getattr(config, section), name)
-        if value is not None and value.unit not in units:
-            words = {
-                "steps": "500steps",
-                "epochs": "2epochs",
-                "seconds": "10m",
-                "share": "a share such as .1",
-            }
-            expected = " or ".join(words[unit] for unit in units)
-            found.append(UserError(f"--{name.replace('_', '-')} {value} is in {value.unit}", expected))
+        given = getattr(getattr(config, section), name)
+        for value in given.durations if isinstance(given, Cadence) else filter(None, (given,)):
+            if value.unit not in units:
+                expected = " or ".join(_UNITS[unit] for unit in units)
+                found.append(UserError(f"--{name.replace('_', '-')} {value} is in {value.unit}", expected))
     return found
 
 
@@ -127,6 +127,7 @@ def _inputs(config: Config) -> list[UserError]:
                 "leave --download out",
             )
         )
+    found += _mask_files(config)
     if config.model.name is None and config.model.weights is None:
         found.append(
             UserError(
@@ -149,6 +150,21 @@ def _inputs(config: Config) -> list[UserError]:
     ):
         found.append(missing_path("--weights", weights))
     return found
+
+
+def _mask_files(config: Config) -> list[UserError]:
+    """Files that say what ids mean; they may also lie beside the data, and are read with them."""
+    data, files = config.data, {}
+    if len(data.mask_classes) == 1:
+        files["--mask-classes"] = data.mask_classes[0]
+    if data.mask_colours is not None and is_file_of_colours(data.mask_colours):
+        files["--mask-colours"] = data.mask_colours
+    root = Path(expanded(data.path or ""))
+    return [
+        missing_path(flag, file)
+        for flag, file in files.items()
+        if not any(_exists(str(place)) for place in (expanded(file), root / file, root.parent / file))
+    ]
 
 
 def _outputs(config: Config) -> list[UserError]:
@@ -234,6 +250,9 @@ def warnings(config: Config, origins: dict[str, str]) -> list[str]:
             found.append(
                 f"--{name.replace('_', '-')} has no effect with --scheduler {optim.scheduler} (read by {readers})"
             )
+    for name, reason in unread_loss_settings(config.task).items():
+        if f"task.{name}" in changed:
+            found.append(f"--{name.replace('_', '-')} has no effect {reason}")
     if "optim.momentum" in changed and optim.optimizer.lower() in _MOMENTUM_FREE:
         found.append(
             f"--momentum has no effect with --optimizer {optim.optimizer} (read by sgd and its relatives)"

@@ -15,8 +15,10 @@ from pydantic import Field
 from warmstart.config.data_section import DataConfig
 from warmstart.config.section import Section
 from warmstart.config.values import (
+    Cadence,
     Duration,
     Names,
+    OptionalCadence,
     OptionalDuration,
     OptionalFloat,
     OptionalInt,
@@ -27,9 +29,21 @@ from warmstart.config.values import (
 MAIN_LEAVES = {"data": "path", "model": "name"}  # section -> the leaf that bears the section's flag
 
 SelectBy = Literal[
-    "auto", "accuracy", "loss", "f1", "balanced_accuracy", "top5", "ece", "map", "f1_micro", "exact_match"
+    "auto",
+    "accuracy",
+    "loss",
+    "f1",
+    "balanced_accuracy",
+    "top5",
+    "ece",
+    "map",
+    "f1_micro",
+    "exact_match",
+    "miou",
+    "fscore",
+    "fscore_per_image",
 ]
-# metric -> +1 where more is better, -1 where less is; map, f1_micro and exact_match are of multi-label runs
+# metric -> +1 where more is better, -1 where less is; each task has some of them (`metrics` in tasks/)
 SELECTION_METRICS = {
     name: -1 if name in ("loss", "ece") else 1 for name in get_args(SelectBy) if name != "auto"
 }
@@ -37,7 +51,10 @@ SELECTION_METRICS = {
 # Leaves that `--help-all` shows, and `--help` does not.
 _RARE_NAMES = (
     "rotation crop_pad zoom flip crop_scale shear brightness contrast saturation hue blur erase randaugment mixup"
-    " cutmix max_corrupt scheduler_step scheduler_gamma scheduler_patience log_every min_delta compile"
+    " cutmix max_corrupt scheduler_step scheduler_gamma scheduler_patience log_every min_delta compile keep_checkpoints"
+    " rescue"
+    " loss focal_gamma focal_alpha ce_weight dice_classes lovasz_weight tversky_weight tversky_alpha"
+    " masks mask_classes ignore mask_remap mask_colours flip_pairs"
 )
 RARE = frozenset(_RARE_NAMES.split())
 
@@ -63,6 +80,25 @@ class TaskConfig(Section):
 
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
     class_weights: str | None = Field(None, description="balanced, or NAME=WEIGHT,... for the loss")
+    loss: Literal["cross_entropy", "focal"] = Field("cross_entropy", description="masks: loss of each pixel")
+    focal_gamma: float = Field(
+        2.0,
+        ge=0,
+        description="focal: how much pixels count less that are right already; 0: as in cross entropy",
+    )
+    focal_alpha: float = Field(0.25, gt=0, description="focal: factor of the whole")
+    ce_weight: float = Field(1.0, ge=0, description="masks: weight of the pixels' loss (--loss)")
+    dice_weight: float = Field(0.0, ge=0, description="masks: weight of soft Dice over the batch; 0 is off")
+    dice_classes: Literal["present", "all"] = Field(
+        "present", description="Dice and Tversky: mean over the classes present in the batch, or over all"
+    )
+    lovasz_weight: float = Field(
+        0.0, ge=0, description="masks: weight of Lovasz-softmax over the batch (IoU); 0 is off"
+    )
+    tversky_weight: float = Field(0.0, ge=0, description="masks: weight of Tversky over the batch; 0 is off")
+    tversky_alpha: float = Field(
+        0.3, ge=0, le=1, description="Tversky: weight of false pixels; missed ones have 1 - alpha"
+    )
 
 
 class AdaptConfig(Section):
@@ -114,8 +150,22 @@ class TrainConfig(Section):
         None,
         description="time for steps and validations, e.g. 10m: becomes steps by a probe, plus a hard stop",
     )
-    eval_every: OptionalDuration = Field(Duration(1, "epochs"), description="interval between validations")
-    save_every: OptionalDuration = Field(Duration(1, "epochs"), description="interval between checkpoints")
+    eval_every: OptionalCadence = Field(
+        Cadence(((Duration(1, "epochs"), None),)),
+        description="interval between validations, or several with their limits: 5epochs:20epochs,10epochs",
+    )
+    save_every: OptionalDuration = Field(
+        Duration(1, "epochs"), description="interval between checkpoints: 500steps, 2epochs or 10m"
+    )
+    keep_checkpoints: int = Field(
+        2, ge=1, description="newest checkpoints that are kept; the best one is kept besides"
+    )
+    rescue: int = Field(
+        3,
+        ge=0,
+        description="how many times a run goes back to its last checkpoint, and on with half the rate, after a loss"
+        " or gradient that is not finite; 0: it stops",
+    )
     log_every: OptionalDuration = Field(
         Duration(10, "steps"), description="interval between rows of training metrics"
     )
@@ -123,7 +173,8 @@ class TrainConfig(Section):
     min_delta: float = Field(0.0, ge=0, description="smallest gain that counts as a new best")
     select_by: SelectBy = Field(
         "auto",
-        description="validation metric that chooses the best checkpoint [auto: accuracy; multi-label: map]",
+        description="validation metric that chooses the best checkpoint"
+        " [auto: accuracy; multi-label: map; masks: miou]",
     )
     precision: Literal["float32", "bf16", "fp16", "auto"] = Field(
         "float32", description="arithmetic of the forward pass"

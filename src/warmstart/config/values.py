@@ -62,6 +62,52 @@ def parse_duration(value: Any) -> Duration | None:
     return Duration(amount, unit if unit == "share" else unit.rstrip("s") + "s")
 
 
+@dataclass(frozen=True)
+class Cadence:
+    """Intervals one after the other, each with the amount of training up to which it holds (the last: None)."""
+
+    parts: tuple[tuple[Duration, Duration | None], ...]
+
+    def __str__(self) -> str:
+        return ",".join(
+            str(interval) + ("" if until is None else f":{until}") for interval, until in self.parts
+        )
+
+    @property
+    def durations(self) -> tuple[Duration, ...]:
+        return tuple(duration for part in self.parts for duration in part if duration is not None)
+
+
+def parse_cadence(value: Any) -> Cadence | None:
+    """One duration, or a list of `INTERVAL:UNTIL` with a last one that has no limit: `5epochs:20epochs,1epochs`."""
+    if value is None or isinstance(value, Cadence):
+        return value
+    parts: list[tuple[Duration, Duration | None]] = []
+    words = value.split(",") if isinstance(value, str) else _items(value)
+    for number, word in enumerate(words, 1):
+        first, colon, last = str(word).partition(":")
+        interval, until = parse_duration(first), parse_duration(last) if colon else None
+        if interval is None and len(words) == 1 and not colon:
+            return None
+        if interval is None or (colon and until is None):
+            raise ValueError(f"{word!r} is not an interval with a limit; write 5epochs:20epochs")
+        if (until is None) != (number == len(words)):
+            raise ValueError(
+                f"{value!r}: every interval but the last needs a limit, and the last has none; "
+                "write 5epochs:20epochs,10epochs:50epochs,1epochs"
+            )
+        before = parts[-1][1] if parts else None
+        if (
+            before is not None
+            and until is not None
+            and until.unit == before.unit
+            and until.amount <= before.amount
+        ):
+            raise ValueError(f"{value!r}: the limit {until} is not above the one before it, {before}")
+        parts.append((interval, until))
+    return Cadence(tuple(parts))
+
+
 def parse_size(value: Any) -> tuple[int, int] | None:
     """`64` or `32x64` (height x width), in pixels."""
     if value is None or (isinstance(value, str) and value.strip().lower() == "none"):
@@ -140,20 +186,23 @@ def is_pattern(group: str) -> bool:
 
 def parse_rates(value: Any) -> tuple[tuple[str, float], ...]:
     """`backbone=1e-5,head=1e-4`, a mapping, or a list of pairs: first match wins."""
-    return tuple((name, _number(rate, f"{name}=RATE")) for name, rate in _pairs(value, "=", "backbone=1e-5"))
+    return tuple(
+        (name, _number(rate, f"{name}=RATE")) for name, rate in parse_pairs(value, "=", "backbone=1e-5")
+    )
 
 
 def parse_unfreeze(value: Any) -> tuple[tuple[int, str], ...]:
     """`0:head,2:blocks.11,6:all` (epoch:block), a mapping, or a list of pairs."""
     entries = []
-    for epoch, block in _pairs(value, ":", "0:head"):
+    for epoch, block in parse_pairs(value, ":", "0:head"):
         if not re.fullmatch("[0-9]{1,9}", str(epoch)):
             raise ValueError(f"{epoch!r} is not an epoch (0, 1, 2, ...); write 0:head,2:blocks.3,6:all")
         entries.append((int(epoch), str(block)))
     return tuple(entries)
 
 
-def _pairs(value: Any, separator: str, example: str) -> list[tuple[Any, Any]]:
+def parse_pairs(value: Any, separator: str, example: str) -> list[tuple[Any, Any]]:
+    """`a=1,b=2`, a mapping, or a list of pairs, as pairs of what stands there."""
     if value is None or (isinstance(value, str) and value.strip().lower() in ("none", "")):
         return []
     if isinstance(value, str):
@@ -204,11 +253,13 @@ def _written_size(value: tuple[int, int] | None) -> str | None:
     return None if value is None else f"{value[0]}x{value[1]}"
 
 
-def _written_pairs(separator: str) -> PlainSerializer:
+def written_pairs(separator: str) -> PlainSerializer:
+    """The written form of pairs, None where there are none."""
     return PlainSerializer(lambda pairs: ",".join(f"{a}{separator}{b}" for a, b in pairs) or None)
 
 
 OptionalDuration = Annotated[Duration | None, BeforeValidator(parse_duration), PlainSerializer(_written)]
+OptionalCadence = Annotated[Cadence | None, BeforeValidator(parse_cadence), PlainSerializer(_written)]
 Size = Annotated[tuple[int, int] | None, BeforeValidator(parse_size), PlainSerializer(_written_size)]
 Limit = Annotated[float | int | None, BeforeValidator(parse_limit)]
 Floats = Annotated[
@@ -216,8 +267,8 @@ Floats = Annotated[
 ]
 Group = Annotated[str | None, BeforeValidator(parse_group)]
 Names = Annotated[tuple[str, ...], BeforeValidator(parse_names), PlainSerializer(list)]
-Rates = Annotated[tuple[tuple[str, float], ...], BeforeValidator(parse_rates), _written_pairs("=")]
-Unfreezing = Annotated[tuple[tuple[int, str], ...], BeforeValidator(parse_unfreeze), _written_pairs(":")]
+Rates = Annotated[tuple[tuple[str, float], ...], BeforeValidator(parse_rates), written_pairs("=")]
+Unfreezing = Annotated[tuple[tuple[int, str], ...], BeforeValidator(parse_unfreeze), written_pairs(":")]
 Workers = Annotated[int | Literal["auto"], BeforeValidator(parse_workers)]
 OptionalFloat = Annotated[float | None, BeforeValidator(_none_word)]
 OptionalInt = Annotated[int | None, BeforeValidator(_none_word)]

@@ -15,12 +15,10 @@ from warmstart.engine.background import Background
 from warmstart.engine.job import Job
 from warmstart.engine.learner import Learner
 from warmstart.engine.optimizer import OptimizerState, state_by_name
-from warmstart.engine.state import TrainState
-from warmstart.errors import UserError
+from warmstart.engine.state import NotFinite, TrainState
+from warmstart.errors import UserError, listing
 from warmstart.models.build import metadata_for
 from warmstart.run import layout, reader, writer
-
-_NUM_KEPT = 2  # the newest and one to fall back on; BEST is kept besides
 
 
 @dataclass(frozen=True)
@@ -40,14 +38,20 @@ class Saved:
         return len(self.random)
 
 
-def save_checkpoint(job: Job, state: TrainState, learner: Learner, background: Background) -> None:
+def save_checkpoint(
+    job: Job, state: TrainState, learner: Learner, background: Background, is_planned: bool = True
+) -> None:
     """Copy the full state; beside the loop write it as the newest checkpoint, and remove what is no longer kept.
 
+    A rescue goes back to a planned one: where a run happened to be interrupted makes no difference to it.
+
     Raises:
-        UserError: the weights are not finite; or, raised by the next call of `background`, the disk is full.
-            Older checkpoints are intact.
+        NotFinite: the weights.
+        UserError: raised by the next call of `background`: the disk is full. Older checkpoints are intact.
     """
     _check_finite(job, state)
+    if is_planned:
+        state.good_step = state.step
     world = job.world
     world.check_equal_weights(job.built.module)
     random = world.gather(_random_states(job.device))
@@ -71,7 +75,7 @@ def save_checkpoint(job: Job, state: TrainState, learner: Learner, background: B
         "num_processes": world.size,
     }
     weights, others, text = _copies(used), _copies(kept), json.dumps(record, indent=1).encode()
-    step, is_best = state.step, state.best_step == state.step
+    step, good_step, is_best = state.step, state.good_step, state.best_step == state.step
 
     def write() -> None:
         files = {
@@ -82,18 +86,22 @@ def save_checkpoint(job: Job, state: TrainState, learner: Learner, background: B
         writer.write_checkpoint(job.run, step, files)
         if is_best:
             writer.mark_best(job.run, step)
-        writer.prune_checkpoints(job.run, _NUM_KEPT)
+        writer.prune_checkpoints(job.run, job.config.train.keep_checkpoints, good_step)
 
     background.run(write)
 
 
-def load_checkpoint(run: Path) -> tuple[int, Saved]:
-    """The newest intact checkpoint of a run; damaged newer ones are named and passed over.
+def load_checkpoint(run: Path, newest: int | None = None) -> tuple[int, Saved]:
+    """The newest intact checkpoint of a run, up to step `newest`; damaged newer ones are named and passed over.
+
+    A parent's best, which a run that continues it may hold beside its own, is none of them.
 
     Raises:
         UserError: the run has no intact checkpoint.
     """
-    for step in reversed(reader.Run(run).checkpoint_steps()):
+    first = reader.Run(run).resolved["pace"].get("first_step", 0)
+    steps = [step for step in reader.Run(run).checkpoint_steps() if step >= first]
+    for step in reversed([step for step in steps if newest is None or step <= newest]):
         folder = run / layout.CHECKPOINTS / layout.checkpoint_name(step)
         damage = reader.find_damage(folder)
         if damage is None:
@@ -106,6 +114,23 @@ def load_checkpoint(run: Path) -> tuple[int, Saved]:
         "at least one checkpoint; the first is written before step 1",
         "start again with `warmstart finetune --config " + str(run / layout.CONFIG) + "`",
     )
+
+
+def load_step(run: reader.Run, step: int) -> Saved:
+    """One checkpoint of a run.
+
+    Raises:
+        UserError: it is not kept any more, or damaged.
+    """
+    steps = run.checkpoint_steps()
+    damage = reader.find_damage(run.checkpoint(step)) if step in steps else "it is not kept"
+    if damage is not None:
+        raise UserError(
+            f"the checkpoint of step {step} in {run.path} cannot be read whole: {damage}",
+            f"one of the steps kept: {listing(steps)}",
+            "--keep weights needs nothing but the weights of a step",
+        )
+    return _read(run.checkpoint(step))
 
 
 def mend_pointers(run: reader.Run, step: int, state: TrainState) -> None:
@@ -153,15 +178,13 @@ def _random_states(device: torch.device) -> dict[str, torch.Tensor]:
 
 def _check_finite(job: Job, state: TrainState) -> None:
     """A loss is finite one step longer than the weights: without this look the broken ones would be saved."""
-    if not bool(torch.stack([p.isfinite().all() for p in job.built.module.parameters()]).all()):
+    if bool(torch.stack([p.isfinite().all() for p in job.built.module.parameters()]).all()):
+        return
+    if state.step == job.pace.first_step:
         raise UserError(
-            f"the weights are not finite after step {state.step}",
-            "finite weights",
-            f"lower --lr (now {job.config.optim.lr:g}), add --warmup 2epochs or a smaller --clip; "
-            f"the last checkpoint in {job.run} is from before that"
-            if state.step
-            else "start from other weights",
+            "the weights are not finite before the first step", "finite weights", "start from other weights"
         )
+    raise NotFinite(state.step, "the weights are", job.cure)
 
 
 def _copies(tensors: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -75,6 +75,8 @@ def _cut(job: Job, views: int, by_name: bool) -> tuple[Cut, int]:
     num_frozen = next((number for number, row in enumerate(rows) if row.mode != "frozen"), len(rows))
     if num_frozen == 0:
         raise NoCut("the first block trains")
+    if job.dataset.ignore is not None:
+        raise NoCut("masks move with their images")
     if job.train_view.mixing is not None:
         raise NoCut("mixed images have no features of their own")
     if not by_name and job.config.train.epochs <= views:

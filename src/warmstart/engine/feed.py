@@ -14,20 +14,23 @@ from warmstart.data.batches import Batch, View, evaluation_batches, training_bat
 from warmstart.data.cache_folder import FEATURES as FOLDER
 from warmstart.data.cache_folder import cache_root
 from warmstart.data.samples import Samples
+from warmstart.data.unreadable import Unreadable
 from warmstart.engine.clock import FEATURES, Clock
 from warmstart.engine.job import Job
 from warmstart.inference.cut import Tail
 from warmstart.inference.features import FeatureTable, Prefix, feature_batches, hash_of
 from warmstart.inference.inputs import InputBuffer, Inputs
+from warmstart.inference.memory import AtOnce
 from warmstart.inference.predictor import predict_outputs
 
 
 class Feed:
     """Batches, and the part of the model that takes them."""
 
-    def __init__(self, job: Job, clock: Clock) -> None:
-        self._job, self._clock = job, clock
+    def __init__(self, job: Job, clock: Clock, evaluated_at_once: AtOnce) -> None:
+        self._job, self._clock, self._at_once = job, clock, evaluated_at_once
         built = job.built
+        self._unreadable = Unreadable(len(job.dataset.splits["train"]), job.config.data.max_corrupt)
         self._buffer = InputBuffer(built.preprocessing, job.device, built.channels_last)
         self._prefix = _prefix(job) if job.cut is not None else None
         self._tables: dict[tuple[bytes, int | None], FeatureTable] = {}
@@ -48,7 +51,8 @@ class Feed:
         """The micro-batches of some windows of an epoch, one after the other."""
         job, samples = self._job, self._job.dataset.splits["train"]
         if self._prefix is None:
-            return training_batches(samples, job.train_view, windows, epoch, job.workers, job.world.part)
+            lenient = replace(job.train_view, unreadable=self._unreadable)
+            return training_batches(samples, lenient, windows, epoch, job.workers, job.world.part)
         view = epoch % job.views
         table = self._table(samples, job.train_view, view, f"features, view {view + 1} of {job.views}")
         return feature_batches(table, samples, map(job.world.part, chain.from_iterable(windows)))
@@ -67,7 +71,15 @@ class Feed:
             table = self._table(samples, view, None, f"features of {label}")
             starts = range(0, len(rows), job.eval_batch_size)
             batches = feature_batches(table, samples, (rows[s : s + job.eval_batch_size] for s in starts))
-        parts = job.world.gather(predict_outputs(self.part(weights), batches, self.inputs, job.precision))
+        outputs = predict_outputs(
+            self.part(weights),
+            batches,
+            self.inputs,
+            job.precision,
+            statistics=job.task.statistics,
+            at_once=self._at_once,
+        )
+        parts = job.world.gather(outputs)
         return parts[0] if len(parts) == 1 else np.concatenate([part for part in parts if len(part)])
 
     def _table(self, samples: Samples, view: View, epoch: int | None, label: str) -> FeatureTable:

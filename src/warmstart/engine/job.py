@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
 from warmstart.adapt.plan import Plan
-from warmstart.config.schema import Config
+from warmstart.config.schema import SELECTION_METRICS, Config
 from warmstart.data.batches import View
 from warmstart.data.dataset import Dataset
 from warmstart.data.order import training_windows
@@ -27,9 +28,56 @@ class Pace:
     steps_per_epoch: int
     total_steps: int
     eval_every: int
-    save_every: int
+    save_every: int  # 0: by time alone
     log_every: int
     max_seconds: float | None
+    first_step: int = 0  # what a parent had done where its count goes on
+    eval_before: tuple[
+        tuple[int, int], ...
+    ] = ()  # (until step, interval), one after the other, before `eval_every`
+    save_seconds: float | None = None
+
+    def is_eval_step(self, step: int) -> bool:
+        """Whether the model is validated after this step; each interval counts from where the one before it ends."""
+        start = 0
+        for until, interval in self.eval_before:
+            if step <= until:
+                return (step - start) % interval == 0
+            start = until
+        return (step - start) % self.eval_every == 0
+
+    def is_save_step(self, step: int) -> bool:
+        return self.save_every > 0 and step % self.save_every == 0
+
+    def is_save_time(self, before: float, now: float) -> bool:
+        """Whether a multiple of the interval lies between two times, in seconds of the run."""
+        every = self.save_seconds
+        return every is not None and now // every > before // every
+
+    @property
+    def num_evals(self) -> int:
+        """Validations of the run, with those before the first and after the last step."""
+        return 2 + sum(map(self.is_eval_step, range(self.first_step + 1, self.total_steps)))
+
+
+@dataclass(frozen=True)
+class Bar:
+    """What a child run has to beat: the parent's best value of the metric that selects. `step` is the parent's."""
+
+    run: str
+    step: int | None
+    metric: str
+    value: float
+    origin: str  # recorded, or measured on this run's val
+
+    def gain(self, value: float) -> float:
+        """How much better `value` is; negative where it is worse."""
+        return SELECTION_METRICS[self.metric] * (value - self.value)
+
+    @classmethod
+    def recorded(cls, resolved: dict[str, Any]) -> Bar | None:
+        values = (resolved["parent"] or {}).get("bar")
+        return None if values is None else cls(**values)
 
 
 @dataclass(frozen=True)
@@ -53,6 +101,15 @@ class Job:
     precision: torch.dtype | None
     cut: Cut | None = None  # where the frozen prefix ends whose features are kept
     views: int = 1  # augmented views per image that are kept then; epoch e shows view e % views
+    bar: Bar | None = None  # of a run that continues another one
+
+    @property
+    def cure(self) -> str:
+        """What helps where numbers grow beyond bounds."""
+        return (
+            f"lower --lr (now {self.config.optim.lr:g}), add --warmup 2epochs or a smaller --clip; "
+            f"the last checkpoint in {self.run} is from before that"
+        )
 
     def windows(self, epoch: int) -> list[list[np.ndarray]]:
         """The optimizer steps of an epoch, over all processes."""

@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
+from torch import nn
 from torch.amp import GradScaler
 from torch.optim.swa_utils import AveragedModel
 
@@ -33,8 +34,9 @@ from warmstart.engine.optimizer import (
     state_by_name,
 )
 from warmstart.engine.state import TrainState
-from warmstart.engine.step import Arithmetic, train_window
+from warmstart.engine.step import Arithmetic, WindowResult, pass_over, train_window
 from warmstart.errors import listing
+from warmstart.inference.inputs import Inputs
 
 
 def run_loop(
@@ -52,13 +54,15 @@ def run_loop(
     `clock` counts where the time goes.
 
     Raises:
-        UserError: the loss is not finite, or the disk is full; the last checkpoint is intact.
+        NotFinite: a loss, a gradient or the weights; what was done since `state.good_step` is to be undone.
+        UserError: the disk is full; the last checkpoint is intact.
     """
     module, plan, pace, blocks = job.built.module, job.plan, job.pace, job.built.blocks
-    feed = Feed(job, clock)
+    feed = Feed(job, clock, state.evaluated_at_once)
     is_compiled = job.config.train.compile
     trained_part = CompiledPart(module, feed.part) if is_compiled else feed.part(module)
-    may_weigh_nothing = min(job.task.class_weights or (1.0,)) == 0
+    # Also where every pixel of a window may be without a class.
+    may_weigh_nothing = min(job.task.class_weights or (1.0,)) == 0 or job.task.statistics is not None
     arithmetic = Arithmetic(job.precision, job.config.optim.clip, scaler, may_weigh_nothing, job.world)
     started = time.perf_counter() - state.seconds
     with (
@@ -82,13 +86,8 @@ def run_loop(
                 restore_by_name(optimizer, *carried)
             if stage > 0:
                 names = listing(dict.fromkeys(group.block for group in groups))
-                log.info(
-                    "stage %d of %d from step %d: %s train",
-                    stage + 1,
-                    len(plan.stage_epochs),
-                    state.step,
-                    names,
-                )
+                num = len(plan.stage_epochs)
+                log.info("stage %d of %d from step %d: %s train", stage + 1, num, state.step, names)
             is_fresh = state.frozen_stage is None  # no checkpoint was ever written from this state
             if state.frozen_stage != stage:
                 state.frozen_stage, state.frozen_hash = stage, frozen_hash(module, plan, blocks, stage_epoch)
@@ -96,7 +95,7 @@ def run_loop(
             arithmetic = replace(arithmetic, statistics=statistics)
             watch = GradientWatch(optimizer)
 
-            # ---- Step 0 is measured before anything is trained
+            # ---- The start (step 0, or where a parent's count goes on) is measured before anything is trained
             if is_fresh:
                 _validate(job, state, learner, means)
                 _save(job, state, learner, means)
@@ -104,17 +103,13 @@ def run_loop(
 
             # ---- Steps
             for window in _windows(job, state, stage, means):
-                rates = set_rates(optimizer, job.schedule.shape(state.step, state.plateau.factor))
-                result = train_window(
-                    trained_part, window, feed.inputs, job.task.objective, optimizer, arithmetic
-                )
-                if ema is not None:
-                    ema.update_parameters(module)
+                result, rates = _step(job, state, learner, trained_part, window, feed.inputs, arithmetic)
                 rows.add(result, rates)
                 watch.look()
                 state.advance(pace.steps_per_epoch)
-                state.seconds = time.perf_counter() - started
-                done = _after_step(job, state, learner, means, interrupted())
+                before, state.seconds = state.seconds, time.perf_counter() - started
+                is_save_time = pace.is_save_time(before, state.seconds)
+                done = _after_step(job, state, learner, means, (interrupted(), is_save_time))
                 bar.update(state.step, rows.text)
                 if done:
                     break
@@ -124,6 +119,27 @@ def run_loop(
             assert now == state.frozen_hash, "a frozen parameter or buffer has changed during training"
             watch.report()
             carried = state_by_name(optimizer)
+
+
+def _step(
+    job: Job,
+    state: TrainState,
+    learner: Learner,
+    part: nn.Module,
+    window: Iterator[Batch],
+    inputs: Inputs,
+    arithmetic: Arithmetic,
+) -> tuple[WindowResult, list[float]]:
+    """One optimizer step at the rates in force, which it returns; a window that failed twice is passed over."""
+    shape = job.schedule.shape(state.step, state.plateau.factor, state.rescue_factor)
+    rates = set_rates(learner.optimizer, shape)
+    if state.is_left_out:
+        return pass_over(window, job.device), rates
+    parts = part, window, inputs, job.task.objective, learner.optimizer, arithmetic
+    result = train_window(*parts, state.trained_at_once)
+    if learner.ema is not None:
+        learner.ema.update_parameters(job.built.module)
+    return result, rates
 
 
 class _Means(NamedTuple):
@@ -146,35 +162,41 @@ def _windows(job: Job, state: TrainState, stage: int, means: _Means) -> Iterator
                 yield means.clock.waiting(islice(batches, len(window)))
 
 
-def _after_step(job: Job, state: TrainState, learner: Learner, means: _Means, stopping: bool) -> bool:
-    """Rows, validation, checkpoint, in this order: a checkpoint holds what was measured. Whether to end here."""
+def _after_step(
+    job: Job, state: TrainState, learner: Learner, means: _Means, asked: tuple[bool, bool]
+) -> bool:
+    """Rows, validation, checkpoint, in this order: a checkpoint holds what was measured. Whether to end here.
+
+    `asked` says whether a signal wants the run to stop, and whether the clock wants a checkpoint.
+    """
     means.background.check()
     pace, step, rows = job.pace, state.step, means.rows
     out_of_time = pace.max_seconds is not None and state.seconds >= pace.max_seconds
     # Clocks and signals differ between processes; what follows must not.
-    stopping, out_of_time = job.world.any_of([stopping, out_of_time])
+    stopping, is_save_time, out_of_time = job.world.any_of([*asked, out_of_time])
     done = step >= pace.total_steps or out_of_time
     if done or step % pace.log_every == 0:
         rows.train_row(state)
     if state.window == 0:
         rows.epoch_row(state)
     is_best = False
-    if done or step % pace.eval_every == 0:
-        rows.collect(state)  # stops here if the loss is not finite: nothing is measured or saved then
+    if done or pace.is_eval_step(step):
+        rows.collect(state)  # ends here if a step failed: nothing is measured or saved then
         is_best = _validate(job, state, learner, means)
         set_modes(job.built.module, job.plan, job.built.blocks, state.epoch)
     if out_of_time and step < pace.total_steps:
         state.stop_reason = "the time budget is used up"
     done = done or state.stop_reason is not None
-    if done or is_best or stopping or step % pace.save_every == 0:
+    is_planned = done or is_best or is_save_time or pace.is_save_step(step)
+    if is_planned or stopping:
         rows.collect(state)
-        _save(job, state, learner, means)
+        _save(job, state, learner, means, is_planned)
     return done or stopping
 
 
-def _save(job: Job, state: TrainState, learner: Learner, means: _Means) -> None:
+def _save(job: Job, state: TrainState, learner: Learner, means: _Means, is_planned: bool = True) -> None:
     with means.clock.part(SAVING):
-        save_checkpoint(job, state, learner, means.background)
+        save_checkpoint(job, state, learner, means.background, is_planned)
 
 
 def _validate(job: Job, state: TrainState, learner: Learner, means: _Means) -> bool:
@@ -184,7 +206,7 @@ def _validate(job: Job, state: TrainState, learner: Learner, means: _Means) -> b
     is_best = update_best(job, state, metrics)
     means.rows.validation(state, metrics)
     log_validation(job, state, metrics, is_best)
-    if metrics and state.step > 0:
+    if metrics and state.step > job.pace.first_step:
         gamma, patience = job.schedule.gamma, job.config.optim.scheduler_patience
         state.plateau = state.plateau.observe(metrics["loss"], gamma, patience)
     if job.config.train.patience is not None and state.num_bad >= job.config.train.patience:

@@ -18,6 +18,7 @@ from warmstart.engine.state import TrainState
 from warmstart.errors import UserError
 from warmstart.inference.predictions import write_predictions
 from warmstart.run import layout, writer
+from warmstart.run.lineage import verdict
 
 
 def train_subset(samples: Samples, size: int, seed: int) -> Samples:
@@ -29,10 +30,11 @@ def train_subset(samples: Samples, size: int, seed: int) -> Samples:
 
 
 def measure(job: Job, state: TrainState, weights: nn.Module, feed: Feed) -> dict[str, float]:
-    """Evaluate on val and on a fixed train subset (step 0: on test too), write the rows, return val's metrics."""
+    """Evaluate on val and on a fixed train subset (the start: on test too), write the rows, return val's metrics."""
     splits = job.dataset.splits
     parts = {"val": splits["val"]} if "val" in splits else {}
-    if state.step == 0 and "test" in splits:
+    is_start = state.step == job.pace.first_step
+    if is_start and "test" in splits:
         parts["test"] = splits["test"]
     # Half of val's images: the gap then has 1.22 times the standard error that as many as val's would give.
     size = (len(splits["val"]) + 1) // 2 if "val" in splits else min(1000, len(splits["train"]))
@@ -42,9 +44,9 @@ def measure(job: Job, state: TrainState, weights: nn.Module, feed: Feed) -> dict
         outputs = feed.outputs(weights, samples, split)
         rows[split] = job.task.evaluate(outputs, samples.targets)
         write_eval_row(job, state, split, len(samples), rows[split])
-        if split != "train" and state.step == 0:
+        if split != "train" and is_start:
             keep_start_predictions(job, split, samples, outputs)
-    if state.step == 0 and not all(math.isfinite(row["loss"]) for row in rows.values()):
+    if is_start and not all(math.isfinite(row["loss"]) for row in rows.values()):
         raise UserError(
             "the start model gives outputs that are not finite",
             "finite outputs before anything is trained",
@@ -55,7 +57,7 @@ def measure(job: Job, state: TrainState, weights: nn.Module, feed: Feed) -> dict
 
 def keep_start_predictions(job: Job, split: str, samples: Samples, outputs: np.ndarray) -> None:
     """predictions/SPLIT@0.parquet: what the start model said; the best one's are written after the run."""
-    path = job.run / layout.PREDICTIONS / layout.predictions_name(split, 0)
+    path = job.run / layout.PREDICTIONS / layout.predictions_name(split, job.pace.first_step)
     scores = job.task.scores(outputs)
     targets = samples.targets if job.task.statistics is None else None
     writer.write_whole(path, write_predictions(samples.ids, targets, scores, job.task.classes))
@@ -78,8 +80,10 @@ def update_best(job: Job, state: TrainState, metrics: dict[str, float]) -> bool:
     """Whether this step is the new best; changes the bar and the count towards early stopping in `state`.
 
     Ties go to the earlier step. Step 0 takes part only if its head was kept: a new head is a coin toss.
+    The start of a run that continues another one changes nothing: the parent's best is the bar already.
     """
-    if not metrics:
+    is_start = state.step == job.pace.first_step
+    if not metrics or (is_start and (job.bar is not None or state.step > 0)):
         return False
     name = job.select_by
     value = metrics[name]
@@ -90,6 +94,7 @@ def update_best(job: Job, state: TrainState, metrics: dict[str, float]) -> bool:
         state.num_bad += 1
         return False
     if state.best_value is None or sign * (value - state.best_value) > job.config.train.min_delta:
+        state.num_recoveries += state.num_bad > 0
         state.best_value, state.best_step, state.num_bad = value, state.step, 0
         return True
     state.num_bad += 1
@@ -100,7 +105,9 @@ def log_validation(job: Job, state: TrainState, metrics: dict[str, float], is_be
     if not metrics:
         return
     best = "new best" if is_best else ""
-    if not is_best and state.best_value is not None:
+    if job.bar is not None:
+        best = f"{_against(job, state, metrics)}{', new best' if is_best else ''}"
+    elif not is_best and state.best_value is not None:
         best = f"best {job.select_by} {state.best_value:.4f} at step {state.best_step}"
     log.info(
         "step %d/%d  epoch %.4g  val %s  %s",
@@ -110,3 +117,12 @@ def log_validation(job: Job, state: TrainState, metrics: dict[str, float], is_be
         job.task.headline(metrics),
         best,
     )
+
+
+def _against(job: Job, state: TrainState, metrics: dict[str, float]) -> str:
+    """This validation beside the best of the parent."""
+    bar = job.bar
+    assert bar is not None, "only a run that continues another one has a bar"
+    if state.step == job.pace.first_step:
+        return f"the start; to beat: {bar.metric} {bar.value:.4f}"
+    return verdict(bar.gain(metrics[bar.metric]), job.config.train.min_delta)

@@ -12,21 +12,25 @@ from types import TracebackType
 import torch
 
 from warmstart.engine.job import Job
-from warmstart.engine.state import TrainState
+from warmstart.engine.state import NotFinite, TrainState
 from warmstart.engine.step import WindowResult
-from warmstart.errors import UserError
 from warmstart.run import layout, writer
 from warmstart.run.tensorboard import ScalarWriter
 
 
 class MetricWriter:
-    """Sums since the last row and since the epoch began: [loss, weight, epoch's loss, epoch's weight]."""
+    """Sums since the last row and since the epoch began: [loss, weight, epoch's loss, epoch's weight].
+
+    A fifth sum is as finite as everything that went into the steps since the last row, and the number of steps
+    for which it was tells the first one that failed: so steps are watched without waiting for any of them.
+    """
 
     def __init__(self, job: Job, state: TrainState) -> None:
         self._job = job
         dtype = torch.float32 if job.device.type == "mps" else torch.float64
-        sums = [state.loss_sum, state.weight_sum, state.epoch_loss_sum, state.epoch_weight_sum]
+        sums = [state.loss_sum, state.weight_sum, state.epoch_loss_sum, state.epoch_weight_sum, 0.0]
         self._sums = torch.tensor(sums, dtype=dtype, device=job.device)
+        self._num_finite = torch.zeros(2, dtype=torch.int64, device=job.device)  # steps, by loss and by both
         has_events = job.config.output.tensorboard and job.world.is_main
         self._events = ScalarWriter(job.run / layout.TENSORBOARD) if has_events else None
         self._last_step, self._last_time = state.step, time.perf_counter()
@@ -44,23 +48,24 @@ class MetricWriter:
 
     def add(self, result: WindowResult, rates: list[float]) -> None:
         self._rates, self._grad_norm = rates, result.grad_norm
-        pair = torch.stack([result.loss_sum, result.weight]).to(self._sums.dtype)
-        self._sums += pair.repeat(2)
+        loss, weight, norm = result
+        # fp16's scaler leaves out a step whose gradients are too large by itself.
+        watched = loss if self._job.precision == torch.float16 else loss + norm
+        self._sums += torch.stack([loss, weight, loss, weight, watched]).to(self._sums.dtype)
+        self._num_finite += self._sums[::4].isfinite()
 
     def collect(self, state: TrainState) -> None:
         """Read the sums into the state.
 
         Raises:
-            UserError: the loss has become NaN or infinite since the last row.
+            NotFinite: a loss or a gradient was NaN or infinite since the last row.
         """
-        state.loss_sum, state.weight_sum, state.epoch_loss_sum, state.epoch_weight_sum = self._sums.tolist()
-        if not math.isfinite(state.loss_sum):
-            raise UserError(
-                f"the training loss is not finite between steps {self._first_step_of_row + 1} and {state.step}",
-                "a finite loss",
-                f"lower --lr (now {self._job.config.optim.lr:g}), add --warmup 2epochs or a smaller --clip; "
-                f"the last checkpoint in {self._job.run} is from before that",
-            )
+        *sums, watched = self._sums.tolist()
+        state.loss_sum, state.weight_sum, state.epoch_loss_sum, state.epoch_weight_sum = sums
+        if not math.isfinite(watched):
+            by_loss, num = self._num_finite.tolist()
+            what = "the gradient is" if by_loss > num else "the training loss is"
+            raise NotFinite(self._first_step_of_row + num + 1, what, self._job.cure)
 
     def train_row(self, state: TrainState) -> None:
         """One row of metrics.jsonl: the mean loss per item since the row before."""
@@ -89,6 +94,8 @@ class MetricWriter:
                 self._scalar(f"learning_rate/group_{number}", rate, state.step)
         self.text = f"loss {loss:.4f}  lr {max(rates):.2e}  {speed:.0f} images/s"
         self._sums[:2] = 0
+        self._sums[4] = 0
+        self._num_finite.zero_()
         state.loss_sum = state.weight_sum = 0.0
         self._last_step, self._last_time, self._first_step_of_row = state.step, now, state.step
 
@@ -103,7 +110,7 @@ class MetricWriter:
         state.epoch_loss_sum = state.epoch_weight_sum = 0.0
 
     def validation(self, state: TrainState, metrics: dict[str, float]) -> None:
-        for tag, name in (("val_loss", "loss"), ("accuracy", "accuracy"), ("map", "map")):
+        for tag, name in (("val_loss", "loss"), ("accuracy", "accuracy"), ("map", "map"), ("miou", "miou")):
             if name in metrics:
                 self._scalar(tag, metrics[name], state.step)
         self._last_time = time.perf_counter()  # time spent on validation is not training time

@@ -46,7 +46,7 @@ def open_inputs(
 
     def store(classes: tuple[str, ...]) -> StorePlan:
         if not models:
-            models.append(_build(config, classes, reference, device))
+            models.append(build_model(config, classes, reference, device))
         return plan_store(config.data, models[0].preprocessing)
 
     dataset, split = _open_dataset(config, reference, run, resolved, store)
@@ -163,7 +163,7 @@ def _open(
     return dataset
 
 
-def _build(
+def build_model(
     config: Config, classes: tuple[str, ...], reference: WeightsReference, device: torch.device
 ) -> BuiltModel:
     data = config.data

@@ -134,6 +134,18 @@ def state_by_name(optimizer: torch.optim.Optimizer) -> OptimizerState:
     return tensors, values
 
 
+def without_settings(optim: OptimConfig, state: OptimizerState) -> OptimizerState:
+    """The same state without what groups were set to (momentum, betas, ...): a new config says that anew."""
+    trial = nn.Parameter(torch.zeros(2, 2))
+    optimizer = make_optimizer(optim, (Group("trial", optim.lr, 0.0, ("weight",), (trial,)),), trial.device)
+    tensors, values = state
+    groups = {
+        name: {key: value for key, value in extras.items() if key not in optimizer.defaults}
+        for name, extras in values["groups"].items()
+    }
+    return tensors, {**values, "groups": groups}
+
+
 def restore_by_name(
     optimizer: torch.optim.Optimizer, tensors: Mapping[str, torch.Tensor], values: Mapping[str, Any]
 ) -> None:

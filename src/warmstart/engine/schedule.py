@@ -16,7 +16,8 @@ _PLATEAU_THRESHOLD = 1e-4  # relative gain in val loss that counts, as torch's R
 class Schedule:
     """`shape(step)` is the share of a group's rate in force at optimizer step `step` (counted from 0).
 
-    All groups share the shape, so their ratios stay as planned; `floor` is min_lr / lr.
+    All groups share the shape, so their ratios stay as planned; `floor` is min_lr / lr. A rescue lowers the whole
+    of it, warmup and floor too.
     """
 
     kind: str
@@ -27,7 +28,10 @@ class Schedule:
     gamma: float
     drop_every: int
 
-    def shape(self, step: int, plateau_factor: float = 1.0) -> float:
+    def shape(self, step: int, plateau_factor: float = 1.0, rescue_factor: float = 1.0) -> float:
+        return rescue_factor * self._planned(step, plateau_factor)
+
+    def _planned(self, step: int, plateau_factor: float) -> float:
         if step < self.warmup_steps:
             return (step + 1) / (self.warmup_steps + 1)
         done = step - self.warmup_steps

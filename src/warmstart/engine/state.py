@@ -6,6 +6,16 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from warmstart.engine.schedule import Plateau
+from warmstart.errors import UserError
+from warmstart.inference.memory import AtOnce
+
+
+class NotFinite(UserError):
+    """A step, counted from 1, whose loss, gradient or result is NaN or infinite. What it did must be undone."""
+
+    def __init__(self, step: int, what: str, fix: str) -> None:
+        super().__init__(f"{what} not finite in step {step}", "finite numbers", fix)
+        self.step = step
 
 
 @dataclass
@@ -27,6 +37,17 @@ class TrainState:
     frozen_stage: int | None = None
     frozen_hash: str | None = None
     stop_reason: str | None = None
+    num_recoveries: int = 0  # a new best after at least one validation that was none
+    good_step: int = 0  # of the last checkpoint that the run's pace asked for: where a rescue goes back to
+    failed_steps: list[int] = field(default_factory=list)  # counted from 1, one entry per rescue
+    rescue_factor: float = 1.0  # of every rate
+    trained_at_once: AtOnce = field(default_factory=AtOnce)
+    evaluated_at_once: AtOnce = field(default_factory=AtOnce)
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether the step to come has failed twice, so that its batch is passed over."""
+        return self.failed_steps.count(self.step + 1) > 1
 
     def advance(self, steps_per_epoch: int) -> None:
         """Count one optimizer step; the last one of an epoch opens the next."""
@@ -42,4 +63,13 @@ class TrainState:
     def from_json(cls, values: dict[str, Any]) -> TrainState:
         saved = values["plateau"]
         plateau = Plateau(saved["factor"], float(saved["best"]), saved["num_bad"])
-        return cls(**{**values, "plateau": plateau})
+        at_once: dict[str, Any] = {
+            name: AtOnce(**values[name])
+            for name in ("trained_at_once", "evaluated_at_once")
+            if name in values  # checkpoints of earlier versions have none
+        }
+        return cls(**{**values, **at_once, "plateau": plateau})
+
+    def take(self, other: TrainState) -> None:
+        """Become equal to another state: whoever holds this one goes on with it."""
+        vars(self).update(vars(other))

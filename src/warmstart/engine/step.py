@@ -12,6 +12,7 @@ from torch import nn
 from warmstart.data.batches import Batch
 from warmstart.engine.distributed import SOLO, World
 from warmstart.inference.inputs import Inputs
+from warmstart.inference.memory import AtOnce, within_memory
 
 Objective = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
@@ -55,6 +56,7 @@ def train_window(
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     arithmetic: Arithmetic,
+    at_once: AtOnce | None = None,
 ) -> WindowResult:
     """Accumulate sum(loss) / sum(weight) over the whole window, clip, and step.
 
@@ -62,7 +64,36 @@ def train_window(
     So 4 x 8 images, or two processes with 16 each, equal 1 x 32 to rounding, and a short last window is
     not discounted, as a mean of means would do.
     A window of no weight changes nothing: neither momentum nor decay moves the weights then.
+
+    Raises:
+        UserError: out of memory with one image (two where norms learn); until then batches are halved.
     """
+
+    def compute(pieces: Iterable[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+        return _accumulate(module, pieces, inputs, objective, optimizer, arithmetic)
+
+    fewest = 2 if arithmetic.statistics else 1
+    loss_sum, weight = within_memory(compute, batches, at_once or AtOnce(), fewest)
+    return _take_step(optimizer, loss_sum, weight, arithmetic)
+
+
+def pass_over(batches: Iterable[Batch], device: torch.device) -> WindowResult:
+    """A window that is not trained on: its batches are consumed, and it weighs nothing."""
+    for _ in batches:
+        pass
+    nothing = torch.zeros((), device=device)
+    return WindowResult(nothing, nothing, nothing)
+
+
+def _accumulate(
+    module: nn.Module,
+    batches: Iterable[Batch],
+    inputs: Inputs,
+    objective: Objective,
+    optimizer: torch.optim.Optimizer,
+    arithmetic: Arithmetic,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Fresh gradients of sum(loss) over the batches, with sum(loss) and sum(weight)."""
     precision, scaler = arithmetic.precision, arithmetic.scaler
     device = next(module.parameters()).device
     optimizer.zero_grad(set_to_none=True)
@@ -78,6 +109,14 @@ def train_window(
         (batch_loss if scaler is None else scaler.scale(batch_loss)).backward()
         loss_sum += batch_loss.detach()
         weight += batch_weight
+    return loss_sum, weight
+
+
+def _take_step(
+    optimizer: torch.optim.Optimizer, loss_sum: torch.Tensor, weight: torch.Tensor, arithmetic: Arithmetic
+) -> WindowResult:
+    """Gradients of sums to those of the mean over all processes, clipped; then the optimizer's step."""
+    scaler = arithmetic.scaler
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     _add_up(parameters, loss_sum, weight, arithmetic)
     if arithmetic.may_weigh_nothing and float(weight) == 0:

@@ -3,65 +3,97 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from warmstart.config.io import Loaded, from_dict, to_yaml
 from warmstart.console import log, log_file
 from warmstart.engine.announce import announce, plan_record, write_tables
-from warmstart.engine.checkpoint import Saved, load_checkpoint, mend_pointers, restore_random
+from warmstart.engine.checkpoint import Saved, load_checkpoint, mend_pointers
 from warmstart.engine.clock import Clock
 from warmstart.engine.distributed import SOLO, World
 from warmstart.engine.job import Job
-from warmstart.engine.loop import run_loop
 from warmstart.engine.outputs import run_folder, save_as
 from warmstart.engine.prepare import Prepared, expected_seconds, prepare
 from warmstart.engine.probe import Probe, probe
+from warmstart.engine.rescue import run_with_rescues
 from warmstart.engine.signals import stop_on_signal
 from warmstart.engine.state import TrainState
-from warmstart.engine.step import make_scaler
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference.allocator import kept_memory
 from warmstart.run import layout, reader, writer
+from warmstart.run.lineage import compare_with_parent
 
 
-def finetune(loaded: Loaded, world: World = SOLO) -> Path:
+class Beginning:
+    """How a new run begins: at step 0, with nothing but weights. `engine/continue_run.py` knows another way."""
+
+    def steps_done(self, steps_per_epoch: int) -> int:
+        """The step that the run begins at."""
+        return 0
+
+    def complete(self, prepared: Prepared) -> Prepared:
+        """What the first process adds to the job and its record before anything is written."""
+        return prepared
+
+    def announce(self, prepared: Prepared) -> None:
+        """What is said beside the plan."""
+
+    def write(self, prepared: Prepared) -> None:
+        """Files of the run beside those that every run has."""
+
+    def state(self, job: Job) -> tuple[TrainState, Saved | None]:
+        """Where the loop begins, and what it takes over; every process asks alike."""
+        return TrainState(), None
+
+
+def finetune(loaded: Loaded, world: World = SOLO, beginning: Beginning | None = None) -> Path:
     """Train a new run from `loaded` and return its directory. Every process of the `world` calls it alike.
 
     Raises:
         UserError: bad input; nothing is written then, or what was written before stays intact.
     """
+    beginning = beginning or Beginning()
     folder = world.on_main(lambda: run_folder(loaded.config))
-    prepared = _prepare_alike(loaded, folder, world)
+    prepared = _prepare_alike(loaded, folder, world, beginning)
     job = prepared.job
     run = world.on_main(lambda: writer.create_run(job.run))
     with log_file(run / layout.LOG):
-        for warning in loaded.warnings:
-            log.warning(warning)
-        announce(job, prepared.resolved)
+        _tell(loaded, prepared, beginning)
         record = {"created": datetime.now(UTC).isoformat(timespec="seconds"), **prepared.resolved}
         writer.write_text(run / layout.CONFIG, to_yaml(loaded.config, loaded.origins))
         writer.write_json(run / layout.PLAN, plan_record(job))
         write_tables(job)
+        beginning.write(prepared)
         writer.write_json(run / layout.RESOLVED, record)  # last: with it the folder is a run
-        _train(job, TrainState(), None)
+        _train(job, *beginning.state(job))
     return run
 
 
-def _prepare_alike(loaded: Loaded, folder: Path, world: World) -> Prepared:
+def _tell(loaded: Loaded, prepared: Prepared, beginning: Beginning) -> None:
+    for note in loaded.notes:
+        log.info("alias: %s", note)
+    for warning in loaded.warnings:
+        log.warning(warning)
+    announce(prepared.job, prepared.resolved)
+    beginning.announce(prepared)
+
+
+def _prepare_alike(loaded: Loaded, folder: Path, world: World, beginning: Beginning) -> Prepared:
     """The first process decides; the others take what it recorded, and find the same data, or all end."""
 
     def make(resolved: dict[str, Any] | None) -> Prepared:
-        return prepare(loaded.config, loaded.origins, folder, resolved, world)
+        return prepare(loaded.config, loaded.origins, folder, resolved, world, beginning.steps_done)
 
     own: list[Prepared] = []
 
     def decide() -> dict[str, Any]:
-        own.append(make(None))
+        own.append(beginning.complete(make(None)))
         return own[0].resolved
 
     resolved = world.on_main(decide)
@@ -79,27 +111,50 @@ def resume(path: str, execution: dict[str, Any], world: World = SOLO) -> Path:
     world.on_main(lambda: _check_resumable(path))
     run = reader.open_run(path)
     config = from_dict(run.config)
-    step, saved = load_checkpoint(run.path)
-    mend_pointers(run, step, saved.state)
+    saved = _last_saved(run)
     # The folder of the data may have been given relative to another working directory.
     data = {"path": run.resolved["data"]["path"], "workers": execution.get("workers")}
     updates = {"train": {"device": execution.get("device")}, "data": data}
     for section, values in updates.items():
         given = {name: value for name, value in values.items() if value is not None}
         config = config.model_copy(update={section: getattr(config, section).model_copy(update=given)})
-    with log_file(run.path / layout.LOG):
-        own_weights = str(run.checkpoint(step) / layout.MODEL)  # the start file may be gone by now
-        model = config.model.model_copy(
-            update={"weights": own_weights, "name": run.resolved["model"]["name"]}
-        )
-        asked = config.model_copy(update={"model": model})
-        prepared = world.together(lambda: prepare(asked, {}, run.path, run.resolved, world))
-        log.info("resuming %s from step %d of %d", path, step, prepared.job.pace.total_steps)
-        _warn_of_other_numbers(saved, world)
+    if saved is not None:
+        own_weights = str(
+            run.checkpoint(saved.state.step) / layout.MODEL
+        )  # the start file may be gone by now
+        names = {"weights": own_weights, "name": run.resolved["model"]["name"]}
+        config = config.model_copy(update={"model": config.model.model_copy(update=names)})
+    state = saved.state if saved is not None else TrainState()
+    taken_back = {"step": state.step if saved is not None else -1, "rescues": len(state.failed_steps)}
+    num_threads = saved.num_threads if saved is not None else run.resolved["num_threads"]
+    with log_file(run.path / layout.LOG), _threads(num_threads):
+        prepared = world.together(lambda: prepare(config, {}, run.path, run.resolved, world))
+        if saved is None:
+            world.start_equal(prepared.job.built.module)
+        log.info("resuming %s from step %d of %d", path, state.step, prepared.job.pace.total_steps)
+        if saved is not None and saved.num_processes != world.size:
+            log.warning(
+                "the run was started with %d processes and goes on with %d: results agree to rounding, "
+                "and dropout draws other numbers",
+                saved.num_processes,
+                world.size,
+            )
         for name in (layout.METRICS, layout.EVALS):
-            writer.append_row(run.path / name, {"kind": "resume", "step": step})
-        _train(prepared.job, saved.state, saved, run.status.get("time"))
+            writer.append_row(run.path / name, {"kind": "resume", **taken_back})
+        _train(prepared.job, state, saved, run.status.get("time"))
     return run.path
+
+
+def _last_saved(run: reader.Run) -> Saved | None:
+    """The newest intact checkpoint, with LAST and BEST in order; None where the run ended before its first one.
+
+    What a run that continues another one took over at its start is in its first checkpoint alone.
+    """
+    if not run.checkpoint_steps() and "continued" not in run.resolved:
+        return None
+    step, saved = load_checkpoint(run.path)
+    mend_pointers(run, step, saved.state)
+    return saved
 
 
 def _check_resumable(path: str) -> None:
@@ -108,44 +163,43 @@ def _check_resumable(path: str) -> None:
         raise UserError(
             f"{path} is finished: nothing is left to resume",
             "an interrupted run",
-            f"to train on from its result: `warmstart finetune --weights {path} --data DATA`",
+            f"more epochs: `warmstart continue {path} --epochs N`; other data: `warmstart finetune --weights {path} "
+            "--data DATA`",
         )
-    if run.status["state"] == "running" and run.status.get("pid") != os.getpid():
-        raise UserError(
-            f"{path} is still running (process {run.status.get('pid')} on {run.status.get('host')})",
-            "a run that has stopped",
-            f"wait for it, or, if that machine is gone, remove {run.path / layout.STATUS}",
-        )
+    check_stopped(run)
     target = from_dict(run.config).output.save_as
     if target is not None and Path(target).exists():
         raise UserError(f"--save-as {target} exists already", "a new file", "move it away, then resume")
 
 
-def _warn_of_other_numbers(saved: Saved, world: World) -> None:
-    threads = torch.get_num_threads()
-    if saved.num_threads != threads:
-        log.warning(
-            "the run was started with %d threads and goes on with %d: results agree to rounding, not to the bit "
-            "(set OMP_NUM_THREADS=%d)",
-            saved.num_threads,
-            threads,
-            saved.num_threads,
-        )
-    if saved.num_processes != world.size:
-        log.warning(
-            "the run was started with %d processes and goes on with %d: results agree to rounding, "
-            "and dropout draws other numbers",
-            saved.num_processes,
-            world.size,
+def check_stopped(run: reader.Run) -> None:
+    """UserError where another process is still writing the run; one that is known to be gone is none."""
+    if run.status["state"] == "running" and run.status.get("pid") != os.getpid():
+        raise UserError(
+            f"{run.path} is still running (process {run.status.get('pid')} on {run.status.get('host')})",
+            "a run that has stopped",
+            f"wait for it, or, if that machine is gone, remove {run.path / layout.STATUS}",
         )
 
 
-def dry_run(loaded: Loaded) -> tuple[Prepared, Probe]:
+@contextmanager
+def _threads(number: int) -> Iterator[None]:
+    """Compute on as many threads as before: another number rounds differently."""
+    before = torch.get_num_threads()
+    if number != before:
+        log.info("on %d threads, as the run was started, and not on %d: to the bit the same", number, before)
+        torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def dry_run(loaded: Loaded, beginning: Beginning | None = None) -> tuple[Prepared, Probe]:
     """Everything up to the first step, and a probe of a few steps; nothing is written."""
-    prepared = prepare(loaded.config, loaded.origins, run_folder(loaded.config))
-    for warning in loaded.warnings:
-        log.warning(warning)
-    announce(prepared.job, prepared.resolved)
+    beginning = beginning or Beginning()
+    prepared = _prepare_alike(loaded, run_folder(loaded.config), SOLO, beginning)
+    _tell(loaded, prepared, beginning)
     measured = probe(prepared.job)
     memory = "not measured here" if measured.peak_bytes is None else f"{measured.peak_bytes / 2**30:.2f} GiB"
     log.info(
@@ -163,27 +217,13 @@ def _train(job: Job, state: TrainState, saved: Saved | None, before: dict[str, f
 
     `before` is the time by activity that an interrupted run had spent.
     """
-    module = job.built.module
-    decay = job.config.train.ema
-    scaler = make_scaler(job.precision, job.device)
     devices = [job.device] if job.device.type == "cuda" else []
     with stop_on_signal() as interrupted, torch.random.fork_rng(devices), kept_memory(job.device):
         torch.manual_seed(job.config.train.seed + job.world.rank)  # dropout must differ between processes
-        if saved is not None:
-            module.load_state_dict(saved.weights)
-        ema = None if decay is None else AveragedModel(module, multi_avg_fn=get_ema_multi_avg_fn(decay))
-        if saved is not None:
-            if ema is not None:
-                ema.load_state_dict(saved.averaged)
-            if scaler is not None and saved.scaler:
-                scaler.load_state_dict(saved.scaler)
-            if job.world.rank < saved.num_processes:
-                restore_random(saved.random[job.world.rank], job.device)
         clock = Clock(before)
         writer.write_status(job.run, "running", step=state.step, time=before)
         try:
-            carried = saved.optimizer if saved is not None else None
-            run_loop(job, state, ema, scaler, carried, interrupted, clock)
+            run_with_rescues(job, state, saved, interrupted, clock)
             is_over = state.step >= job.pace.total_steps or state.stop_reason is not None
             if is_over and job.config.output.save_as and job.world.is_main:
                 save_as(job, Path(job.config.output.save_as))
@@ -204,14 +244,20 @@ def _train(job: Job, state: TrainState, saved: Saved | None, before: dict[str, f
 def _finish(job: Job, state: TrainState, clock: Clock) -> None:
     if state.stop_reason:
         log.info("stopped at step %d: %s", state.step, state.stop_reason)
+    compared = compare_with_parent(reader.Run(job.run)) if job.world.is_main else None
+    if compared is not None:
+        log.info(compared.text())
     writer.write_status(
         job.run,
         "finished",
         step=state.step,
         best_step=state.best_step,
-        best_value=state.best_value,
+        best_value=None if state.best_step is None else state.best_value,  # a parent's bar is not this run's
         select_by=job.select_by,
         stop_reason=state.stop_reason,
+        recovery_events=state.num_recoveries,
+        rescues=len(state.failed_steps),
+        improved_by=None if compared is None else compared.gain,
         seconds=round(state.seconds, 2),
         time=clock.to_json(),
     )

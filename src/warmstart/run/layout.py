@@ -23,6 +23,7 @@ EVALUATIONS = "evaluations"
 CURVES = "analysis.png"
 GAINS = "gains.json"
 THRESHOLDS = "thresholds.json"
+CONTINUE_INFO = "continue_info.yaml"
 
 LAST = "LAST"
 BEST = "BEST"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
-import os
 import platform
 from dataclasses import dataclass
 from functools import cached_property
@@ -16,6 +15,7 @@ import yaml
 
 from warmstart.errors import UserError, closest, listing
 from warmstart.run import layout
+from warmstart.run.process import is_gone
 
 T = TypeVar("T", dict[str, Any], list[dict[str, Any]])
 
@@ -121,7 +121,11 @@ class Run:
 
 
 def read_rows(path: Path) -> Rows:
-    """Rows in force: a row `kind: resume` takes back the rows of later steps that stand before it."""
+    """Rows in force: rows `kind: resume` and `kind: rescue` take back the rows of later steps that stand before them.
+
+    A rescue itself is in force, unless the run is resumed from a checkpoint that is older than it: `rescues` of the
+    resume's row is how many the checkpoint knows.
+    """
     rows: list[dict[str, Any]] = []
     num_damaged = 0
     if not path.exists():
@@ -135,11 +139,19 @@ def read_rows(path: Path) -> Rows:
             row = None
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):
             num_damaged += 1
-        elif row.get("kind") == "resume":
-            rows = [earlier for earlier in rows if earlier["step"] <= row["step"]]
         else:
-            rows.append(row)
+            if row.get("kind") in ("resume", "rescue"):
+                rows = _up_to(rows, row["step"], row.get("rescues"))
+            if row.get("kind") != "resume":
+                rows.append(row)
     return Rows(rows, num_damaged)
+
+
+def _up_to(rows: list[dict[str, Any]], step: int, num_rescues: int | None) -> list[dict[str, Any]]:
+    """The rows up to a step, with the first `num_rescues` rescues (None: all)."""
+    rescues = [row for row in rows if row.get("kind") == "rescue"][:num_rescues]
+    known = {id(row) for row in rescues}
+    return [row for row in rows if (id(row) in known if row.get("kind") == "rescue" else row["step"] <= step)]
 
 
 def open_run(path: str | Path) -> Run:
@@ -212,8 +224,8 @@ def model_file(reference: str) -> tuple[Run, int, Path]:
     return run, step, run.checkpoint(step) / layout.MODEL
 
 
-def find_damage(checkpoint: Path, names: tuple[str, ...] | None = None) -> str | None:
-    """What is wrong with a checkpoint folder by its MANIFEST, or None if it is whole."""
+def find_damage(checkpoint: Path, names: tuple[str, ...] | None = None, by_hash: bool = True) -> str | None:
+    """What is wrong with a checkpoint folder by its MANIFEST (else by sizes alone), or None if it is whole."""
     try:
         files = _read_json(checkpoint / layout.MANIFEST)["files"]
         manifest = {name: (entry["bytes"], entry["sha256"]) for name, entry in files.items()}
@@ -226,6 +238,8 @@ def find_damage(checkpoint: Path, names: tuple[str, ...] | None = None) -> str |
         num_bytes, digest = manifest[name]
         if path.stat().st_size != num_bytes:
             return f"{name} has {path.stat().st_size} bytes instead of {num_bytes}"
+        if not by_hash:
+            continue
         with path.open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                 return f"{name} does not have the contents it was written with"
@@ -234,15 +248,9 @@ def find_damage(checkpoint: Path, names: tuple[str, ...] | None = None) -> str |
 
 def _is_gone(status: dict[str, Any]) -> bool:
     """Whether the process that wrote `running` is known to have ended (on this machine; elsewhere nobody knows)."""
-    if os.name != "posix" or status.get("host") != platform.node() or not isinstance(status.get("pid"), int):
+    if status.get("host") != platform.node() or not isinstance(status.get("pid"), int):
         return False
-    try:
-        os.kill(status["pid"], 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # it exists and belongs to somebody else
-        return False
-    return False
+    return is_gone(status["pid"], status.get("born"))
 
 
 class _Object(dict[str, Any]):

@@ -16,6 +16,8 @@ from typing import Any
 from warmstart.errors import UserError
 from warmstart.records import finite
 from warmstart.run import layout
+from warmstart.run.process import birth_of
+from warmstart.run.reader import Run, find_damage
 
 _is_muted = False
 
@@ -123,7 +125,9 @@ def create_run(folder: Path) -> Path:
 
 def write_status(run: Path, state: str, **details: Any) -> None:
     """`state` is running, interrupted, finished or failed; readers say killed where the process is gone."""
-    write_json(run / layout.STATUS, {"state": state, "pid": os.getpid(), "host": platform.node(), **details})
+    pid = os.getpid()
+    who = {"pid": pid, "host": platform.node(), "born": birth_of(pid)}
+    write_json(run / layout.STATUS, {"state": state, **who, **details})
 
 
 def write_checkpoint(run: Path, step: int, files: Mapping[str, bytes]) -> Path:
@@ -162,17 +166,16 @@ def mark_best(run: Path, step: int) -> None:
     write_text(run / layout.CHECKPOINTS / layout.BEST, layout.checkpoint_name(step) + "\n")
 
 
-def prune_checkpoints(run: Path, keep_newest: int) -> None:
-    """Remove all but the newest `keep_newest`, and never the one that BEST or LAST names."""
-    root = run / layout.CHECKPOINTS
-    named = {
-        (root / pointer).read_text().strip()
-        for pointer in (layout.LAST, layout.BEST)
-        if (root / pointer).exists()
-    }
-    steps = sorted(
-        (step, entry) for entry in root.iterdir() if (step := layout.checkpoint_step(entry.name)) is not None
-    )
-    for _, entry in steps[:-keep_newest]:
-        if entry.name not in named:
-            shutil.rmtree(entry)
+def prune_checkpoints(run: Path, keep_newest: int, needed: int | None = None) -> None:
+    """Remove all but the newest `keep_newest` whole ones, and never those that BEST or LAST name or step `needed`.
+
+    Those beyond LAST were given up, damaged or before a rescue: the run will come to their steps again.
+    """
+    known = Run(run)
+    last, best = known.pointer(layout.LAST), known.pointer(layout.BEST)
+    steps = [step for step in known.checkpoint_steps() if last is None or step <= last]
+    whole = [step for step in steps if find_damage(known.checkpoint(step), by_hash=False) is None]
+    kept = {*whole[-keep_newest:], last, best, needed}
+    for step in known.checkpoint_steps():
+        if step not in kept:
+            shutil.rmtree(known.checkpoint(step))

@@ -1,0 +1,102 @@
+"""What callers hand to the verbs (paths, names, arrays, modules, settings), made into what the parts below take."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from warmstart import console
+from warmstart.config import io as config_io
+from warmstart.config.places import absolute
+from warmstart.config.schema import DataConfig
+from warmstart.errors import UserError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+# a path or `torchvision:NAME`; or arrays, see `finetune`
+Model: TypeAlias = "str | os.PathLike[str] | nn.Module"
+Data = str | os.PathLike[str] | tuple[Any, Any] | Mapping[str, Any]
+
+_WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
+
+
+def keep_object(module: object, run: str | None, image_size: Any) -> str:
+    """The name that stands for a Python object in this process; see `models.objects`."""
+    from warmstart.inference.reference import keep_module
+
+    size = config_io.validate_section(DataConfig, {"image_size": image_size}).image_size
+    return keep_module(module, run, size)
+
+
+def place_of(data: Data) -> str:
+    """A path as it is; arrays are kept for this process under a name that stands for them."""
+    if isinstance(data, (str, os.PathLike)):
+        return os.fspath(data)
+    from warmstart.data.memory import keep
+
+    return keep(data)
+
+
+def settings_of(model: Model | None, data: Data | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """`model` may be a file, a run, or a zoo's name: told apart by whether something lies at that path."""
+    given = {name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in settings.items()}
+    if data is not None:
+        given["data"] = place_of(data)
+    if isinstance(model, os.PathLike):
+        model = os.fspath(model)
+    if model is not None and not isinstance(model, str):
+        given["model"] = keep_object(model, None, settings.get("image_size"))
+    elif model is not None:
+        if settings.get("weights") is not None and Path(model).exists():
+            raise UserError(
+                f"{model} and weights={settings['weights']} both name weights",
+                "one file or run to start from",
+            )
+        path = Path(model.rpartition("@")[0] or model)
+        is_path = Path(model).exists() or path.exists() or "/" in model or path.suffix in _WEIGHT_SUFFIXES
+        given["weights" if is_path else "model"] = model
+    return given
+
+
+def check_same(run: str, given: str, recorded: str) -> None:
+    if recorded not in (given, absolute(given)):
+        raise UserError(f"{run} was started on {recorded}, not on {given}", "the same one, or none")
+
+
+def labelled_data(data: Data, label_columns: str | None) -> DataConfig:
+    """Data to measure on; label columns that were not given are left to the run."""
+    given = {} if label_columns is None else {"label_columns": label_columns}
+    return config_io.validate_section(DataConfig, {"path": place_of(data), **given})
+
+
+def restore_model(model: str, device: str, settings: dict[str, Any]) -> tuple[Any, int]:
+    """The model on its device, and the decoding threads."""
+    from warmstart.inference.device import resolve_device
+    from warmstart.inference.restore import restore
+
+    given = {key: value for key, value in settings.items() if value is not None}
+    module, name = given.pop("module", None), given.pop("model_name", None)
+    if module is not None:
+        name = keep_object(module, model, given.get("image_size"))
+    workers = given.pop("workers", 0)
+    unknown = set(given) - {"image_size", "mean", "std", "crop_pct"}
+    if unknown:
+        raise UserError(
+            f"unknown setting {sorted(unknown)[0]!r}",
+            "workers, module, model_name, image_size, mean, std, crop_pct",
+        )
+    data = config_io.validate_section(DataConfig, {**given, "workers": workers})
+    overrides = {key: getattr(data, key) for key in given}
+    threads = 0 if data.workers == "auto" else int(data.workers)
+    restored = restore(model, resolve_device(device), name, overrides)
+    for note in restored.built.notes:
+        console.log.info("weights: %s", note)
+    if restored.reference.run is None:
+        used = restored.built.preprocessing
+        console.log.info(
+            "%s: input %dx%d, mean %s, std %s", restored.built.name, *used.image_size, used.mean, used.std
+        )
+    return restored, threads

@@ -1,0 +1,95 @@
+"""The flags of the commands: own ones, and those that the schema gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from warmstart.config.schema import Config, leaves
+from warmstart.run.layout import CONTINUE_INFO
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One parameter of a command: `kind` is str, int, bool or list; positional ones need no dashes."""
+
+    name: str
+    help: str
+    kind: type = str
+    group: str = "Options"
+    positional: bool = False
+    required: bool = False
+    least: int = 0  # of an int
+    is_rare: bool = False  # shown by --help-all only
+
+
+JSON = Flag("json", "print one JSON object on stdout; progress stays on stderr", bool)
+DEVICE = Flag("device", "auto, cpu, cuda, cuda:1, mps")
+WORKERS = Flag("workers", "decoding threads", int)
+BATCH = Flag("batch_size", "images per batch [default: the run's evaluation batch size]", int, least=1)
+LABELS = Flag("label_columns", "columns of 0 and 1 that make a multi-label data set [default: the run's]")
+MODEL = Flag("model", "run directory, RUN@step, or file of weights", positional=True, required=True)
+_FOREIGN = tuple(
+    Flag(name, text, group="For files that do not say it themselves")
+    for name, text in (
+        ("model_name", "timm:NAME, torchvision:NAME or builtin:NAME"),
+        ("image_size", "HxW in pixels"),
+        ("mean", "channel means for pixels in [0, 1]"),
+        ("std", "channel deviations"),
+        ("crop_pct", "share kept by the centre crop"),
+    )
+)
+EXECUTION = (DEVICE, WORKERS, JSON, *_FOREIGN)
+
+
+def finetune_flags() -> tuple[Flag, ...]:
+    titles = {name: (field.annotation.__doc__ or name) for name, field in Config.model_fields.items()}
+    settings = tuple(
+        Flag(
+            leaf.flag.replace("-", "_"),
+            leaf.description + _default_text(leaf.default),
+            bool if leaf.annotation is bool else str,
+            f"{leaf.section}: {titles[leaf.section].rstrip('.')}",
+            is_rare=leaf.is_rare,
+        )
+        for leaf in leaves()
+    )
+    return (
+        Flag("preset", "named settings to start from: " + ", ".join(_preset_names())),
+        Flag("config", "YAML file of settings; flags win over it"),
+        Flag("dry_run", "print the plan with memory and time, write nothing", bool),
+        JSON,
+        *settings,
+    )
+
+
+def continue_flags() -> tuple[Flag, ...]:
+    """Those of finetune, without the weights, which are the parent's."""
+    return (
+        Flag("parent", "run, RUN@step, or checkpoint of another program", positional=True, required=True),
+        Flag("keep", "all, optimizer (weights and moments) or weights of the parent [default: all]"),
+        Flag("continue_info", f"write {CONTINUE_INFO} into the run", bool),
+        *(flag for flag in finetune_flags() if flag.name != "weights"),
+    )
+
+
+def _default_text(default: Any) -> str:
+    if default is None or default == ():
+        return ""
+    return f" [default: {str(default).lower() if isinstance(default, bool) else default}]"
+
+
+def _preset_names() -> list[str]:
+    from warmstart.config.io import preset_names
+
+    return preset_names()
+
+
+def verify_flags() -> tuple[Flag, ...]:
+    """Those of finetune; the runs are short, and lie in a temporary folder."""
+    return (
+        Flag("config", "YAML file of settings; flags win over it", positional=True),
+        Flag("steps", "steps of each run [default: 24]", int, least=1),
+        Flag("keep_in", "new folder for both runs [default: a temporary one]"),
+        *(flag for flag in finetune_flags() if flag.name not in ("config", "dry_run")),
+    )
