@@ -178,9 +178,12 @@ def _random_states(device: torch.device) -> dict[str, torch.Tensor]:
 
 def _check_finite(job: Job, state: TrainState) -> None:
     """A loss is finite one step longer than the weights: without this look the broken ones would be saved."""
-    if bool(torch.stack([p.isfinite().all() for p in job.built.module.parameters()]).all()):
+    is_start = state.step == job.pace.first_step
+    # What is frozen stays as it was at the start.
+    looked_at = [p for p in job.built.module.parameters() if p.requires_grad or is_start]
+    if bool(torch.stack([p.isfinite().all() for p in looked_at]).all()):
         return
-    if state.step == job.pace.first_step:
+    if is_start:
         raise UserError(
             "the weights are not finite before the first step", "finite weights", "start from other weights"
         )
