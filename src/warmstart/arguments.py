@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Model: TypeAlias = "str | os.PathLike[str] | nn.Module"
 Data = str | os.PathLike[str] | tuple[Any, Any] | Mapping[str, Any]
 
+_ZOOS = ("timm", "torchvision", "builtin", "smp", "hf", "object")
 _WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
 
 
@@ -56,7 +57,9 @@ def settings_of(model: Model | None, data: Data | None, settings: dict[str, Any]
                 "one file or run to start from",
             )
         path = Path(model.rpartition("@")[0] or model)
-        is_path = Path(model).exists() or path.exists() or "/" in model or path.suffix in _WEIGHT_SUFFIXES
+        looks_like_path = "/" in model or path.suffix in _WEIGHT_SUFFIXES
+        is_zoo = model.partition(":")[0] in _ZOOS  # smp:Unet/resnet18
+        is_path = Path(model).exists() or path.exists() or (looks_like_path and not is_zoo)
         given["weights" if is_path else "model"] = model
     return given
 
@@ -66,10 +69,24 @@ def check_same(run: str, given: str, recorded: str) -> None:
         raise UserError(f"{run} was started on {recorded}, not on {given}", "the same one, or none")
 
 
-def labelled_data(data: Data, label_columns: str | None) -> DataConfig:
-    """Data to measure on; label columns that were not given are left to the run."""
-    given = {} if label_columns is None else {"label_columns": label_columns}
-    return config_io.validate_section(DataConfig, {"path": place_of(data), **given})
+def labelled_data(data: Data | None, settings: dict[str, Any]) -> DataConfig:
+    """Data to measure on; takes out of `settings` how labels are read, which is the run's where it was not given.
+
+    Raises:
+        UserError: such a setting without data.
+    """
+    from warmstart.analysis.samples import LABEL_LEAVES
+
+    found = {name: settings.pop(name, None) for name in LABEL_LEAVES}
+    given = {
+        name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in found.items() if v is not None
+    }
+    if data is not None:
+        given["path"] = place_of(data)
+    elif given:
+        flag = next(iter(given)).replace("_", "-")
+        raise UserError(f"--{flag} without --data", "the data that it is about", "name them with --data")
+    return config_io.validate_section(DataConfig, given)
 
 
 def restore_model(model: str, device: str, settings: dict[str, Any]) -> tuple[Any, int]:

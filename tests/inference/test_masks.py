@@ -76,3 +76,28 @@ def test_looks_are_averaged() -> None:
 
 def test_grey_images_are_taken_as_colour() -> None:
     assert (predict(Colours(), np.full((40, 40, 1), 255, np.uint8)) == 0).all()
+
+
+@pytest.mark.parametrize("size", [(60, 500), (500, 40), (1, 900), (900, 2)])
+def test_no_end_of_a_ribbon_is_cut_off(size: tuple[int, int]) -> None:
+    image = np.zeros((*size, 3), np.uint8)
+    along = int(size[1] > size[0])
+    image[..., RED] = 255
+    first = [slice(None), slice(None)]
+    first[along] = slice(0, size[along] // 4)
+    image[tuple(first)] = (0, 255, 0)
+    found = predict(Colours(), image)
+    wrong = found != image.argmax(2)
+    assert wrong.mean() < 0.05, "only at the border of the two"
+    assert (found == GREEN).mean() == pytest.approx(0.25, abs=0.05)
+
+
+def test_an_image_of_the_models_size_is_taken_as_in_training() -> None:
+    values = Preprocessing((32, 32), (0.0,) * 3, (1.0,) * 3, crop_pct=0.5)
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, 256, (32, 32, 3), np.uint8)
+    inputs = InputBuffer(values, torch.device("cpu"), False)
+    found = predict_mask(Colours(), image, values, inputs, Looks(), native=True)
+    scores = nn.functional.interpolate(Colours()(inputs(image[None])), (32, 32), mode="bilinear")
+    assert (found == scores[0].softmax(0).argmax(0).numpy()).mean() > 0.999
+    assert (predict_mask(Colours(), image, values, inputs, Looks()) != found).any()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass
-from os.path import commonpath
+from os.path import commonpath, normpath
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -144,7 +144,7 @@ def predict_masks(
     with progress("predicting", len(samples)) as bar:
         for number, (name, file) in enumerate(zip(samples.ids, names, strict=True)):
             image = samples.pixels.read(number)
-            mask = predict_mask(built.module, image, built.preprocessing, inputs, looks)
+            mask = predict_mask(built.module, image, built.preprocessing, inputs, looks, restored.native)
             target = folder / MASKS / f"{file}.png", folder / OVERLAYS / f"{file}.jpg"
             write_mask(target[0], mask)
             write_overlay(target[1], image, mask)
@@ -166,11 +166,19 @@ def _shares(mask: np.ndarray, classes: tuple[str, ...]) -> dict[str, float]:
 def _file_names(ids: tuple[str, ...]) -> list[str]:
     """A path below the folder for every id: without the folders that all share, and without its suffix.
 
-    Where two had the same name then, both keep their suffix.
+    Where two had the same name then, both keep their suffix; a file that was named in two ways gets two numbers.
     """
-    paths = [[part for part in PurePosixPath(name).parts if part not in ("/", "..")] for name in ids]
-    shared = len(PurePosixPath(commonpath(["/".join(path[:-1]) for path in paths])).parts)
-    safe = ["/".join(path[shared:]) for path in paths]
-    stems = [str(PurePosixPath(name).with_suffix("")) for name in safe]
+    paths = [Path(name).absolute() for name in ids]
+    paths = [Path(normpath(path)) for path in paths]
+    shared = Path(commonpath([path.parent for path in paths]))
+    whole = [path.relative_to(shared).as_posix() for path in paths]
+    stems = [str(PurePosixPath(name).with_suffix("")) for name in whole]
     number = Counter(stems)
-    return [stem if number[stem] == 1 else name for stem, name in zip(stems, safe, strict=True)]
+    chosen = [stem if number[stem] == 1 else name for stem, name in zip(stems, whole, strict=True)]
+    seen: Counter[str] = Counter()
+    for place, name in enumerate(chosen):
+        seen[name] += 1
+        if seen[name] > 1:
+            chosen[place] = f"{name}-{seen[name]}"
+    assert len(set(chosen)) == len(ids), "a mask would be written over another"
+    return chosen

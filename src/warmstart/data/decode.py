@@ -133,13 +133,17 @@ def scale_to_cover(image: np.ndarray, size: tuple[int, int], nearest: bool = Fal
     scale = max(size[0] / image.shape[0], size[1] / image.shape[1])
     image = _trim(image, size, scale)
     height, width = (max(want, round(have * scale)) for have, want in zip(image.shape[:2], size, strict=True))
-    if (height, width) != image.shape[:2]:
-        smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
-        method = cv2.INTER_NEAREST_EXACT if nearest else smooth
-        parts = [image[..., at : at + 4] for at in range(0, image.shape[2], 4)]  # OpenCV averages up to four
-        resized = [cv2.resize(part, (width, height), interpolation=method) for part in parts]
-        image = np.dstack(resized) if len(resized) > 1 else resized[0].reshape(height, width, -1)
-    return image
+    smooth = cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR
+    return resize_to(image, (height, width), cv2.INTER_NEAREST_EXACT if nearest else smooth)
+
+
+def resize_to(image: np.ndarray, size: tuple[int, int], method: int) -> np.ndarray:
+    """uint8 (H, W, C) -> (*size, C) by one of OpenCV's methods; untouched where it has that size."""
+    if image.shape[:2] == size:
+        return image
+    parts = [image[..., at : at + 4] for at in range(0, image.shape[2], 4)]  # OpenCV averages up to four
+    resized = [cv2.resize(part, size[::-1], interpolation=method) for part in parts]
+    return np.dstack(resized) if len(resized) > 1 else resized[0].reshape(*size, -1)
 
 
 def centre_crop(images: np.ndarray, size: tuple[int, int]) -> np.ndarray:

@@ -46,13 +46,28 @@ def measure(job: Job, state: TrainState, weights: nn.Module, feed: Feed) -> dict
         write_eval_row(job, state, split, len(samples), rows[split])
         if split != "train" and is_start:
             keep_start_predictions(job, split, samples, outputs)
-    if is_start and not all(math.isfinite(row["loss"]) for row in rows.values()):
+        if is_start and not _is_finite(job, outputs, rows[split]):
+            raise _not_finite()
+    if is_start and math.isnan(rows.get("val", {}).get(job.select_by, 0.0)):
         raise UserError(
-            "the start model gives outputs that are not finite",
-            "finite outputs before anything is trained",
-            "look at the weights with `warmstart check`, and at --mean and --std",
+            "no pixel of the val images has a class: they cannot choose the best step",
+            "val images whose masks hold classes",
+            "look at --ignore, and at the masks of val",
         )
     return rows.get("val", {})
+
+
+def _is_finite(job: Job, outputs: np.ndarray, row: dict[str, float]) -> bool:
+    """Of masks, the counts: their loss is not a number where every pixel is ignored."""
+    return bool(np.isfinite(outputs).all()) if job.task.statistics else math.isfinite(row["loss"])
+
+
+def _not_finite() -> UserError:
+    return UserError(
+        "the start model gives outputs that are not finite",
+        "finite outputs before anything is trained",
+        "look at the weights with `warmstart check`, and at --mean and --std",
+    )
 
 
 def keep_start_predictions(job: Job, split: str, samples: Samples, outputs: np.ndarray) -> None:

@@ -192,7 +192,8 @@ def _augment(
 
 def _mixing(config: Config, augment: Augment, dataset: Dataset) -> Mixing | None:
     """Mixup and CutMix, which pair the images as the epoch's order has them."""
-    if not (augment.mixup or augment.cutmix):
+    mixup = augment.mixup if dataset.ignore is None else 0.0  # a parent's: ids of masks cannot be blended
+    if not (mixup or augment.cutmix):
         return None
     targets, accumulate = dataset.splits["train"].targets, config.optim.accumulate
 
@@ -200,7 +201,7 @@ def _mixing(config: Config, augment: Augment, dataset: Dataset) -> Mixing | None
         windows = training_windows(targets, config.data, accumulate, config.train.seed, epoch)
         return np.concatenate([*chain.from_iterable(windows)])
 
-    return Mixing(augment.mixup, augment.cutmix, len(dataset.classes), augment.seed, order)
+    return Mixing(mixup, augment.cutmix, len(dataset.classes), augment.seed, order)
 
 
 def _pace(config: Config, dataset: Dataset, steps_done: Callable[[int], int]) -> Pace:

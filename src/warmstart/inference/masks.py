@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from warmstart.data.decode import scale_to_cover, to_channels
+from warmstart.data.decode import resize_to, to_channels
 from warmstart.inference.inputs import Inputs
 from warmstart.records import Preprocessing
 
@@ -34,23 +34,43 @@ class Looks:
     overlap: float = 0.5
 
 
+_LONGEST = 8  # times the model's input: a ribbon is not enlarged beyond
+
+
 def predict_mask(
-    module: nn.Module, image: np.ndarray, preprocessing: Preprocessing, inputs: Inputs, looks: Looks
+    module: nn.Module,
+    image: np.ndarray,
+    preprocessing: Preprocessing,
+    inputs: Inputs,
+    looks: Looks,
+    native: bool = False,
 ) -> np.ndarray:
-    """The likeliest class of every pixel of uint8 (H, W, C), as int64 (H, W). Leaves the module in eval mode."""
+    """The likeliest class of every pixel of uint8 (H, W, C), as int64 (H, W). Leaves the module in eval mode.
+
+    `native`: an image of exactly the input's size is taken as it is, as `View.resize` does.
+    """
     module.eval()
     height, width = image.shape[:2]
     pixels = to_channels(image, preprocessing.num_channels)
+    is_native = native and (height, width) == preprocessing.image_size
+    base = preprocessing.image_size if is_native else preprocessing.resize_size
     found = []
     for scale in looks.scales:
-        size = tuple(max(1, round(extent * scale)) for extent in preprocessing.resize_size)
-        scaled = scale_to_cover(pixels, (size[0], size[1]))
+        scaled = _covering(pixels, (base[0] * scale, base[1] * scale))
         found.append(_probabilities(module, scaled, preprocessing.image_size, inputs, looks.overlap))
         if looks.mirrored is not None:
             mirror = np.ascontiguousarray(scaled[:, ::-1])
             seen = _probabilities(module, mirror, preprocessing.image_size, inputs, looks.overlap)
             found.append(seen[list(looks.mirrored), :, ::-1])
     return _likeliest(found, height, width)
+
+
+def _covering(image: np.ndarray, size: tuple[float, float]) -> np.ndarray:
+    """The whole image, resized until it covers `size`; ribbons, which would grow too long for that, less."""
+    ratios = [want / have for have, want in zip(image.shape[:2], size, strict=True)]
+    scale = min(max(ratios), max(1.0, _LONGEST * min(ratios)))
+    height, width = (max(1, round(have * scale)) for have in image.shape[:2])
+    return resize_to(image, (height, width), cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
 
 
 def _likeliest(found: Sequence[np.ndarray], height: int, width: int) -> np.ndarray:
