@@ -50,6 +50,13 @@ def python_blocks(page: Path) -> list[str]:
     return [code for kind, code in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == "python"]
 
 
+def yaml_files(page: Path) -> dict[str, str]:
+    """The settings of a page whose first line is `# NAME.yaml`, by that name."""
+    blocks = [code for kind, code in BLOCK.findall(page.read_text(encoding="utf-8")) if kind == "yaml"]
+    named = [(re.match(r"# (\S+\.yaml)\n", code), code) for code in blocks]
+    return {match[1]: code for match, code in named if match}
+
+
 def load(name: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, DOCS / f"{name}.py")
     assert spec is not None and spec.loader is not None
@@ -128,9 +135,38 @@ def lay_out(folder: Path, data: Path, weights: Path) -> None:
     Image.new("L", (28, 28), 99).save(folder / "shoe.png")
 
 
+def lay_out_masks(folder: Path, camvid: Path) -> None:
+    """What the pages call camvid and best_model.pth: few real images with masks, and a file as ce7454 writes it."""
+    for split, number in (("train", 8), ("val", 4), ("test", 2)):
+        for image in sorted((camvid / split / "images").iterdir())[:number]:
+            mask = camvid / split / "masks" / f"{image.stem}.png"
+            for source in (image, mask):
+                target = folder / "camvid" / split / source.parent.name / source.name
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copy(source, target)
+    import torch
+
+    from warmstart.models.builtin.microsegformer import MicroSegFormer
+
+    module = MicroSegFormer(num_classes=11)
+    optimizer = torch.optim.AdamW(module.parameters(), 8e-4)
+    module(torch.rand(2, 3, 32, 32)).sum().backward()
+    optimizer.step()
+    content = {
+        "epoch": 91,
+        "model_state_dict": module.state_dict(),
+        "optimizer_state_dict": optimizer.state_dict(),
+        "scheduler_state_dict": {"last_epoch": 91, "_last_lr": [1e-5]},
+        "best_f_score": 0.688861,
+        "config": {"model": {"dropout": 0.15}},
+        "history": {},
+    }
+    torch.save(content, folder / "best_model.pth")
+
+
 def filled_in(tokens: list[str], data: Path, weights: Path) -> list[str]:
     words = {"$WEIGHTS": str(weights), "WEIGHTS": str(weights), "$DATA": str(data), "DATA": str(data)}
-    words["IMAGES"] = "shoe.png"
+    words |= {"IMAGES": "shoe.png", "cuda": "cpu"}
     result = []
     for token in tokens:
         flag, equals, value = token.partition("=")
@@ -138,19 +174,23 @@ def filled_in(tokens: list[str], data: Path, weights: Path) -> list[str]:
         result.append(flag + equals + words.get(value, value) if is_flag else words.get(token, token))
     if "finetune" in result and "--dry-run" not in result:
         result += ["--max-steps", "1"]
+    if "continue" in result:  # one step more than the parent, which counts where everything is kept
+        parent = next(Path(token) for token in result if token.startswith("runs/") or token.endswith(".pth"))
+        done = [int(path.name.removeprefix("step_")) for path in parent.glob("checkpoints/step_*")]
+        result += ["--max-steps", str(max(done, default=0) + 1)]
+    if "verify-resume" in result:
+        result += ["--steps", "6"]
     return result
 
 
 def run(command: list[str]) -> None:
     """In this process, or, under a launcher, in processes of its own."""
     program, *rest = command
+    if "resume" in rest:  # a finished run has nothing to resume: take its end away
+        cut_short(Path(rest[-1]))
     if program == "warmstart":
         assert main(rest) == 0, shlex.join(command)
         return
-    if (
-        rest[rest.index("warmstart") + 1] == "resume"
-    ):  # a finished run has nothing to resume: take its end away
-        cut_short(Path(rest[-1]))
     done = subprocess.run(
         [sys.executable, "-m", "torch.distributed.run", *rest], capture_output=True, text=True, timeout=300
     )
@@ -180,6 +220,9 @@ def test_every_command_of_the_page_runs(
     monkeypatch.chdir(tmp_path)
     weights = shared / "models" / "fashion_mnist" / "mnist_cnn3.pt"
     lay_out(tmp_path, few_images, weights)
+    lay_out_masks(tmp_path, shared / "data" / "camvid")
+    for name, settings in yaml_files(page).items():
+        (tmp_path / name).write_text(settings, encoding="utf-8")
     for tokens in commands(page):
         run(filled_in(tokens, few_images, weights))
     for code in python_blocks(page):
@@ -188,8 +231,14 @@ def test_every_command_of_the_page_runs(
 
 def test_the_pages_with_commands_have_kept_them() -> None:
     counts = {page.name: len(commands(page)) for page in RUNNABLE}
-    assert {"README.md", "guide-000.md", "several-processes.md", "data.md", "checkpoints.md"} <= set(counts)
-    assert min(counts.values()) >= 2 and sum(counts.values()) >= 40
+    wanted = {"guide-000.md", "guide-002.md", "several-processes.md", "data.md", "checkpoints.md"}
+    assert {"README.md", "segmentation.md", *wanted} <= set(counts)
+    assert min(counts.values()) >= 2 and sum(counts.values()) >= 70
+    assert set(yaml_files(DOCS / "guide-002.md")) == {
+        "camvid.yaml",
+        "lmsa_continue_from_best.yaml",
+        "phases.yaml",
+    }
 
 
 SUMMARISED = ("architecture.md", "performance.md")  # in Chinese: what they are about, and a link
@@ -201,6 +250,7 @@ def test_the_chinese_page_says_the_same_commands_and_flags(page: Path) -> None:
     chinese = twin(page)
     assert commands(chinese) == commands(page)
     assert python_blocks(chinese) == python_blocks(page)
+    assert yaml_files(chinese) == yaml_files(page)
     told = {
         path: set(re.findall(r"--[a-z][a-z-]*[a-z]", path.read_text(encoding="utf-8")))
         for path in (page, chinese)
