@@ -207,20 +207,17 @@ def evaluate(
 ) -> Evaluation:
     """Measure a run, RUN@step or a file of weights on labelled images.
 
-    `settings`: workers, label_columns (with `data`), module (an object like that of the run, where it was one),
+    `settings`: workers, with `data` how its labels are read (label_columns, masks, mask_classes, ignore,
+    mask_remap, mask_colours: else as the run says), module (an object like that of the run, where it was one),
     and model_name, image_size, mean, std, crop_pct for files that do not say them.
     """
     console.setup()
     from warmstart.analysis.evaluate import evaluate as run_evaluation
 
-    columns = settings.pop("label_columns", None)
-    if data is None and columns is not None:
-        raise UserError(
-            "--label-columns without --data", "a table that has these columns", "name it with --data"
-        )
-    labelled = None if data is None else labelled_data(data, columns)
+    labelled = labelled_data(data, settings)
     restored, workers = restore_model(model, device, settings)
-    return run_evaluation(restored, labelled, split, batch_size, workers, output_dir).draw()
+    chosen = None if data is None else labelled
+    return run_evaluation(restored, chosen, split, batch_size, workers, output_dir).draw()
 
 
 def predict(
@@ -254,7 +251,7 @@ def check(model: str, data: Data, *, batch_size: int = 32, device: str = "auto",
     console.setup()
     from warmstart.analysis.check import check as run_check
 
-    labelled = labelled_data(data, settings.pop("label_columns", None))
+    labelled = labelled_data(data, settings)
     restored, workers = restore_model(model, device, settings)
     return run_check(restored, labelled, batch_size, workers)
 
@@ -289,7 +286,8 @@ def init(
         raise UserError(
             f"{target} exists already", "a new file", "choose another --output, or remove it first"
         )
-    write_text(target, config_io.template(starting_settings(labelled_data(data, label_columns), weights)))
+    labelled = labelled_data(data, {"label_columns": label_columns})
+    write_text(target, config_io.template(starting_settings(labelled, weights)))
     return str(target)
 
 

@@ -28,6 +28,20 @@ DEVICE = Flag("device", "auto, cpu, cuda, cuda:1, mps")
 WORKERS = Flag("workers", "decoding threads", int)
 BATCH = Flag("batch_size", "images per batch [default: the run's evaluation batch size]", int, least=1)
 LABELS = Flag("label_columns", "columns of 0 and 1 that make a multi-label data set [default: the run's]")
+MASKS = (
+    Flag("masks", "folder or column of index masks [default: the run's, else found by name]"),
+    Flag(
+        "mask_classes",
+        "names in the order of the masks' ids, or a file of them [default: the run's, else as the data say,"
+        " else the model's]",
+    ),
+    Flag("ignore", "id in masks that is no class [default: the run's, else 255]", int),
+    Flag("mask_remap", "ids of masks to change, all at once: 11=255,12=3 [default: the run's]"),
+    Flag(
+        "mask_colours",
+        "ids of the colours of RGB masks: red.green.blue=id,..., or a file [default: the run's]",
+    ),
+)
 MODEL = Flag("model", "run directory, RUN@step, or file of weights", positional=True, required=True)
 _FOREIGN = tuple(
     Flag(name, text, group="For files that do not say it themselves")

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from safetensors.torch import load_file
 from sklearn.metrics import jaccard_score
 
 import warmstart as ws
+from warmstart.config.io import load
 from warmstart.engine.state import TrainState
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference.predictions import read_predictions
@@ -168,7 +172,111 @@ def test_what_does_not_fit_is_refused(
     assert not (tmp_path / "run").exists()
 
 
+def other_data(root: Path, names: list[str] | None, num_classes: int) -> Path:
+    """Six images without splits, whose masks hold the first `num_classes` ids."""
+    rng = np.random.default_rng(5)
+    for kind in ("images", "masks"):
+        (root / kind).mkdir(parents=True)
+    for name in range(6):
+        image, mask = draw(rng)
+        mask[mask == 2] = VOID if num_classes == 2 else 2
+        Image.fromarray(image).save(root / "images" / f"{name}.png")
+        Image.fromarray(mask).save(root / "masks" / f"{name}.png")
+    if names is not None:
+        (root / "classes.txt").write_text("\n".join(names))
+    return root
+
+
+def test_check_measures_masks(run: Path, fields: Path, tmp_path: Path) -> None:
+    found = ws.check(str(run), str(fields), batch_size=12, device="cpu")
+    assert found.num_samples == 12
+    assert found.metrics is not None
+    assert found.metrics["miou"] == ws.evaluate(str(run), split="test", device="cpu").metrics["miou"]
+    assert f"mIoU {found.metrics['miou']:.4f} (95 % interval" in found.text()
+    assert not found.notes
+    state = load_file(reader.model_file(str(run))[2])
+    (head,) = [name for name, tensor in state.items() if tensor.ndim == 4 and len(tensor) == 3]
+    state[head].zero_()
+    state[head.replace("weight", "bias")].copy_(torch.tensor([1.0, 0.0, 0.0]))
+    torch.save(state, tmp_path / "same.pt")
+    bare = ws.check(str(tmp_path / "same.pt"), str(fields), device="cpu", **BARE)
+    assert "every pixel gets the same class" in bare.notes
+    new = other_data(tmp_path / "new", ["left", "right", "sea"], 3)
+    found = ws.check(str(run), str(new), device="cpu", mask_classes=new / "classes.txt")
+    assert found.metrics is None and any("sea" in note for note in found.notes)
+
+
+BARE: dict[str, Any] = {
+    "model_name": "builtin:microsegformer", "image_size": "32x48", "ignore": VOID, "mask_classes": "left,right,ground",
+}  # fmt: skip
+
+
+def test_a_bare_file_is_told_how_masks_are_read(run: Path, fields: Path, tmp_path: Path) -> None:
+    torch.save(load_file(reader.model_file(str(run))[2]), tmp_path / "bare.pt")
+    said = ["--model-name", "builtin:microsegformer", "--image-size", "32x48", "--ignore", str(VOID)]
+    bare = [str(tmp_path / "bare.pt"), "--data", str(fields), "--device", "cpu", "--json", *said]
+    own = ws.evaluate(str(run), split="test", device="cpu").metrics["miou"]
+    for verb in ("evaluate", "check"):
+        done = subprocess.run(
+            [sys.executable, "-m", "warmstart", verb, *bare], capture_output=True, text=True, check=True
+        )
+        assert json.loads(done.stdout)["metrics"]["miou"] == pytest.approx(own, abs=1e-3)
+    with pytest.raises(UserError, match="--ignore without --data"):
+        ws.evaluate(str(run), ignore=VOID)
+
+
+@pytest.mark.parametrize("names", [None, ["left", "right"]])
+def test_other_masks_without_the_highest_class(
+    fields: Path, tmp_path: Path, run: Path, names: list[str] | None
+) -> None:
+    """A run whose classes were named by a file beside its own data."""
+    for kind in ("train", "val"):
+        (tmp_path / "own" / kind).parent.mkdir(exist_ok=True)
+        (tmp_path / "own" / kind).symlink_to(fields / kind)
+    (tmp_path / "own" / "classes.txt").write_text("\n".join(CLASSES))
+    settings = {name: value for name, value in SETTINGS.items() if name != "mask_classes"}
+    trained = tmp_path / "run"
+    ws.finetune(data=str(tmp_path / "own"), max_steps=1, output_dir=trained, **settings)
+    result = ws.evaluate(str(trained), str(other_data(tmp_path / "other", names, 2)), device="cpu")
+    assert [row["pixels"] > 0 for row in result.per_class] == [True, True, False]
+    assert result.classes == CLASSES and result.num_samples == 6
+    with pytest.raises(UserError, match="otherwise"):
+        ws.evaluate(str(trained), str(other_data(tmp_path / "swapped", ["right", "left"], 2)), device="cpu")
+
+
+def test_init_proposes_a_model_for_masks(fields: Path, tmp_path: Path) -> None:
+    model = load({}, ws.init(str(fields), output=str(tmp_path / "start.yaml"))).config.model
+    assert (model.name, model.weights) == ("builtin:microsegformer", "none")
+
+
 def test_class_folders_have_no_masks(overlapping: Path, tmp_path: Path) -> None:
     settings = {name: SETTINGS[name] for name in ("model", "weights", "image_size", "device")}
     with pytest.raises(UserError, match="no masks"):
         ws.finetune(data=str(overlapping), epochs=1, output_dir=tmp_path / "run", **settings)
+
+
+def test_models_with_a_slash_in_their_names(fields: Path, tmp_path: Path) -> None:
+    """Not a path: `smp:Unet/resnet18`."""
+    settings = {**SETTINGS, "image_size": "32x64"}
+    del settings["model"]
+    run = ws.finetune("smp:Unet/resnet18", str(fields), max_steps=1, output_dir=tmp_path / "run", **settings)
+    assert reader.open_run(run.run).resolved["model"]["name"].lower() == "smp:unet/resnet18"
+
+
+def test_images_without_a_valid_pixel(fields: Path, tmp_path: Path) -> None:
+    """Among the training images they say nothing about the start model; val must have some."""
+    for split in ("train", "val"):
+        for kind in ("images", "masks"):
+            (tmp_path / "data" / split / kind).mkdir(parents=True)
+        for number, file in enumerate(sorted((fields / split / "images").iterdir())[:6]):
+            for kind in ("images", "masks"):
+                shutil.copy(fields / split / kind / file.name, tmp_path / "data" / split / kind)
+            if split == "train" and number:
+                void = Image.fromarray(np.full((48, 72), VOID, np.uint8))
+                void.save(tmp_path / "data" / split / "masks" / file.name)
+    data = str(tmp_path / "data")
+    ws.finetune(data=data, max_steps=2, output_dir=tmp_path / "run", **SETTINGS)
+    for file in (tmp_path / "data" / "val" / "masks").iterdir():
+        Image.fromarray(np.full((48, 72), VOID, np.uint8)).save(file)
+    with pytest.raises(UserError, match="no pixel of the val images"):
+        ws.finetune(data=data, max_steps=2, output_dir=tmp_path / "other", **SETTINGS)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 import torch
 
-from warmstart.analysis.samples import open_evaluation_set, task_and_targets
+from warmstart.analysis.samples import LABEL_LEAVES, EvaluationSet, open_evaluation_set, task_and_targets
 from warmstart.config.io import from_dict
 from warmstart.config.schema import DataConfig
 from warmstart.console import table
@@ -19,9 +19,13 @@ from warmstart.inference.device import peak_bytes
 from warmstart.inference.restore import Restored
 from warmstart.models.build import BuiltModel
 from warmstart.shown import Shown
+from warmstart.tasks.classification import Classification
+from warmstart.tasks.mask_metrics import counts_of
 from warmstart.tasks.multilabel import MultiLabel
+from warmstart.tasks.segmentation import Segmentation
 
 _NUM_BATCHES = 3
+AnyTask: TypeAlias = Classification | MultiLabel | Segmentation
 
 
 @dataclass(frozen=True)
@@ -67,6 +71,12 @@ class Check(Shown):
         if self.metrics is None:
             return f"{self.num_samples} images: no accuracy, as the classes differ"
         m = self.metrics
+        if "miou" in m:
+            interval = f"95 % interval {m['miou_low']:.3f} to {m['miou_high']:.3f}"
+            return (
+                f"{self.num_samples} images: mIoU {m['miou']:.4f} ({interval}), "
+                f"pixel accuracy {m['accuracy']:.4f}, loss {m['loss']:.4f}"
+            )
         if "map" in m:
             return f"{self.num_samples} images: mAP {m['map']:.4f}, loss {m['loss']:.4f}"
         interval = f"95 % interval {m['accuracy_low']:.3f} to {m['accuracy_high']:.3f}"
@@ -85,25 +95,25 @@ def check(restored: Restored, data: DataConfig, batch_size: int = 32, workers: i
     built = restored.built
     device = next(built.module.parameters()).device
     run = restored.reference.run
-    if run is not None and "label_columns" not in data.model_fields_set:
-        data = data.model_copy(update={"label_columns": from_dict(run.config).data.label_columns})
-    chosen = open_evaluation_set(None, data, None, restored.built.preprocessing)
+    if run is not None:
+        own = from_dict(run.config).data
+        missing = [name for name in LABEL_LEAVES if name not in data.model_fields_set]
+        data = data.model_copy(update={name: getattr(own, name) for name in missing})
+    chosen = open_evaluation_set(None, data, None, built)
+    task, targets, notes = _settle(chosen, restored)
     samples = chosen.samples[0]
     order = counters.generator(0, 0, counters.CHECK).permutation(len(samples))[: _NUM_BATCHES * batch_size]
-    outputs, times = [], []
+    kept, answers, times = [], [], []
     for start in range(0, len(order), batch_size):
         began = time.perf_counter()
         part = samples.subset(order[start : start + batch_size])
-        outputs.append(restored.outputs([part], batch_size, workers))
+        outputs = restored.outputs([part], batch_size, workers, task=task)
         times.append(time.perf_counter() - began)
-    scores = np.concatenate(outputs)
-    notes = _notes(restored, scores)
-    metrics: dict[str, float] | None = None
-    try:
-        task, targets = task_and_targets(chosen, restored)
-        metrics = task.evaluate(scores, targets[order])
-    except UserError as error:  # for `check` no mistake: new classes are what fine-tuning is for
-        notes.append(f"{error.happened}; `finetune` keeps the rows of equal names and makes the others anew")
+        answers.append(_answers(outputs, task or restored.task))
+        if task is not None:  # else those of masks are as large as images, and nothing is measured
+            kept.append(outputs)
+    metrics = None if task is None else task.evaluate(np.concatenate(kept), targets[order])
+    notes = _notes(restored, np.concatenate(answers)) + notes
     seconds = float(np.median(times))
     return Check(
         run=str(run.path) if run is not None else None,
@@ -114,13 +124,38 @@ def check(restored: Restored, data: DataConfig, batch_size: int = 32, workers: i
         blocks=_blocks(restored),
         preprocessing=asdict(built.preprocessing),
         classes=built.classes if restored.built.names_known else None,
-        num_samples=len(scores),
+        num_samples=len(order),
         metrics=metrics,
         seconds_per_batch=seconds,
-        images_per_s=min(batch_size, len(scores)) / seconds,
+        images_per_s=min(batch_size, len(order)) / seconds,
         peak_bytes=peak_bytes(device),
         notes=tuple(notes + _chance_notes(built, metrics)),
     )
+
+
+def _settle(chosen: EvaluationSet, restored: Restored) -> tuple[AnyTask | None, np.ndarray, list[str]]:
+    """(task, targets in the model's numbers, notes); no task where the data have classes that the model lacks."""
+    try:
+        task, targets = task_and_targets(chosen, restored)
+    except UserError as error:
+        if restored.built.segments != (chosen.ignore is not None):
+            raise
+        # For `check` no mistake: new classes are what fine-tuning is for.
+        note = f"{error.happened}; `finetune` keeps the rows of equal names and makes the others anew"
+        return None, chosen.targets, [note]
+    return task, targets, []
+
+
+def _answers(outputs: np.ndarray, task: AnyTask) -> np.ndarray:
+    """(N,) the class of each image; or bool (N, K), its labels, or the classes that its pixels get."""
+    if isinstance(task, MultiLabel):
+        return outputs > 0
+    if not isinstance(task, Segmentation):
+        return outputs.argmax(axis=1)
+    if outputs.ndim == 2:
+        return counts_of(outputs).predicted > 0
+    said = outputs.argmax(axis=1)
+    return np.stack([(said == number).any(axis=(1, 2)) for number in range(outputs.shape[1])], axis=1)
 
 
 def _blocks(restored: Restored) -> list[dict[str, Any]]:
@@ -131,7 +166,7 @@ def _blocks(restored: Restored) -> list[dict[str, Any]]:
     ]
 
 
-def _notes(restored: Restored, scores: np.ndarray) -> list[str]:
+def _notes(restored: Restored, answers: np.ndarray) -> list[str]:
     built = restored.built
     notes = []
     broken = [
@@ -141,8 +176,10 @@ def _notes(restored: Restored, scores: np.ndarray) -> list[str]:
         notes.append(f"{len(broken)} tensors hold NaN or infinite values, the first is {broken[0]}")
     if not restored.built.names_known:
         notes.append("the file names no classes: outputs are taken in the order of the data's classes")
-    answers = scores > 0 if isinstance(restored.task, MultiLabel) else scores.argmax(axis=1)
-    if len(np.unique(answers, axis=0)) == 1 and len(scores) > 10:
+    if built.segments:
+        if answers.any(axis=0).sum() == 1:
+            notes.append("every pixel gets the same class")
+    elif len(np.unique(answers, axis=0)) == 1 and len(answers) > 10:
         notes.append(f"every image gets the same {'labels' if answers.ndim == 2 else 'class'}")
     return notes
 
@@ -151,7 +188,7 @@ def _chance_notes(built: BuiltModel, metrics: dict[str, float] | None) -> list[s
     chance = 1 / len(built.classes)
     if (
         metrics is None
-        or "map" in metrics
+        or "accuracy_high" not in metrics  # sets and masks, where chance is not one over the classes
         or len(built.classes) == 2
         or metrics["accuracy_high"] >= 2 * chance
     ):

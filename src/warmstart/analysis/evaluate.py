@@ -122,7 +122,7 @@ def evaluate(
         UserError: no data, no such split, classes the model does not have, or an output folder in use.
     """
     built, run = restored.built, restored.reference.run
-    chosen = open_evaluation_set(run, data, split, restored.built.preprocessing)
+    chosen = open_evaluation_set(run, data, split, built)
     task, targets = task_and_targets(chosen, restored)
     folder = _folder(restored, chosen, output_dir)
     with progress("evaluating", len(chosen.targets)) as bar:

@@ -17,11 +17,13 @@ from warmstart.data.store import plan_store
 from warmstart.errors import UserError, closest, listing
 from warmstart.inference.restore import Restored
 from warmstart.models.build import BuiltModel
-from warmstart.records import Preprocessing
 from warmstart.run.reader import Run
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.multilabel import MultiLabel
 from warmstart.tasks.segmentation import Segmentation
+
+# What says how labels are read, of section data; data to measure on have no mirror images.
+LABEL_LEAVES = ("label_columns", *(leaf for leaf in MASK_LEAVES if leaf != "flip_pairs"))
 
 
 @dataclass(frozen=True)
@@ -44,11 +46,12 @@ class EvaluationSet:
 
 
 def open_evaluation_set(
-    run: Run | None, data: DataConfig | None, split: str | None, preprocessing: Preprocessing
+    run: Run | None, data: DataConfig | None, split: str | None, built: BuiltModel
 ) -> EvaluationSet:
     """The run's own data with the run's own splits, wherever they lie now, or other data as they are.
 
-    Of `data`, the path counts, and label_columns where they were given, else the run's are used.
+    Of `data`, the path counts, and what says how labels are read where it was given, else the run's is used. Ids
+    of other masks that nothing names are the model's classes.
 
     Raises:
         UserError: no data named, or no such split.
@@ -58,43 +61,42 @@ def open_evaluation_set(
     if not path:
         raise UserError("--data is missing", "the data set to evaluate on", "pass --data FOLDER")
     own = from_dict(run.config).data if run is not None else DataConfig()
-    columns = own.label_columns
-    if data is not None and "label_columns" in data.model_fields_set:
-        columns = data.label_columns
-    is_own = data is None or open_source(
-        path, allow_single_class=True, label_columns=columns, masks=MaskSettings.of(own)
-    ).fingerprint == recorded.get("fingerprint")
+    given = {name: getattr(own, name) for name in LABEL_LEAVES}
+    is_own = data is None
+    if data is not None:
+        given |= {name: getattr(data, name) for name in LABEL_LEAVES if name in data.model_fields_set}
+        masks = MaskSettings.of(DataConfig().model_copy(update=given))
+        source = open_source(path, allow_single_class=True, label_columns=given["label_columns"], masks=masks)
+        is_own = source.fingerprint == recorded.get("fingerprint")
+        if source.ignore is not None and not source.classes and built.segments:
+            given["mask_classes"] = built.classes
     if is_own and run is not None:
         settings = own.model_copy(update={"path": path, **split_settings(recorded["split"])})
         known = tuple((name, reason) for name, reason in recorded["quarantined"])
         # Decoding everything for one split would not pay; what training has kept is there.
-        plan = plan_store(own, preprocessing, "off" if own.cache == "off" else "warm")
+        plan = plan_store(own, built.preprocessing, "off" if own.cache == "off" else "warm")
         dataset = open_dataset(
             settings, recorded["split"]["seed"], known, store=lambda _: plan, known_splits=run.splits
         )
-        is_own = dataset.facts.fingerprint == recorded["fingerprint"]
-        if not is_own:
+        if not (is_own := dataset.facts.fingerprint == recorded["fingerprint"]):
             log.warning(
                 "the data in %s have changed since the run: nothing is recorded as its own result", path
             )
     else:
         # Other data are evaluated as they are: one folder without splits is not cut into three, and
         # broken files are left out and named, however many.
-        given = {name: getattr(own, name) for name in MASK_LEAVES}
-        settings = DataConfig(path=path, max_corrupt=1.0, label_columns=columns, **given)
+        settings = DataConfig(path=path, max_corrupt=1.0).model_copy(update=given)
         dataset = open_dataset(settings, 0, for_training=False)
         is_own = False
-    unreadable = dataset.facts.quarantined
-    if unreadable:
+    if unreadable := dataset.facts.quarantined:
         log.warning(
             "%d unreadable images are left out: %s", len(unreadable), listing((n for n, _ in unreadable), 5)
         )
     names = _choose(dataset, split, path)
     parts = tuple(dataset.splits[name] for name in names)
-    targets = np.concatenate([part.targets for part in parts])
     return EvaluationSet(
         parts,
-        targets,
+        np.concatenate([part.targets for part in parts]),
         dataset.classes,
         ",".join(names),
         path,
@@ -148,7 +150,7 @@ def _segmentation(chosen: EvaluationSet, built: BuiltModel, places: np.ndarray) 
             f"{chosen.path} has {'no masks' if chosen.ignore is None else 'masks'}, and {built.name} gives {kinds[1]}",
             f"images with {kinds[0]}",
         )
-    if places.tolist() != list(range(len(built.classes))):
+    if places.tolist() != list(range(len(places))):  # the highest may be missing
         raise UserError(
             f"the masks of {chosen.path} number the classes otherwise than the model does",
             listing(f"{number}={name}" for number, name in enumerate(built.classes)),

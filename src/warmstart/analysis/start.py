@@ -25,11 +25,14 @@ def starting_settings(data: DataConfig, weights: str | None) -> dict[str, Any]:
     if is_path(data.path) and not Path(rules.expanded(data.path)).exists():
         raise rules.missing_path("DATA", data.path)
     # A layout that cannot be read is better refused now than at the first run.
-    open_source(data.path, label_columns=data.label_columns)
+    source = open_source(data.path, label_columns=data.label_columns)
     values: dict[str, Any] = {"data.path": data.path}
     if data.label_columns:
         values["data.label_columns"] = list(data.label_columns)
-    if weights is None:
+    if weights is None and source.ignore is not None:
+        # The only architecture of masks that needs no other package; no weights of it are published.
+        values |= {"model.name": "builtin:microsegformer", "model.weights": "none"}
+    elif weights is None:
         # No checkpoint: a small backbone that trains on any machine is the least surprising start.
         values["model.name"] = "timm:mobilenetv3_small_100"
     else:
