@@ -308,6 +308,23 @@ def test_a_grandchild_has_the_bar_of_the_best_of_all(finetune: Finetune, go_on: 
     assert grandchild.resolved["parent"]["run"] == str(child.path)
 
 
+def test_a_bar_that_no_weights_here_reached_has_no_best(finetune: Finetune, go_on: Finetune) -> None:
+    """The start of a grandchild is not the best where its own parent never beat the bar."""
+    parent = finetune("parent", epochs=3, select_by="loss")
+    ruined = go_on(f"{parent.path}@9", "ruined", keep="optimizer", epochs=1, lr=3.0)
+    grandchild = go_on(ruined, "grandchild", epochs=2, lr=1e-9)
+    assert ruined.pointer(layout.BEST) is None, "it is worse than its parent"
+    assert grandchild.pointer(layout.BEST) is None and grandchild.status["best_step"] is None
+    assert grandchild.resolved["parent"]["bar"] == ruined.resolved["parent"]["bar"]
+
+
+def test_without_the_averages_the_start_is_not_the_best(finetune: Finetune, go_on: Finetune) -> None:
+    parent = finetune("parent", epochs=3, ema=0.5, lr=1e-4, select_by="loss")
+    assert parent.pointer(layout.BEST) == 9, "the best is the last"
+    child = go_on(parent, "child", epochs=4, lr=1e-9, ema="none")
+    assert child.status["best_step"] != 9
+
+
 # ---- keep optimizer
 
 

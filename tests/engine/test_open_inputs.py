@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from warmstart.analysis.samples import open_evaluation_set
 from warmstart.engine import train
 from warmstart.errors import Interrupted
-from warmstart.records import Preprocessing
+from warmstart.inference.restore import restore
 from warmstart.run.reader import Run
 
 FINETUNE = Callable[..., Run]
@@ -54,10 +55,11 @@ def test_images_stay_on_their_side_when_the_data_grow(
     assert third.splits == second.splits
     assert "training images of" not in caplog.text
 
-    own = open_evaluation_set(third, None, "test", Preprocessing((16, 16), (0.5,), (0.5,)))
+    built = restore(str(third.path), torch.device("cpu")).built
+    own = open_evaluation_set(third, None, "test", built)
     assert set(own.ids) == splits(third)["test"] - {"ant/00.png"} and own.is_own
     add(growing, 1, "late")
-    grown = open_evaluation_set(third, None, "test", Preprocessing((16, 16), (0.5,), (0.5,)))
+    grown = open_evaluation_set(third, None, "test", built)
     assert not grown.is_own and "have changed since the run" in caplog.text
     assert not set(grown.ids) & splits(third)["train"]
 

@@ -206,3 +206,13 @@ def test_pruning_removes_what_a_run_fell_back_from(run):
     assert reader.Run(run).checkpoint_steps() == [3, 6]
     writer.mark_best(run, 6)
     assert (run / layout.CHECKPOINTS / layout.BEST).is_file()
+
+
+def test_who_is_muted_touches_no_checkpoint(tmp_path: Path) -> None:
+    """Another process may be writing it at that moment."""
+    writer.write_checkpoint(tmp_path, 3, {"model.safetensors": b"first"})
+    with writer.muted():
+        writer.write_checkpoint(tmp_path, 3, {"model.safetensors": b"second"})
+    files = sorted(path.name for path in (tmp_path / "checkpoints").rglob("*") if path.is_file())
+    assert "model.safetensors" in files
+    assert (next((tmp_path / "checkpoints").glob("step_*")) / "model.safetensors").read_bytes() == b"first"

@@ -125,7 +125,7 @@ class Child(Beginning):
         if saved is not None and parent.keep == ALL:
             # What belongs to the run and not to its training begins anew; the start is measured (frozen_stage None).
             state = replace(saved.state, seconds=0.0, stop_reason=None, frozen_stage=None, frozen_hash=None)
-            state.failed_steps = []
+            state.failed_steps, state.num_recoveries = [], 0
         if bar is not None:
             state.best_value, state.best_step = bar.value, self._best_step(job)
         if parent.keep == WEIGHTS:
@@ -149,7 +149,11 @@ class Child(Beginning):
         if parent.run is None:
             return job.pace.first_step  # they were measured themselves
         averages = parent.saved is not None and bool(parent.saved.averaged)  # the training weights are others
-        if parent.best_step in (None, parent.step) and not (averages and parent.keep == OPTIMIZER):
+        loses_averages = averages and (parent.keep == OPTIMIZER or job.config.train.ema is None)
+        # A parent that never beat its own bar passes that on: nobody here has the weights behind it.
+        is_own = job.bar is not None and job.bar.run == str(parent.run.path)
+        is_start = parent.best_step == parent.step or (parent.best_step is None and is_own)
+        if is_start and not (loses_averages and parent.keep != WEIGHTS):
             return job.pace.first_step
         return parent.best_step if self._holds_older_best else None
 

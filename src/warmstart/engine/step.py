@@ -124,6 +124,8 @@ def _take_step(
     if scaler is not None:
         scaler.unscale_(optimizer)
     gradients = [p.grad for p in parameters if p.grad is not None]
+    if not gradients:  # none of the window's images could be read
+        return WindowResult(torch.zeros_like(loss_sum), weight, torch.zeros_like(loss_sum))
     grad_norm = nn.utils.get_total_norm(gradients) / weight
     # Division and clipping in one pass over the gradients; torch's clip_grad_norm_ has the same 1e-6.
     factor = 1 / weight

@@ -208,9 +208,10 @@ def _killed(config: Path, folder: Path, total: int) -> int:
             while process.poll() is None and _last_step(run) < target:
                 time.sleep(_LOOKS_EVERY)
         finally:
-            process.kill()
+            was_alive = process.poll() is None
+            process.kill()  # on Windows that is an exit code of 1
         _, told = process.communicate()
-        if process.returncode not in (0, 1, 2) and Run(run).checkpoint_steps():
+        if was_alive and process.returncode != 0 and Run(run).checkpoint_steps():
             run.rename(folder)
             return _last_step(folder)
         if process.returncode != 0 and _last_step(run) == 0:
