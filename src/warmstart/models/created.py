@@ -7,11 +7,23 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from warmstart.errors import UserError
 from warmstart.records import Preprocessing
 
 Shape = tuple[int, ...]
 # Patch embeddings and convolutional stems of transformers have at most four spatial convolutions.
 _MAX_STEM_CONVOLUTIONS = 4
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a new model; None stands for the model's own default."""
+
+    num_classes: int | None = None
+    dropout: float | None = None
+    pretrained: bool = False
+    in_channels: int | None = None
+    image_size: tuple[int, int] | None = None  # (height, width) in pixels
 
 
 @dataclass(frozen=True)
@@ -59,3 +71,14 @@ def is_convolutional(module: nn.Module) -> bool:
     """Whether the module computes fastest with channels last."""
     spatial = [m for m in module.modules() if isinstance(m, nn.Conv2d) and max(m.kernel_size) > 1]
     return len(spatial) > _MAX_STEM_CONVOLUTIONS
+
+
+def check_in_channels(name: str, wanted: Wanted, own: int) -> None:
+    """Raises UserError where other input channels are asked for than a model has, which cannot be rebuilt for them."""
+    if wanted.in_channels not in (None, own):
+        needed = f"{own} channel{'s' * (own > 1)}"
+        raise UserError(
+            f"{name} takes {needed}, not {wanted.in_channels}",
+            needed,
+            "choose a timm model, which can take any number of channels",
+        )

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.errors import UserError, listing
-from warmstart.models.created import Created, Outline, is_convolutional, shapes_of
+from warmstart.models.created import Created, Outline, Wanted, check_in_channels, is_convolutional, shapes_of
 from warmstart.models.download import fetch
 from warmstart.models.hf_folder import CONFIG, classes_in_config, read_config
 from warmstart.models.hf_processor import preprocessing_of
@@ -87,31 +87,21 @@ def config_text(module: Any) -> str:
     return text
 
 
-def create_hf(
-    bare: str,
-    num_classes: int | None,
-    dropout: float | None,
-    pretrained: bool,
-    in_channels: int | None,
-    image_size: Size | None,
-) -> Created:
+def create_hf(bare: str, wanted: Wanted) -> Created:
     """Build hf:`bare` as `zoo.create` promises; pretrained weights are the folder's or the hub's."""
-    assert not (pretrained and num_classes), "pretrained weights keep their classifier until a head is fitted"
     name, config = f"hf:{bare}", _config(bare)
     own, notes = _preprocessing(bare, config)
-    if in_channels not in (None, own.num_channels):
-        needed = f"{own.num_channels} channel{'s' * (own.num_channels > 1)}"
-        raise UserError(f"{name} takes {needed}, not {in_channels}", needed, "choose a timm model")
-    if dropout is not None:
-        config = _with_dropout(config, name, dropout)
-    size = image_size or own.image_size
+    check_in_channels(name, wanted, own.num_channels)
+    if wanted.dropout is not None:
+        config = _with_dropout(config, name, wanted.dropout)
+    size = wanted.image_size or own.image_size
     check_image_size(lambda _: _make(config, name, 2), name, size, own.num_channels)
     classes, told = classes_in_config(config)
-    if pretrained:
+    if wanted.pretrained:
         module, has_head = _pretrained(bare, config, size)
         classes, notes = (classes, (*notes, *told)) if has_head else ((), notes)
     else:
-        module, classes = _make(config, name, num_classes or len(config.get("id2label", "12"))), None
+        module, classes = _make(config, name, wanted.num_classes or len(config.get("id2label", "12"))), None
     return Created(
         module=module,
         head=_head(module, name),
@@ -119,7 +109,7 @@ def create_hf(
         licence=None,
         channels_last=is_convolutional(module),
         classes=classes,
-        origin=bare if pretrained else None,
+        origin=bare if wanted.pretrained else None,
         notes=notes,
         segments=_is_segmenter(config),
     )

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.errors import UserError
-from warmstart.models.created import Created, Outline, shapes_of
+from warmstart.models.created import Created, Outline, Wanted, shapes_of
 from warmstart.models.gaps import under
 from warmstart.models.heads import fit_head
 from warmstart.models.sizes import Size, check_image_size, first_line
@@ -96,22 +96,20 @@ def _kind(bare: str) -> str:
     return bare.rpartition("-")[0] or bare
 
 
-def create_object(
-    bare: str, num_classes: int | None, dropout: float | None, image_size: Size | None
-) -> Created:
+def create_object(bare: str, wanted: Wanted) -> Created:
     """A copy of the kept object, as `zoo.create` promises; its own weights are where it starts from."""
     kept, name = _KEPT[bare], f"object:{bare}"
-    if dropout is not None:
+    if wanted.dropout is not None:
         raise UserError(
-            f"{name} is built already, so --dropout {dropout} would do nothing",
+            f"{name} is built already, so --dropout {wanted.dropout} would do nothing",
             "no --dropout for a Python object",
             "set it in the object itself",
         )
-    preprocessing, notes = _preprocessing(kept, name, image_size)
+    preprocessing, notes = _preprocessing(kept, name, wanted.image_size)
     check_image_size(lambda _: copy.deepcopy(kept.module), name, preprocessing.image_size, kept.num_channels)
     module = copy.deepcopy(kept.module)
-    if num_classes is not None:
-        fit_head(module, kept.head, (), [str(number) for number in range(num_classes)], seed=0)
+    if wanted.num_classes is not None:
+        fit_head(module, kept.head, (), [str(number) for number in range(wanted.num_classes)], seed=0)
     return Created(
         module=module,
         head=kept.head,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from warmstart.errors import UserError, closest
-from warmstart.models.created import Created, Outline, is_convolutional, shapes_of
+from warmstart.models.created import Created, Outline, Wanted, is_convolutional, shapes_of
 from warmstart.models.download import fetch
 from warmstart.models.sizes import Size, check_image_size, first_line
 from warmstart.models.timm_zoo import import_timm, in_timm
@@ -72,35 +72,30 @@ def check_smp(bare: str) -> str:
     return f"{archs[arch.lower()]}/{encoder}"
 
 
-def create_smp(
-    bare: str,
-    num_classes: int | None,
-    dropout: float | None,
-    pretrained: bool,
-    in_channels: int | None,
-    image_size: Size | None,
-) -> Created:
+def create_smp(bare: str, wanted: Wanted) -> Created:
     """Build smp:`bare` as `zoo.create` promises; pretrained weights are those of the encoder alone."""
     name, encoder = f"smp:{bare}", bare.partition("/")[2]
-    weights = _weights(name, encoder) if pretrained else None
-    own = _preprocessing(encoder, in_channels)
-    size = image_size or own.image_size
-    if dropout is not None:
-        _set_dropout(_skeleton(bare, in_channels), name, dropout)  # refused here, before any download
-    if size != own.image_size or pretrained:
-        check_image_size(lambda s: _make(bare, 2, in_channels, s), name, size, own.num_channels)
-    make = lambda: _make(bare, num_classes or 1, in_channels, size, weights)  # noqa: E731
-    module = fetch(make, name, size) if pretrained else make()
-    if dropout is not None:
-        _set_dropout(module, name, dropout)
+    weights = _weights(name, encoder) if wanted.pretrained else None
+    own = _preprocessing(encoder, wanted.in_channels)
+    size = wanted.image_size or own.image_size
+    if wanted.dropout is not None:
+        _set_dropout(
+            _skeleton(bare, wanted.in_channels), name, wanted.dropout
+        )  # refused here, before any download
+    if size != own.image_size or wanted.pretrained:
+        check_image_size(lambda s: _make(bare, 2, wanted.in_channels, s), name, size, own.num_channels)
+    make = lambda: _make(bare, wanted.num_classes or 1, wanted.in_channels, size, weights)  # noqa: E731
+    module = fetch(make, name, size) if wanted.pretrained else make()
+    if wanted.dropout is not None:
+        _set_dropout(module, name, wanted.dropout)
     return Created(
         module=module,
         head=_HEAD,
         preprocessing=Preprocessing(size, own.mean, own.std, own.crop_pct),
         licence=None,
         channels_last=is_convolutional(module),
-        classes=() if pretrained else None,
-        origin=f"{encoder} ({weights})" if pretrained else None,
+        classes=() if wanted.pretrained else None,
+        origin=f"{encoder} ({weights})" if wanted.pretrained else None,
         segments=True,
     )
 

@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from warmstart.errors import UserError
-from warmstart.models.created import Created, Outline, is_convolutional, shapes_of
+from warmstart.models.created import Created, Outline, Wanted, is_convolutional, shapes_of
 from warmstart.models.download import fetch
 from warmstart.models.sizes import Size, check_image_size
 from warmstart.models.torchvision_zoo import torchvision_mismatch
@@ -70,54 +70,48 @@ def outline_timm(bare: str) -> Outline:
     )
 
 
-def create_timm(
-    bare: str,
-    num_classes: int | None,
-    dropout: float | None,
-    pretrained: bool,
-    in_channels: int | None,
-    image_size: Size | None,
-) -> Created:
+def create_timm(bare: str, wanted: Wanted) -> Created:
     timm = import_timm()
     config = timm.get_pretrained_cfg(bare)
-    channels = in_channels or config.input_size[0]
-    if pretrained and not timm.is_model_pretrained(bare):
+    channels = wanted.in_channels or config.input_size[0]
+    if wanted.pretrained and not timm.is_model_pretrained(bare):
         raise UserError(
             f"timm has no pretrained weights for {bare}",
             "--weights FILE or --weights none",
             "pass one of the two",
         )
-    if dropout is not None and not _has_dropout(bare):
+    if wanted.dropout is not None and not _has_dropout(bare):
         raise UserError(
-            f"timm:{bare} has no dropout before its head, so --dropout {dropout} would do nothing",
+            f"timm:{bare} has no dropout before its head, so --dropout {wanted.dropout} would do nothing",
             "no --dropout for this model",
             "leave --dropout out, or choose another --model",
         )
     # Self-supervised backbones come without a classifier: one output stands where fit_head puts a new one.
-    is_headless = num_classes is None and not config.num_classes
-    num_outputs = 1 if is_headless else num_classes
-    options = {"num_classes": num_outputs, "drop_rate": dropout, "in_chans": in_channels}
-    resized = image_size is not None and image_size != tuple(config.input_size[1:])
+    is_headless = wanted.num_classes is None and not config.num_classes
+    num_outputs = 1 if is_headless else wanted.num_classes
+    options = {"num_classes": num_outputs, "drop_rate": wanted.dropout, "in_chans": wanted.in_channels}
+    resized = wanted.image_size is not None and wanted.image_size != tuple(config.input_size[1:])
 
     def make(size: Size, **more: Any) -> nn.Module:
         # Only models with a fixed input (position embeddings, windows) take the size as an argument.
         fixed = {"img_size": size} if resized and config.fixed_input_size else {}
         return timm.create_model(bare, **options, **fixed, **more)
 
-    size = image_size or tuple(config.input_size[1:])
+    size = wanted.image_size or tuple(config.input_size[1:])
     if resized:
         check_image_size(make, f"timm:{bare}", size, channels)
     module: Any = (
-        fetch(lambda: make(size, pretrained=True), f"timm:{bare}", size) if pretrained else make(size)
+        fetch(lambda: make(size, pretrained=True), f"timm:{bare}", size) if wanted.pretrained else make(size)
     )
+    names = _imagenet_classes(module) if wanted.pretrained and not wanted.num_classes else None
     return Created(
         module=module,
         head=_timm_head(module, bare),
         preprocessing=_timm_preprocessing(module, size, channels),
-        licence=module.pretrained_cfg.get("license") if pretrained else None,
+        licence=module.pretrained_cfg.get("license") if wanted.pretrained else None,
         channels_last=is_convolutional(module),
-        classes=() if is_headless else _imagenet_classes(module) if pretrained and not num_classes else None,
-        origin=_origin(module) if pretrained else None,
+        classes=() if is_headless else names,
+        origin=_origin(module) if wanted.pretrained else None,
     )
 
 

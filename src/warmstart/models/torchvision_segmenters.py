@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.errors import UserError
-from warmstart.models.created import Created, Outline, shapes_of
+from warmstart.models.created import Created, Outline, Wanted, check_in_channels, shapes_of
 from warmstart.models.download import fetch
-from warmstart.models.sizes import Size, check_image_size
-from warmstart.models.torchvision_zoo import check_channels, import_models, weights_of
+from warmstart.models.sizes import check_image_size
+from warmstart.models.torchvision_zoo import import_models, weights_of
 from warmstart.records import Preprocessing
 
 _NUM_CLASSES, _NUM_CHANNELS = 21, 3  # of the published weights: Pascal VOC
@@ -28,39 +28,31 @@ def is_segmenter(bare: str) -> bool:
     return bare.partition(".")[0] in models.list_models(module=models.segmentation)
 
 
-def create_segmenter(
-    bare: str,
-    num_classes: int | None,
-    dropout: float | None,
-    pretrained: bool,
-    in_channels: int | None,
-    image_size: Size | None,
-) -> Created:
+def create_segmenter(bare: str, wanted: Wanted) -> Created:
     """Build torchvision:`bare` as `zoo.create` promises; the module gives a tensor (N, K, H, W), not a dict."""
-    assert not (pretrained and num_classes), "pretrained weights keep their classifier until a head is fitted"
     name, weights, arch = f"torchvision:{bare}", weights_of(bare), bare.partition(".")[0]
-    check_channels(name, in_channels)
+    check_in_channels(name, wanted, _NUM_CHANNELS)
     own = _preprocessing(weights)
-    size = image_size or own.image_size
+    size = wanted.image_size or own.image_size
     _head(_make(arch, 2, "meta"), name)  # refused here, before any download
     if size != own.image_size:
         check_image_size(lambda _: _make(arch, 2), name, size, _NUM_CHANNELS)
-    if pretrained:
+    if wanted.pretrained:
         module = fetch(lambda: _pretrained(arch, weights), name, size)
     else:
-        module = _make(arch, num_classes or _NUM_CLASSES)
-    if dropout is not None:
+        module = _make(arch, wanted.num_classes or _NUM_CLASSES)
+    if wanted.dropout is not None:
         for layer in module.get_submodule("classifier").modules():
             if isinstance(layer, nn.Dropout):
-                layer.p = dropout
+                layer.p = wanted.dropout
     return Created(
         module=module,
         head=_head(module, name),
         preprocessing=Preprocessing(size, own.mean, own.std, own.crop_pct),
         licence=None,
         channels_last=True,
-        classes=tuple(weights.meta["categories"]) if pretrained else None,
-        origin=weights.url if pretrained else None,
+        classes=tuple(weights.meta["categories"]) if wanted.pretrained else None,
+        origin=weights.url if wanted.pretrained else None,
         training_only=(_AUXILIARY,),
         segments=True,
     )

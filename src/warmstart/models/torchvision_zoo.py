@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from warmstart.errors import UserError, closest
-from warmstart.models.created import Created, Outline, is_convolutional, shapes_of
+from warmstart.models.created import Created, Outline, Wanted, check_in_channels, is_convolutional, shapes_of
 from warmstart.models.download import fetch
 from warmstart.models.sizes import Size, check_image_size
 from warmstart.records import Preprocessing
@@ -67,41 +67,33 @@ def check_torchvision(bare: str) -> bool:
     return True
 
 
-def create_torchvision(
-    bare: str,
-    num_classes: int | None,
-    dropout: float | None,
-    pretrained: bool,
-    in_channels: int | None,
-    image_size: Size | None,
-) -> Created:
+def create_torchvision(bare: str, wanted: Wanted) -> Created:
     """Build torchvision:`bare` as `zoo.create` promises; pretrained weights come with their own outputs."""
-    assert not (pretrained and num_classes), "pretrained weights keep their classifier until a head is fitted"
     name, weights = f"torchvision:{bare}", weights_of(bare)
     bare = bare.partition(".")[0]
-    check_channels(name, in_channels)
+    check_in_channels(name, wanted, _NUM_CHANNELS)
     preprocessing = _preprocessing(bare, weights)
-    size = image_size or preprocessing.image_size
-    num_outputs = num_classes or _NUM_IMAGENET
+    size = wanted.image_size or preprocessing.image_size
+    num_outputs = wanted.num_classes or _NUM_IMAGENET
     if size != preprocessing.image_size:
-        _check_size(bare, size, preprocessing.image_size, pretrained)
+        _check_size(bare, size, preprocessing.image_size, wanted.pretrained)
         check_image_size(lambda s: _make(bare, num_outputs, s), name, size, _NUM_CHANNELS)
-    if dropout is not None:
-        _set_dropout(_skeleton(bare), bare, dropout)  # refused here, before any download
-    if pretrained:
+    if wanted.dropout is not None:
+        _set_dropout(_skeleton(bare), bare, wanted.dropout)  # refused here, before any download
+    if wanted.pretrained:
         module = fetch(lambda: _pretrained(bare, weights), name, size)
     else:
         module = _make(bare, num_outputs, size)
-    if dropout is not None:
-        _set_dropout(module, bare, dropout)
+    if wanted.dropout is not None:
+        _set_dropout(module, bare, wanted.dropout)
     return Created(
         module=module,
         head=_head(module, bare),
         preprocessing=Preprocessing(size, preprocessing.mean, preprocessing.std, preprocessing.crop_pct),
         licence=None,
         channels_last=is_convolutional(module),
-        classes=tuple(weights.meta["categories"]) if pretrained else None,
-        origin=weights.url if pretrained else None,
+        classes=tuple(weights.meta["categories"]) if wanted.pretrained else None,
+        origin=weights.url if wanted.pretrained else None,
         training_only=_AUXILIARY.get(bare, ()),
     )
 
@@ -114,15 +106,6 @@ def outline_torchvision(bare: str) -> Outline:
         module = _make(arch, 2, size)
     first = next(path for path, m in module.named_modules() if isinstance(m, nn.Conv2d))
     return Outline(_head(module, arch), first, _family(arch) in _SIZE_ARGUMENTS, shapes_of(module), size)
-
-
-def check_channels(name: str, in_channels: int | None) -> None:
-    if in_channels not in (None, _NUM_CHANNELS):
-        raise UserError(
-            f"{name} takes {_NUM_CHANNELS} channels, not {in_channels}",
-            f"{_NUM_CHANNELS} channels",
-            "choose a timm model, which can take any number of channels",
-        )
 
 
 def weights_of(bare: str) -> Any:

@@ -10,7 +10,7 @@ from torch import nn
 
 from warmstart.errors import UserError, closest
 from warmstart.models.builtin import BUILTINS, recognise
-from warmstart.models.created import Created, Outline, shapes_of
+from warmstart.models.created import Created, Outline, Wanted, check_in_channels, shapes_of
 from warmstart.models.hf_zoo import check_hf, create_hf, outline_hf
 from warmstart.models.objects import check_kept, create_object, outline_object
 from warmstart.models.sizes import Size, check_image_size
@@ -73,18 +73,14 @@ def create(
     have, an image size it cannot run on, a number of input channels it cannot take.
     """
     zoo, bare = split_name(name)
-    if zoo == "timm":
-        return create_timm(bare, num_classes, dropout, pretrained, in_channels, image_size)
-    if zoo == "torchvision":
-        make = create_segmenter if is_segmenter(bare) else create_torchvision
-        return make(bare, num_classes, dropout, pretrained, in_channels, image_size)
-    if zoo == "smp":
-        return create_smp(bare, num_classes, dropout, pretrained, in_channels, image_size)
-    if zoo == "hf":
-        return create_hf(bare, num_classes, dropout, pretrained, in_channels, image_size)
-    if zoo == "object":
-        return create_object(bare, num_classes, dropout, image_size)
-    if pretrained:
+    wanted = Wanted(num_classes, dropout, pretrained, in_channels, image_size)
+    if zoo == "torchvision" and is_segmenter(bare):
+        return create_segmenter(bare, wanted)
+    return _MAKERS[zoo](bare, wanted)
+
+
+def _create_builtin(bare: str, wanted: Wanted) -> Created:
+    if wanted.pretrained:
         raise UserError(
             f"builtin:{bare} has no pretrained weights to download",
             "--weights FILE, or --weights none for random initialisation",
@@ -92,16 +88,10 @@ def create(
         )
     spec = BUILTINS[bare]
     num_channels = spec.preprocessing.num_channels
-    if in_channels not in (None, num_channels):
-        needed = f"{num_channels} channel{'s' * (num_channels > 1)}"
-        raise UserError(
-            f"builtin:{bare} takes {needed}, not {in_channels}",
-            needed,
-            "choose a timm model, which can take any number of channels",
-        )
-    size = image_size or spec.preprocessing.image_size
-    classes = num_classes or spec.num_classes
-    rate = spec.dropout if dropout is None else dropout
+    check_in_channels(f"builtin:{bare}", wanted, num_channels)
+    size = wanted.image_size or spec.preprocessing.image_size
+    classes = wanted.num_classes or spec.num_classes
+    rate = spec.dropout if wanted.dropout is None else wanted.dropout
     if size != spec.preprocessing.image_size:
         check_image_size(lambda _: spec.make(classes, rate), f"builtin:{bare}", size, num_channels)
     return Created(
@@ -114,6 +104,16 @@ def create(
         origin=None,
         segments=spec.segments,
     )
+
+
+_MAKERS = {
+    "timm": create_timm,
+    "torchvision": create_torchvision,
+    "smp": create_smp,
+    "hf": create_hf,
+    "object": create_object,
+    "builtin": _create_builtin,
+}
 
 
 def outline(name: str) -> Outline:
