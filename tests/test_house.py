@@ -42,6 +42,7 @@ FLOORS = {
     "commands": 7,
     "flags": 7,
     "demo": 7,
+    "verbs": 7,
     "__init__": 7,
     "__main__": 7,
 }
@@ -81,7 +82,7 @@ WITHOUT_TORCH = [
     "__init__",
     "__main__",
 ]
-WITHOUT_TORCH += ["analysis.summary", "api", "results"]
+WITHOUT_TORCH += ["analysis.summary", "api", "results", "verbs.training", "verbs.models", "verbs.folders"]
 TORCHES = {"torch", "torchvision", "timm", "safetensors.torch"}
 
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_ARGUMENTS = 300, 60, 7

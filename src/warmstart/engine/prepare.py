@@ -20,16 +20,18 @@ from warmstart.data.dataset import Dataset
 from warmstart.data.mixing import Mixing
 from warmstart.data.order import training_windows
 from warmstart.data.workers import WorkersChoice, candidates, resolve_workers
+from warmstart.engine.checks import check_settings
 from warmstart.engine.compiled import check_compiler
 from warmstart.engine.distributed import SOLO, World
 from warmstart.engine.feature_plan import FeatureChoice, choose_features
 from warmstart.engine.job import Bar, Job, Pace
 from warmstart.engine.open_inputs import open_inputs
 from warmstart.engine.optimizer import check_optimizer
+from warmstart.engine.pace import make_pace, within_budget
 from warmstart.engine.probe import Probe, probe, speeds_of_workers
 from warmstart.engine.record import make_record
 from warmstart.engine.schedule import make_schedule
-from warmstart.errors import UserError, listing
+from warmstart.errors import UserError
 from warmstart.inference.device import resolve_device, resolve_precision
 from warmstart.inference.reference import WeightsReference, resolve_weights
 from warmstart.models.build import BuiltModel
@@ -68,7 +70,7 @@ def prepare(
     sizes = {name: tuple(p.shape) for name, p in built.module.named_parameters()}
     plan = make_plan(built.blocks, sizes, config.adapt, config.optim)
     augment, augment_origin = _augment(config, reference, resolved)
-    pace = _pace(config, dataset, steps_done) if resolved is None else Pace(**resolved["pace"])
+    pace = make_pace(config, dataset, steps_done) if resolved is None else Pace(**resolved["pace"])
     task = _task(config, dataset, built)
     job = Job(
         run=run,
@@ -96,7 +98,7 @@ def prepare(
         precision=precision,
         bar=None if resolved is None else Bar.recorded(resolved),
     )
-    _check_settings(job)
+    check_settings(job)
     if resolved is not None:
         return _decided(job, resolved)
     record = {"settings": asdict(augment), "origin": augment_origin}
@@ -153,7 +155,7 @@ def _decide(
     job = replace(job, workers=workers.value)
     measured = probe(job) if job.config.train.time_budget is not None else None
     if measured is not None:
-        job = _within_budget(job, measured)
+        job = within_budget(job, measured)
     record = record_of(job, measured)
     record["data"]["split"] = split
     record["features"] = chosen.to_json()
@@ -202,95 +204,3 @@ def _mixing(config: Config, augment: Augment, dataset: Dataset) -> Mixing | None
         return np.concatenate([*chain.from_iterable(windows)])
 
     return Mixing(mixup, augment.cutmix, len(dataset.classes), augment.seed, order)
-
-
-def _pace(config: Config, dataset: Dataset, steps_done: Callable[[int], int]) -> Pace:
-    train, targets = config.train, dataset.splits["train"].targets
-    per_epoch = len(training_windows(targets, config.data, config.optim.accumulate, train.seed, 0))
-    total = min(train.epochs * per_epoch, train.max_steps or train.epochs * per_epoch)
-    assert train.eval_every and train.save_every and train.log_every, "the rules require intervals"
-    done = steps_done(per_epoch)
-    if done and done >= total:
-        raise UserError(
-            f"nothing is left to do: the parent has done {done} steps ({done / per_epoch:.4g} epochs), "
-            f"and this run would end at step {total}",
-            f"--epochs above {done / per_epoch:.4g}, which is the new total"
-            + ("" if train.max_steps is None else f", and --max-steps none or above {done}"),
-            f"--epochs {-(-done // per_epoch) + train.epochs}, or --keep weights, which counts from 0",
-        )
-    *early, (last, _) = train.eval_every.parts
-    limits = [until.steps(per_epoch) for _, until in early if until]
-    if limits != sorted(set(limits)):
-        raise UserError(
-            f"--eval-every {train.eval_every}: its limits are the steps {listing(limits)}", "limits that rise"
-        )
-    return Pace(
-        steps_per_epoch=per_epoch,
-        total_steps=total,
-        eval_every=last.steps(per_epoch),
-        save_every=0 if train.save_every.unit == "seconds" else train.save_every.steps(per_epoch),
-        log_every=train.log_every.steps(per_epoch),
-        max_seconds=train.time_budget.amount if train.time_budget else None,
-        first_step=done,
-        eval_before=tuple(
-            (until.steps(per_epoch), interval.steps(per_epoch)) for interval, until in early if until
-        ),
-        save_seconds=train.save_every.amount if train.save_every.unit == "seconds" else None,
-    )
-
-
-def expected_seconds(job: Job, measured: Probe) -> float:
-    """Seconds of the whole run: its steps and its validations (val, and as many training images)."""
-    num_images = 2 * len(job.dataset.splits.get("val", ()))
-    splits = job.dataset.splits
-    num_kept = job.views * len(splits["train"]) + num_images + len(splits.get("test", ()))
-    return (
-        (job.pace.total_steps - job.pace.first_step) * measured.seconds_per_step
-        + job.pace.num_evals * num_images * measured.seconds_per_eval_image
-        + num_kept * measured.seconds_per_feature_image
-    )
-
-
-def _within_budget(job: Job, measured: Probe) -> Job:
-    """Shorten the run so that it fits its time budget, and its schedule with it."""
-    assert job.pace.max_seconds is not None
-    share = min(1.0, job.pace.max_seconds / expected_seconds(job, measured))
-    first = job.pace.first_step
-    total = first + max(1, int((job.pace.total_steps - first) * share))
-    pace = replace(job.pace, total_steps=total)
-    schedule = make_schedule(job.config.optim, total, pace.steps_per_epoch)
-    log.info("time budget %gs: %d of %d steps fit", job.pace.max_seconds, total, job.pace.total_steps)
-    return replace(job, pace=pace, schedule=schedule)
-
-
-def _check_settings(job: Job) -> None:
-    num = len(job.dataset.splits["train"])
-    if job.config.data.sampler == "balanced" and job.dataset.splits["train"].targets.ndim > 1:
-        raise UserError(
-            "--sampler balanced needs one class per image, and these images have several labels",
-            "--sampler shuffle",
-            "--class-weights balanced weighs rare labels instead",
-        )
-    has_live_norms = any(row.norms == "train" for row in job.plan.rows)
-    if has_live_norms and min(num, job.config.data.batch_size) < 2 * job.world.size > 2:
-        raise UserError(
-            f"BatchNorm layers cannot learn from single images, and --batch-size {job.config.data.batch_size} is "
-            f"divided among {job.world.size} processes",
-            f"--batch-size {2 * job.world.size} or more",
-            "or hold the norms still with --freeze-bn",
-        )
-    if has_live_norms and min(num, job.config.data.batch_size) == 1:
-        raise UserError(
-            "BatchNorm layers cannot learn from batches of one image",
-            "--batch-size 2 or more and at least 2 training images",
-            "or hold the norms still with --freeze-bn",
-        )
-    if "val" not in job.dataset.splits:
-        needy = {
-            "--patience": job.config.train.patience is not None,
-            "--scheduler plateau": job.config.optim.scheduler == "plateau",
-        }
-        for setting in (name for name, is_set in needy.items() if is_set):
-            raise UserError(
-                f"{setting} needs validation images, and there are none", "a val split", "raise --val-ratio"
-            )

@@ -19,7 +19,8 @@ from warmstart.engine.clock import Clock
 from warmstart.engine.distributed import SOLO, World
 from warmstart.engine.job import Job
 from warmstart.engine.outputs import run_folder, save_as
-from warmstart.engine.prepare import Prepared, expected_seconds, prepare
+from warmstart.engine.pace import expected_seconds
+from warmstart.engine.prepare import Prepared, prepare
 from warmstart.engine.probe import Probe, probe
 from warmstart.engine.rescue import run_with_rescues
 from warmstart.engine.signals import stop_on_signal

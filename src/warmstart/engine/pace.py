@@ -1,0 +1,75 @@
+"""From durations to optimizer steps, and from a time budget to as many as fit."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+from warmstart.config.schema import Config
+from warmstart.console import log
+from warmstart.data.dataset import Dataset
+from warmstart.data.order import training_windows
+from warmstart.engine.job import Job, Pace
+from warmstart.engine.probe import Probe
+from warmstart.engine.schedule import make_schedule
+from warmstart.errors import UserError, listing
+
+
+def make_pace(config: Config, dataset: Dataset, steps_done: Callable[[int], int]) -> Pace:
+    """Durations in steps; `steps_done` of them lie behind the run where it goes on counting. Raises UserError."""
+    train, targets = config.train, dataset.splits["train"].targets
+    per_epoch = len(training_windows(targets, config.data, config.optim.accumulate, train.seed, 0))
+    total = min(train.epochs * per_epoch, train.max_steps or train.epochs * per_epoch)
+    assert train.eval_every and train.save_every and train.log_every, "the rules require intervals"
+    done = steps_done(per_epoch)
+    if done and done >= total:
+        raise UserError(
+            f"nothing is left to do: the parent has done {done} steps ({done / per_epoch:.4g} epochs), "
+            f"and this run would end at step {total}",
+            f"--epochs above {done / per_epoch:.4g}, which is the new total"
+            + ("" if train.max_steps is None else f", and --max-steps none or above {done}"),
+            f"--epochs {-(-done // per_epoch) + train.epochs}, or --keep weights, which counts from 0",
+        )
+    *early, (last, _) = train.eval_every.parts
+    limits = [until.steps(per_epoch) for _, until in early if until]
+    if limits != sorted(set(limits)):
+        raise UserError(
+            f"--eval-every {train.eval_every}: its limits are the steps {listing(limits)}", "limits that rise"
+        )
+    return Pace(
+        steps_per_epoch=per_epoch,
+        total_steps=total,
+        eval_every=last.steps(per_epoch),
+        save_every=0 if train.save_every.unit == "seconds" else train.save_every.steps(per_epoch),
+        log_every=train.log_every.steps(per_epoch),
+        max_seconds=train.time_budget.amount if train.time_budget else None,
+        first_step=done,
+        eval_before=tuple(
+            (until.steps(per_epoch), interval.steps(per_epoch)) for interval, until in early if until
+        ),
+        save_seconds=train.save_every.amount if train.save_every.unit == "seconds" else None,
+    )
+
+
+def expected_seconds(job: Job, measured: Probe) -> float:
+    """Seconds of the whole run: its steps and its validations (val, and as many training images)."""
+    num_images = 2 * len(job.dataset.splits.get("val", ()))
+    splits = job.dataset.splits
+    num_kept = job.views * len(splits["train"]) + num_images + len(splits.get("test", ()))
+    return (
+        (job.pace.total_steps - job.pace.first_step) * measured.seconds_per_step
+        + job.pace.num_evals * num_images * measured.seconds_per_eval_image
+        + num_kept * measured.seconds_per_feature_image
+    )
+
+
+def within_budget(job: Job, measured: Probe) -> Job:
+    """Shorten the run so that it fits its time budget, and its schedule with it."""
+    assert job.pace.max_seconds is not None
+    share = min(1.0, job.pace.max_seconds / expected_seconds(job, measured))
+    first = job.pace.first_step
+    total = first + max(1, int((job.pace.total_steps - first) * share))
+    pace = replace(job.pace, total_steps=total)
+    schedule = make_schedule(job.config.optim, total, pace.steps_per_epoch)
+    log.info("time budget %gs: %d of %d steps fit", job.pace.max_seconds, total, job.pace.total_steps)
+    return replace(job, pace=pace, schedule=schedule)

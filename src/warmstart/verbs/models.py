@@ -1,0 +1,75 @@
+"""The verbs that only use a trained model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from warmstart import console
+from warmstart.arguments import Data, labelled_data, restore_model
+
+if TYPE_CHECKING:
+    from warmstart.analysis.check import Check
+    from warmstart.analysis.evaluate import Evaluation
+    from warmstart.analysis.predict import PredictionResult
+    from warmstart.analysis.segment import MaskPredictions
+
+
+def evaluate(
+    model: str,
+    data: Data | None = None,
+    *,
+    split: str | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    output_dir: str | None = None,
+    **settings: Any,
+) -> Evaluation:
+    """Measure a run, RUN@step or a file of weights on labelled images.
+
+    `settings`: workers, with `data` how its labels are read (label_columns, masks, mask_classes, ignore,
+    mask_remap, mask_colours: else as the run says), module (an object like that of the run, where it was one),
+    and model_name, image_size, mean, std, crop_pct for files that do not say them.
+    """
+    console.setup()
+    from warmstart.analysis.evaluate import evaluate as run_evaluation
+
+    labelled = labelled_data(data, settings)
+    restored, workers = restore_model(model, device, settings)
+    chosen = None if data is None else labelled
+    return run_evaluation(restored, chosen, split, batch_size, workers, output_dir).draw()
+
+
+def predict(
+    model: str,
+    images: list[str],
+    *,
+    top_k: int = 5,
+    output: str | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    **settings: Any,
+) -> PredictionResult | MaskPredictions:
+    """Classes of image files and folders; `output` is a CSV or JSON file to write.
+
+    A segmenting model writes masks: `output` is a new folder; `scales` and `flip` ask for several looks.
+    """
+    console.setup()
+    from warmstart.analysis.predict import check_request, classify
+    from warmstart.analysis.segment import segment
+
+    looks = settings.pop("scales", None), settings.pop("flip", None)
+    check_request(top_k, output)
+    restored, workers = restore_model(model, device, settings)
+    if restored.built.segments:
+        return segment(restored, images, output, looks, workers)
+    return classify(restored, images, (top_k, output, *looks), batch_size, workers)
+
+
+def check(model: str, data: Data, *, batch_size: int = 32, device: str = "auto", **settings: Any) -> Check:
+    """Load a checkpoint and run three batches of the data through it: does it fit, and what does it cost?"""
+    console.setup()
+    from warmstart.analysis.check import check as run_check
+
+    labelled = labelled_data(data, settings)
+    restored, workers = restore_model(model, device, settings)
+    return run_check(restored, labelled, batch_size, workers)
