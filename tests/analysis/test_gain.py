@@ -40,7 +40,7 @@ def test_the_verdict_follows_the_interval(low: float, high: float, verdict: str)
 
 def gain(low: float, high: float, p: float, split: str = "test", best_step: int = 7) -> Gain:
     fixed, broken = (0, 4) if high < 0 else (4, 0)
-    return Gain(split, 40, {}, {}, best_step, (low + high) / 2, low, high, fixed, broken, p=p)
+    return Gain("accuracy", (low + high) / 2, low, high, fixed, broken, p, split, 40, {}, {}, best_step)
 
 
 def test_few_changed_answers_prove_nothing() -> None:

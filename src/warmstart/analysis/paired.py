@@ -1,0 +1,90 @@
+"""Two models on the same samples: the difference, its interval, and an exact test."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from warmstart.stats import bootstrap_interval, mcnemar_p
+from warmstart.tasks.classification import Classification
+from warmstart.tasks.label_metrics import resampled_map
+from warmstart.tasks.mask_metrics import paired
+from warmstart.tasks.multilabel import MultiLabel
+from warmstart.tasks.segmentation import Segmentation
+
+_LEVEL = 0.05
+_METRIC_WORDS = {"accuracy": "accuracy", "map": "mAP", "miou": "mIoU"}
+_CHANGED = {  # what the exact test counts
+    "accuracy": ("fixed", "broken", "McNemar p"),
+    "map": ("images with fewer wrong labels", "with more", "sign test p"),
+    "miou": ("images with a higher mIoU", "with a lower one", "sign test p"),
+}
+
+
+@dataclass(frozen=True)
+class Scored:
+    """What a model made of some samples: `scores` as its task gives them, and its metrics there."""
+
+    task: Classification | MultiLabel | Segmentation
+    scores: NDArray[Any]
+    metrics: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Change:
+    """The paired difference of two models in `metric`: positive where the second is better.
+
+    `low` and `high` bound it in 95 % of bootstrap resamples of the samples. `p` is of the exact sign test over the
+    samples that were fixed and broken: with one class per image, wrong before and right now (McNemar's test); with
+    sets, fewer wrong labels than before; with masks, a higher mIoU of the image.
+    """
+
+    metric: str  # accuracy; `map` for sets, `miou` for masks
+    difference: float
+    low: float
+    high: float
+    fixed: int
+    broken: int
+    p: float
+
+    @property
+    def direction(self) -> int:
+        """1 better or -1 worse, only if the interval and the exact test agree (few changed answers prove little); else 0."""
+        if self.p < _LEVEL and self.low > 0 and self.fixed > self.broken:
+            return 1
+        return -1 if self.p < _LEVEL and self.high < 0 and self.fixed < self.broken else 0
+
+    @property
+    def change(self) -> str:
+        """The difference with its interval, and the samples behind the test, in words."""
+        words = _CHANGED[self.metric]
+        return (
+            f"{_METRIC_WORDS[self.metric]} {self.difference:+.4f} (95 % paired interval {self.low:+.4f} to "
+            f"{self.high:+.4f}; {self.fixed} {words[0]}, {self.broken} {words[1]}, {words[2]} {self.p:.2g})"
+        )
+
+
+def change_between(before: Scored, after: Scored, targets: NDArray[Any]) -> Change:
+    """How `after` differs from `before` on samples with these targets; each decides by its own task's thresholds."""
+    task = after.task
+    metric = task.metrics[0]
+    if isinstance(task, Segmentation):
+        found = paired(before.scores, after.scores)
+        return Change(metric, found.difference, found.low, found.high, found.higher, found.lower, found.p)
+    if isinstance(task, MultiLabel):
+        assert isinstance(before.task, MultiLabel), "two models of sets"
+        old, new = before.task.num_wrong(before.scores, targets), task.num_wrong(after.scores, targets)
+        resampled = resampled_map([before.scores, after.scores], targets)
+        low, high = np.quantile(resampled[1] - resampled[0], [0.025, 0.975]).tolist()
+    else:
+        old = (before.scores.argmax(axis=1) != targets).astype(np.int64)
+        new = (after.scores.argmax(axis=1) != targets).astype(np.int64)
+        low, high = bootstrap_interval(old - new)
+    difference = after.metrics[metric] - before.metrics[metric]
+    if not np.isfinite(difference):
+        low = high = np.nan
+    fixed, broken = int((new < old).sum()), int((new > old).sum())
+    return Change(metric, difference, low, high, fixed, broken, mcnemar_p(fixed, broken))
