@@ -53,7 +53,7 @@ VERSION_ONLY = "__version__"  # the one name of the package itself that every fl
 DOORS = {
     "matplotlib": [
         *("analysis/figures.py", "analysis/plots.py", "analysis/label_plots.py"),
-        *("analysis/mask_plots.py", "analysis/overlays.py"),
+        *("analysis/mask_plots.py", "analysis/overlays.py", "analysis/blend_plot.py"),
     ],
     "mpl_toolkits": ["analysis/figures.py"],
     "timm": ["models/", "engine/optimizer.py"],
@@ -82,7 +82,15 @@ WITHOUT_TORCH = [
     "__init__",
     "__main__",
 ]
-WITHOUT_TORCH += ["analysis.summary", "api", "results", "verbs.training", "verbs.models", "verbs.folders"]
+WITHOUT_TORCH += [
+    "analysis.summary",
+    "api",
+    "results",
+    "verbs.training",
+    "verbs.models",
+    "verbs.folders",
+    "verbs.methods",
+]
 TORCHES = {"torch", "torchvision", "timm", "safetensors.torch"}
 
 MOST_LINES, MOST_LINES_OF_A_FUNCTION, MOST_ARGUMENTS = 300, 60, 7

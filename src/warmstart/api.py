@@ -9,11 +9,13 @@ from dataclasses import asdict
 from typing import Any
 
 from warmstart.verbs.folders import init, runs, show
+from warmstart.verbs.methods import blend
 from warmstart.verbs.models import check, evaluate, predict
 from warmstart.verbs.training import continue_run, finetune, resume, verify_resume
 
 __all__ = [
     "as_json",
+    "blend",
     "check",
     "continue_run",
     "evaluate",

@@ -190,6 +190,26 @@ COMMANDS: dict[str, Command] = {
         ),
         _verb("predict"),
     ),
+    "blend": Command(
+        "Blend a tuned model with its start, or average a run's last checkpoints, into a new run.",
+        lambda: (
+            Flag(
+                "models", "START TUNED, TUNED alone, or RUN with --last", list, positional=True, required=True
+            ),
+            Flag("alphas", "shares of TUNED to measure [default: 0,.1,...,1]"),
+            Flag("choose", "best, mean or gain=SHARE [default: best; with --retain: mean]"),
+            Flag("last", "average so many of the last checkpoints instead", int, least=2),
+            Flag("retain", "data that should not be forgotten: measured beside TUNED's val"),
+            Flag(
+                "bn", "BatchNorm statistics: keep (blended), or estimate from training images [default: keep]"
+            ),
+            Flag("output_dir", "new folder of the run [default: TUNED-blend beside it]"),
+            DEVICE,
+            WORKERS,
+            JSON,
+        ),
+        _verb("blend"),
+    ),
     "check": Command(
         "Load a checkpoint and run three batches through it, before spending anything.",
         lambda: (

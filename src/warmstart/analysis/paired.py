@@ -52,7 +52,7 @@ class Change:
 
     @property
     def direction(self) -> int:
-        """1 better or -1 worse, only if the interval and the exact test agree (few changed answers prove little); else 0."""
+        """1 better, -1 worse, 0 unless the interval and the exact test agree: few changed answers prove little."""
         if self.p < _LEVEL and self.low > 0 and self.fixed > self.broken:
             return 1
         return -1 if self.p < _LEVEL and self.high < 0 and self.fixed < self.broken else 0
