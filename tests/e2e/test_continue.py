@@ -161,6 +161,47 @@ def test_a_child_resumes_to_the_bit(
     assert cut.status["improved_by"] == whole.status["improved_by"]
 
 
+@pytest.mark.parametrize("keep", ["all", "optimizer", "weights"])
+def test_a_child_that_ended_before_its_first_checkpoint_begins_again_as_recorded(
+    finetune: Finetune, go_on: Finetune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, keep: str
+) -> None:
+    """State, bar and the parent's older best come from the parent once more."""
+    from warmstart.engine import loop
+
+    parent = finetune("parent", epochs=3, select_by="loss", ema=0.5)
+    whole = go_on(parent, "whole", keep=keep, epochs=4)
+
+    def dies(*_: Any) -> None:
+        raise MemoryError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "save_checkpoint", dies)
+        with pytest.raises(MemoryError):
+            go_on(parent, "cut", keep=keep, epochs=4)
+    assert all(step < 9 for step in Run(tmp_path / "cut").checkpoint_steps())
+    cut = Run(Path(api.resume(str(tmp_path / "cut")).run))
+    last = whole.pointer(layout.LAST)
+    assert (
+        last is not None
+        and equal(weights(cut), weights(whole))
+        and equal(state(cut, last), state(whole, last))
+    )
+    assert cut.pointer(layout.BEST) == whole.pointer(layout.BEST)
+    assert vals(cut, "loss") == vals(whole, "loss")
+    for step in cut.checkpoint_steps():
+        (cut.checkpoint(step) / layout.MODEL).write_bytes(b"")
+    (cut.path / layout.STATUS).unlink()
+    with pytest.raises(UserError) as error:
+        api.resume(str(cut.path))
+    lineage = cut.resolved["parent"]
+    command = f"`warmstart continue {parent.path}@{lineage['step']} --keep {keep} --config {cut.path}"
+    assert command in str(error.value)
+    shutil.rmtree(cut.path / layout.CHECKPOINTS)
+    shutil.move(parent.path, tmp_path / "elsewhere")
+    with pytest.raises(UserError, match=r"the parent: .* does not exist"):
+        api.resume(str(cut.path))
+
+
 def test_lineage_diff_and_origins_are_recorded(finetune: Finetune, go_on: Finetune) -> None:
     parent = finetune("parent", dropout=0.1)
     child = go_on(parent, epochs=3, dropout=0.4, patience=7)

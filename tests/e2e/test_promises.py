@@ -285,7 +285,7 @@ def test_a_second_signal_leaves_at_once_and_the_run_can_be_resumed(
 
 
 def test_a_finished_run_is_not_resumed(settings: Settings) -> None:
-    run = run_through(settings("run", epochs=1))
+    run = Run(Path(api.finetune(**settings("run", epochs=1)).run))
     with pytest.raises(UserError) as error:
         api.resume(str(run.path))
     assert str(error.value) == (
@@ -293,6 +293,60 @@ def test_a_finished_run_is_not_resumed(settings: Settings) -> None:
         f"Fix: more epochs: `warmstart continue {run.path} --epochs N`; other data: `warmstart finetune --weights "
         f"{run.path} --data DATA`"
     )
+
+
+def test_what_a_finished_run_lacks_is_made_by_a_resume(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Killed after the last step was counted, and before gains, pictures and predictions of the best were written."""
+    from warmstart.analysis import gain
+
+    def dies(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    values = settings("run")
+    with monkeypatch.context() as patch:
+        patch.setattr(gain, "evaluate", dies)
+        with pytest.raises(KeyboardInterrupt):
+            api.finetune(**values)
+    run = Run(Path(values["output_dir"]))
+    assert run.status["state"] == "finished" and not (run.path / layout.GAINS).exists()
+    result = api.resume(str(run.path))
+    assert [gain.split for gain in result.gains] == ["val", "test"] and len(run.gains) == 2
+    assert (run.path / layout.CURVES).exists() and (run.path / layout.EVALUATIONS).is_dir()
+    with pytest.raises(UserError, match="nothing is left to resume"):
+        api.resume(str(run.path))
+
+
+def test_a_run_killed_after_its_last_file_of_weights_is_resumed(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """What stands in the place of --save-as is its own; a file of somebody else is never overwritten."""
+    from warmstart.run import writer
+
+    target = tmp_path / "best.pt"
+    real = writer.write_status
+
+    def write_status(run: Path, state: str, **details: Any) -> None:
+        if state == "finished":
+            raise KeyboardInterrupt
+        real(run, state, **details)
+
+    values = settings("run", save_as=str(target))
+    with monkeypatch.context() as patch:
+        patch.setattr(writer, "write_status", write_status)
+        with pytest.raises(KeyboardInterrupt):
+            run_through(values)
+    folder, content = str(values["output_dir"]), target.read_bytes()
+    assert Run(Path(folder)).status["state"] == "running"
+    target.write_bytes(b"somebody else's")
+    with pytest.raises(
+        UserError, match=r"best.pt exists already, and is not this run's(.|\n)*warmstart resume"
+    ):
+        train.resume(folder, {})
+    assert target.read_bytes() == b"somebody else's"
+    target.write_bytes(content)
+    assert Run(train.resume(folder, {})).status["state"] == "finished" and target.read_bytes() == content
 
 
 def test_changed_data_are_not_resumed_on(

@@ -68,6 +68,34 @@ def test_json_holds_no_word_that_json_lacks(tmp_path):
     assert json.loads((tmp_path / "x.json").read_text(encoding="utf-8")) == {"ü": [1, None]}
 
 
+def test_rows_are_on_disk_before_the_checkpoint_that_counts_on_them(run, monkeypatch):
+    """What a power cut leaves is what was flushed: the rows must be among it where the checkpoint is."""
+    flushed: list[tuple[int, int]] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        found = os.fstat(descriptor)
+        flushed.append((found.st_ino, found.st_size))
+        real(descriptor)
+
+    paths = [run / layout.METRICS, run / layout.EVALS]
+    for path in paths:
+        writer.append_row(path, {"step": 1})
+    monkeypatch.setattr(os, "fsync", fsync)
+    folder = writer.write_checkpoint(run, 1, FILES)
+    rows = [(path.stat().st_ino, path.stat().st_size) for path in paths]
+    assert flushed[:2] == rows
+    assert (folder / layout.MANIFEST).stat().st_ino in {number for number, _ in flushed[2:]}
+
+
+def test_rows_that_the_disk_refuses_cost_no_checkpoint(with_steps, full_disk):
+    writer.append_row(with_steps / layout.METRICS, {"step": 13})
+    full_disk(1)
+    with pytest.raises(UserError, match=r"cannot write .*metrics.jsonl: No space left on device"):
+        writer.write_checkpoint(with_steps, 13, FILES)
+    assert reader.Run(with_steps).checkpoint_steps() == [2, 9, 12]
+
+
 def test_rows_are_appended(tmp_path):
     path = tmp_path / "rows.jsonl"
     writer.append_row(path, {"step": 1, "name": "ü"})

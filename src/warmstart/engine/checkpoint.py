@@ -19,6 +19,7 @@ from warmstart.engine.state import NotFinite, TrainState
 from warmstart.errors import UserError, listing
 from warmstart.models.build import metadata_for
 from warmstart.run import layout, reader, writer
+from warmstart.run.lineage import reference_of
 
 
 @dataclass(frozen=True)
@@ -112,8 +113,15 @@ def load_checkpoint(run: Path, newest: int | None = None) -> tuple[int, Saved]:
     raise UserError(
         f"{run} has no intact checkpoint to resume from",
         "at least one checkpoint; the first is written before step 1",
-        "start again with `warmstart finetune --config " + str(run / layout.CONFIG) + "`",
+        f"start again: `warmstart {_verb(reader.Run(run))} --config {run / layout.CONFIG} --output-dir NEW`",
     )
+
+
+def _verb(run: reader.Run) -> str:
+    """How the run was begun."""
+    if "continued" not in run.resolved:
+        return "finetune"
+    return f"continue {reference_of(run.resolved['parent'])} --keep {run.resolved['parent']['keep']}"
 
 
 def load_step(run: reader.Run, step: int) -> Saved:

@@ -15,6 +15,7 @@ import torch
 
 from warmstart.config.io import Loaded
 from warmstart.console import log, table
+from warmstart.engine.beginning import Beginning
 from warmstart.engine.checkpoint import Saved
 from warmstart.engine.foreign import optimizer_state
 from warmstart.engine.job import Job
@@ -33,11 +34,11 @@ from warmstart.engine.parent import (
 from warmstart.engine.prepare import Prepared
 from warmstart.engine.rates import Rates, announce_rates, rates_at_start
 from warmstart.engine.state import TrainState
-from warmstart.engine.train import Beginning
 from warmstart.errors import UserError
 from warmstart.run import layout, reader, writer
+from warmstart.run.lineage import reference_of
 
-__all__ = ["Child", "find_parent"]
+__all__ = ["Child", "beginning_of", "find_parent"]
 
 
 class Child(Beginning):
@@ -263,6 +264,18 @@ class Child(Beginning):
             "previous_best": None if bar is None else {bar.metric: bar.value},
         }
         return "".join(f"{name}: {json.dumps(value, ensure_ascii=False)}\n" for name, value in values.items())
+
+
+def beginning_of(run: reader.Run) -> Beginning:
+    """How a run began, as it recorded that: for one that ended before its first checkpoint.
+
+    Raises:
+        UserError: its parent is gone.
+    """
+    if "continued" not in run.resolved:
+        return Beginning()
+    lineage = run.resolved["parent"]
+    return Child(find_parent(reference_of(lineage), lineage["keep"]))
 
 
 def _fresh(job: Job, optimizer: OptimizerState | None) -> Saved:

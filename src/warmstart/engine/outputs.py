@@ -13,7 +13,7 @@ from warmstart.config.places import short_name
 from warmstart.config.schema import Config
 from warmstart.console import log
 from warmstart.engine.job import Job
-from warmstart.errors import listing
+from warmstart.errors import UserError, listing
 from warmstart.run import reader, writer
 
 
@@ -29,12 +29,23 @@ def run_folder(config: Config) -> Path:
 
 
 def save_as(job: Job, target: Path) -> None:
-    """The best weights as a bare state_dict with the source's key names, for plain PyTorch."""
+    """The best weights as a bare state_dict with the source's key names, for plain PyTorch.
+
+    Raises:
+        UserError: another file has come to stand there while the run was trained.
+    """
     _, step, file = reader.model_file(str(job.run))
     content = io.BytesIO()
     saved = load_file(file)  # sorted by name; other programs may rely on the order of the layers
     torch.save({name: saved[name] for name in job.built.module.state_dict()}, content)
     target.parent.mkdir(parents=True, exist_ok=True)
+    # A run that is killed right after this is resumed, and comes here again.
+    if target.exists() and target.read_bytes() != content.getvalue():
+        raise UserError(
+            f"--save-as {target} exists already, and is not this run's",
+            "a new file",
+            f"move it away, then `warmstart resume {job.run}`",
+        )
     writer.write_whole(target, content.getvalue())
     log.info("weights of step %d written to %s", step, target)
     values = job.built.preprocessing

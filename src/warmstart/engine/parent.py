@@ -15,6 +15,7 @@ from warmstart.config.io import Layer, from_dict
 from warmstart.config.places import absolute
 from warmstart.config.schema import Config, leaves
 from warmstart.console import log
+from warmstart.engine.beginning import check_stopped
 from warmstart.engine.checkpoint import Saved, load_checkpoint, load_step
 from warmstart.engine.clock import Clock
 from warmstart.engine.distributed import SOLO
@@ -23,7 +24,6 @@ from warmstart.engine.foreign import Foreign, read_foreign
 from warmstart.engine.job import Bar, Job
 from warmstart.engine.open_inputs import build_model
 from warmstart.engine.prepare import Prepared
-from warmstart.engine.train import check_stopped
 from warmstart.errors import UserError, closest, listing
 from warmstart.inference.memory import AtOnce
 from warmstart.inference.reference import WeightsReference, resolve_weights

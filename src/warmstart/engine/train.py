@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -12,10 +11,13 @@ from typing import Any
 import torch
 
 from warmstart.config.io import Loaded, from_dict, to_yaml
+from warmstart.config.schema import Config
 from warmstart.console import log, log_file
 from warmstart.engine.announce import announce, plan_record, write_tables
+from warmstart.engine.beginning import Beginning, check_stopped
 from warmstart.engine.checkpoint import Saved, load_checkpoint, mend_pointers
 from warmstart.engine.clock import Clock
+from warmstart.engine.continue_run import beginning_of
 from warmstart.engine.distributed import SOLO, World
 from warmstart.engine.job import Job
 from warmstart.engine.outputs import run_folder, save_as
@@ -29,28 +31,6 @@ from warmstart.errors import Interrupted, UserError
 from warmstart.inference.allocator import kept_memory
 from warmstart.run import layout, reader, writer
 from warmstart.run.lineage import compare_with_parent
-
-
-class Beginning:
-    """How a new run begins: at step 0, with nothing but weights. `engine/continue_run.py` knows another way."""
-
-    def steps_done(self, steps_per_epoch: int) -> int:
-        """The step that the run begins at."""
-        return 0
-
-    def complete(self, prepared: Prepared) -> Prepared:
-        """What the first process adds to the job and its record before anything is written."""
-        return prepared
-
-    def announce(self, prepared: Prepared) -> None:
-        """What is said beside the plan."""
-
-    def write(self, prepared: Prepared) -> None:
-        """Files of the run beside those that every run has."""
-
-    def state(self, job: Job) -> tuple[TrainState, Saved | None]:
-        """Where the loop begins, and what it takes over; every process asks alike."""
-        return TrainState(), None
 
 
 def finetune(loaded: Loaded, world: World = SOLO, beginning: Beginning | None = None) -> Path:
@@ -111,28 +91,22 @@ def resume(path: str, execution: dict[str, Any], world: World = SOLO) -> Path:
     """
     world.on_main(lambda: _check_resumable(path))
     run = reader.open_run(path)
-    config = from_dict(run.config)
     saved = _last_saved(run)
-    # The folder of the data may have been given relative to another working directory.
-    data = {"path": run.resolved["data"]["path"], "workers": execution.get("workers")}
-    updates = {"train": {"device": execution.get("device")}, "data": data}
-    for section, values in updates.items():
-        given = {name: value for name, value in values.items() if value is not None}
-        config = config.model_copy(update={section: getattr(config, section).model_copy(update=given)})
-    if saved is not None:
-        own_weights = str(
-            run.checkpoint(saved.state.step) / layout.MODEL
-        )  # the start file may be gone by now
-        names = {"weights": own_weights, "name": run.resolved["model"]["name"]}
-        config = config.model_copy(update={"model": config.model.model_copy(update=names)})
-    state = saved.state if saved is not None else TrainState()
-    taken_back = {"step": state.step if saved is not None else -1, "rescues": len(state.failed_steps)}
+    world.on_main(lambda: _check_target(run, saved))
+    config = _as_recorded(run, execution, saved)
+    beginning = beginning_of(run) if saved is None else None
     num_threads = saved.num_threads if saved is not None else run.resolved["num_threads"]
     with log_file(run.path / layout.LOG), _threads(num_threads):
         prepared = world.together(lambda: prepare(config, {}, run.path, run.resolved, world))
-        if saved is None:
-            world.start_equal(prepared.job.built.module)
-        log.info("resuming %s from step %d of %d", path, state.step, prepared.job.pace.total_steps)
+        job = prepared.job
+        before_all = job.pace.first_step - 1  # only what a child took over from its parent stands before that
+        taken_back = {"step": before_all, "rescues": 0}
+        if saved is not None:
+            taken_back = {"step": saved.state.step, "rescues": len(saved.state.failed_steps)}
+        if beginning is not None:
+            world.start_equal(job.built.module)
+        state, begun = (saved.state, saved) if beginning is None else beginning.state(job)
+        log.info("resuming %s from step %d of %d", path, state.step, job.pace.total_steps)
         if saved is not None and saved.num_processes != world.size:
             log.warning(
                 "the run was started with %d processes and goes on with %d: results agree to rounding, "
@@ -142,16 +116,30 @@ def resume(path: str, execution: dict[str, Any], world: World = SOLO) -> Path:
             )
         for name in (layout.METRICS, layout.EVALS):
             writer.append_row(run.path / name, {"kind": "resume", **taken_back})
-        _train(prepared.job, state, saved, run.status.get("time"))
+        _train(job, state, begun, run.status.get("time"))
     return run.path
 
 
-def _last_saved(run: reader.Run) -> Saved | None:
-    """The newest intact checkpoint, with LAST and BEST in order; None where the run ended before its first one.
+def _as_recorded(run: reader.Run, execution: dict[str, Any], saved: Saved | None) -> Config:
+    """The run's config with this machine's device and workers, and paths that hold from any working directory."""
+    config = from_dict(run.config)
+    data = {"path": run.resolved["data"]["path"], "workers": execution.get("workers")}
+    updates = {"train": {"device": execution.get("device")}, "data": data}
+    if saved is not None:  # the start file may be gone by now
+        own_weights = str(run.checkpoint(saved.state.step) / layout.MODEL)
+        updates["model"] = {"weights": own_weights, "name": run.resolved["model"]["name"]}
+    for section, values in updates.items():
+        given = {name: value for name, value in values.items() if value is not None}
+        config = config.model_copy(update={section: getattr(config, section).model_copy(update=given)})
+    return config
 
-    What a run that continues another one took over at its start is in its first checkpoint alone.
+
+def _last_saved(run: reader.Run) -> Saved | None:
+    """The newest intact checkpoint, with LAST and BEST in order; None where the run ended before its own first one.
+
+    A child run may hold its parent's best already, which lies before its first step.
     """
-    if not run.checkpoint_steps() and "continued" not in run.resolved:
+    if max(run.checkpoint_steps(), default=-1) < run.resolved["pace"].get("first_step", 0):
         return None
     step, saved = load_checkpoint(run.path)
     mend_pointers(run, step, saved.state)
@@ -168,19 +156,18 @@ def _check_resumable(path: str) -> None:
             "--data DATA`",
         )
     check_stopped(run)
+
+
+def _check_target(run: reader.Run, saved: Saved | None) -> None:
+    """UserError for a file in the place of `--save-as`, unless the run may have written it before it was killed."""
     target = from_dict(run.config).output.save_as
-    if target is not None and Path(target).exists():
+    is_over = saved is not None and _is_over(saved.state, run.resolved["pace"]["total_steps"])
+    if target is not None and Path(target).exists() and not is_over:
         raise UserError(f"--save-as {target} exists already", "a new file", "move it away, then resume")
 
 
-def check_stopped(run: reader.Run) -> None:
-    """UserError where another process is still writing the run; one that is known to be gone is none."""
-    if run.status["state"] == "running" and run.status.get("pid") != os.getpid():
-        raise UserError(
-            f"{run.path} is still running (process {run.status.get('pid')} on {run.status.get('host')})",
-            "a run that has stopped",
-            f"wait for it, or, if that machine is gone, remove {run.path / layout.STATUS}",
-        )
+def _is_over(state: TrainState, total_steps: int) -> bool:
+    return state.step >= total_steps or state.stop_reason is not None
 
 
 @contextmanager
@@ -225,7 +212,7 @@ def _train(job: Job, state: TrainState, saved: Saved | None, before: dict[str, f
         writer.write_status(job.run, "running", step=state.step, time=before)
         try:
             run_with_rescues(job, state, saved, interrupted, clock)
-            is_over = state.step >= job.pace.total_steps or state.stop_reason is not None
+            is_over = _is_over(state, job.pace.total_steps)
             if is_over and job.config.output.save_as and job.world.is_main:
                 save_as(job, Path(job.config.output.save_as))
         except BaseException as raised:

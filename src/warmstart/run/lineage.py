@@ -15,6 +15,11 @@ def verdict(gain: float, min_delta: float = 0.0) -> str:
     return f"IMPROVED by {gain:.4f}" if gain > min_delta else f"NOT better than the parent ({gain:+.4f})"
 
 
+def reference_of(lineage: dict[str, Any]) -> str:
+    """The parent that a run recorded, as RUN@step or the file of another program."""
+    return str(lineage["run"]) if lineage["step"] is None else f"{lineage['run']}@{lineage['step']}"
+
+
 @dataclass(frozen=True)
 class Comparison:
     """The best validation of a child (`value` at `step`) against the bar, which `parent` set at `parent_step`."""

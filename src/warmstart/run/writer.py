@@ -100,6 +100,24 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
         ) from error
 
 
+def flush_rows(run: Path) -> None:
+    """Have the rows on disk: without that a power cut may leave a checkpoint, and lose rows from before it.
+
+    Raises:
+        UserError: the disk is full.
+    """
+    if _is_muted:
+        return
+    for path in (run / layout.METRICS, run / layout.EVALS):
+        if not path.exists():
+            continue
+        try:
+            with path.open("ab") as file:
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise _cannot_write(path, error, path.stat().st_size) from error
+
+
 def create_run(folder: Path) -> Path:
     """Make a new run directory; refuses one that holds anything.
 
@@ -133,7 +151,8 @@ def write_status(run: Path, state: str, **details: Any) -> None:
 def write_checkpoint(run: Path, step: int, files: Mapping[str, bytes]) -> Path:
     """Write a checkpoint folder with its MANIFEST (sizes and sha256), then move LAST to it.
 
-    The folder is complete before it gets its name, so a reader never sees half of one.
+    The folder is complete before it gets its name, so a reader never sees half of one; the rows that were written
+    before it are on disk by then.
 
     Raises:
         UserError: the disk is full; the temporary folder is removed, older checkpoints are intact.
@@ -142,6 +161,7 @@ def write_checkpoint(run: Path, step: int, files: Mapping[str, bytes]) -> Path:
     final = root / layout.checkpoint_name(step)
     if _is_muted:
         return final
+    flush_rows(run)
     temporary = root / f".{final.name}.tmp"
     shutil.rmtree(temporary, ignore_errors=True)
     try:

@@ -13,13 +13,13 @@ from warmstart.config import phases
 from warmstart.config.schema import DataConfig
 from warmstart.errors import UserError
 from warmstart.results import DryRunResult, FinetuneResult, PhasesResult
-from warmstart.run import reader
+from warmstart.run import layout, reader
 from warmstart.run.lineage import compare_with_parent
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from warmstart.engine.train import Beginning
+    from warmstart.engine.beginning import Beginning
     from warmstart.verify.resume import Proof
 
 
@@ -70,7 +70,7 @@ def resume(
     data: Data | None = None,
     module: nn.Module | None = None,
 ) -> FinetuneResult:
-    """Finish exactly the run that was started, from its last intact checkpoint.
+    """Finish exactly the run that was started, from its last intact checkpoint; if only its results are missing, these.
 
     `data` are the arrays of a run whose data were arrays, `module` is an object like that of a run whose model
     was one; other runs find theirs themselves.
@@ -88,9 +88,17 @@ def resume(
     if module is not None:
         check_same(run, keep_object(module, run, None), reader.open_run(run).resolved["model"]["name"])
     with distributed.join() as world:
-        folder = train.resume(run, {"device": device, "workers": workers}, world)
+        folder = Path(run)
+        if not _lacks_results(run):
+            folder = train.resume(run, {"device": device, "workers": workers}, world)
         used = device or reader.open_run(folder).config["train"]["device"]
         return world.on_main(lambda: _finish(folder, used))
+
+
+def _lacks_results(run: str) -> bool:
+    """Whether a run has trained to its end, and was killed before its last file, the curves, was drawn."""
+    found = reader.open_run(run)
+    return found.status.get("state") == "finished" and not (found.path / layout.CURVES).exists()
 
 
 def _finish(run: Path, device: str) -> FinetuneResult:

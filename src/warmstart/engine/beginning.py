@@ -1,0 +1,44 @@
+"""How a run begins, where nobody else is writing it."""
+
+from __future__ import annotations
+
+import os
+
+from warmstart.engine.checkpoint import Saved
+from warmstart.engine.job import Job
+from warmstart.engine.prepare import Prepared
+from warmstart.engine.state import TrainState
+from warmstart.errors import UserError
+from warmstart.run import layout, reader
+
+
+class Beginning:
+    """How a new run begins: at step 0, with nothing but weights. `engine/continue_run.py` knows another way."""
+
+    def steps_done(self, steps_per_epoch: int) -> int:
+        """The step that the run begins at."""
+        return 0
+
+    def complete(self, prepared: Prepared) -> Prepared:
+        """What the first process adds to the job and its record before anything is written."""
+        return prepared
+
+    def announce(self, prepared: Prepared) -> None:
+        """What is said beside the plan."""
+
+    def write(self, prepared: Prepared) -> None:
+        """Files of the run beside those that every run has."""
+
+    def state(self, job: Job) -> tuple[TrainState, Saved | None]:
+        """Where the loop begins, and what it takes over; every process asks alike."""
+        return TrainState(), None
+
+
+def check_stopped(run: reader.Run) -> None:
+    """UserError where another process is still writing the run; one that is known to be gone is none."""
+    if run.status["state"] == "running" and run.status.get("pid") != os.getpid():
+        raise UserError(
+            f"{run.path} is still running (process {run.status.get('pid')} on {run.status.get('host')})",
+            "a run that has stopped",
+            f"wait for it, or, if that machine is gone, remove {run.path / layout.STATUS}",
+        )
