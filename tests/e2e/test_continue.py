@@ -23,6 +23,7 @@ from warmstart.engine import train
 from warmstart.errors import UserError
 from warmstart.run import layout
 from warmstart.run.reader import Run
+from warmstart.verbs import continuing
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -511,6 +512,91 @@ def test_bad_phases(finetune: Finetune, tmp_path: Path, text: str, told: str) ->
     assert not (tmp_path / "out").exists()
 
 
+def test_phases_have_places_of_their_own(finetune: Finetune, tmp_path: Path) -> None:
+    """A folder, a name and a file of weights that stand beside the list; a phase may say its own."""
+    parent = finetune("parent")
+    config = tmp_path / "phases.yaml"
+    config.write_text(
+        f"output: {{runs_dir: {tmp_path / 'runs'}, save_as: {tmp_path / 'best.pt'}}}\n"
+        "experiment: {name: lmsa}\n"
+        "train: {epochs: 1}\n"
+        "phases:\n- {keep: weights}\n- {keep: weights, output: {name: last}}\n- {keep: weights}\n"
+    )
+    result = api.continue_run(str(parent.path), config=str(config))
+    assert isinstance(result, api.PhasesResult)
+    assert [Path(run.run).name for run in result.runs] == ["lmsa-phase1", "last", "lmsa-phase3"]
+    assert (tmp_path / "best.pt").exists()
+    logs = [(Path(run.run) / layout.LOG).read_text() for run in result.runs]
+    assert ["best.pt" in text for text in logs] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("second", "told"),
+    [
+        ("{keep: weights, optim: {lr: -1}}", "phase 2 of CONFIG: --lr (optim.lr)"),
+        ("{keep: moments}", "phase 2 of CONFIG: --keep moments"),
+        ("{keep: optimizer, optim: {optimizer: sgd}}", "--keep optimizer keeps the state of adamw"),
+        ("{keep: weights, model: timm:resnet10t}", "and phase 1 of CONFIG is a builtin:fashion_cnn"),
+        ("{keep: all, train: {epochs: 1}}", "--epochs 1 are not more than the 1 of phase 1"),
+        ("{keep: weights, model: {weights: none}}", "weights none beside the parent"),
+        ("{keep: weights, output: {output_dir: OUT/phase1}}", "share a folder"),
+    ],
+)
+def test_mistakes_of_a_later_phase_are_told_before_the_first_begins(
+    finetune: Finetune, tmp_path: Path, second: str, told: str
+) -> None:
+    config, out = tmp_path / "phases.yaml", tmp_path / "out"
+    config.write_text(
+        f"output: {{output_dir: {out}}}\nphases:\n- {{keep: weights, train: {{epochs: 1}}}}\n"
+        f"- {second.replace('OUT', str(out))}\n"
+    )
+    with pytest.raises(UserError) as error:
+        api.continue_run(str(finetune("parent").path), config=str(config))
+    assert told.replace("CONFIG", str(config)) in str(error.value) and not out.exists()
+
+
+@pytest.mark.parametrize("moment", ["within", "between"])
+def test_a_resume_goes_on_with_the_phases_that_are_left(
+    finetune: Finetune, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """Interrupted in the first phase, or killed before the second one began: it ends as if it had not been."""
+    from warmstart.engine import loop
+
+    parent = finetune("parent")
+    config = tmp_path / "phases.yaml"
+    config.write_text(
+        "train: {epochs: 1}\nphases:\n"
+        "- {keep: weights, optim: {lr: 1e-3}}\n- {keep: optimizer}\n- {keep: weights, optim: {lr: 1e-4}}\n"
+    )
+    given: dict[str, Any] = {"config": str(config), "dropout": 0.2}
+    whole = api.continue_run(str(parent.path), output_dir=str(tmp_path / "whole"), **given)
+    assert isinstance(whole, api.PhasesResult)
+    real = continuing.run_child
+
+    def dies(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    def one_child(child: Any, *rest: Any) -> Any:
+        return real(child, *rest) if child.parent.run.path == parent.path else dies()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            *((loop, "_validate", dies) if moment == "within" else (continuing, "run_child", one_child))
+        )
+        with pytest.raises(KeyboardInterrupt):
+            api.continue_run(str(parent.path), output_dir=str(tmp_path / "cut"), **given)
+    assert not (tmp_path / "cut" / "phase2").exists()
+    resumed = api.resume(str(tmp_path / "cut" / "phase1"))
+    assert isinstance(resumed, api.PhasesResult)
+    assert [Path(run.run).name for run in resumed.runs] == ["phase1", "phase2", "phase3"]
+    assert resumed.keeps == whole.keeps == ["weights", "optimizer", "weights"]
+    for one, other in zip(resumed.runs, whole.runs, strict=True):
+        assert equal(weights(Run(Path(one.run))), weights(Run(Path(other.run))))
+    assert Run(tmp_path / "cut" / "phase3").config["model"]["dropout"] == 0.2
+    with pytest.raises(UserError, match="nothing is left to resume"):
+        api.resume(str(tmp_path / "cut" / "phase1"))
+
+
 # ---- checkpoints of other programs
 
 
@@ -672,6 +758,21 @@ def test_refused(finetune: Finetune, tmp_path: Path, given: dict[str, Any], told
         api.continue_run(str(parent.path), output_dir=str(tmp_path / "child"), **given)
     assert told in str(error.value)
     assert not (tmp_path / "child").exists() and tree(parent.path) == before
+
+
+def test_a_runs_own_config_is_no_contradiction(finetune: Finetune, go_on: Finetune, tmp_path: Path) -> None:
+    """Its places and the weights that it began with are its own; everything else is in force."""
+    parent = finetune("parent", save_as=str(tmp_path / "best.pt"), dropout=0.1)
+    own = str(parent.path / layout.CONFIG)
+    child = go_on(parent, config=own, keep="weights", epochs=1)
+    assert child.config["model"]["dropout"] == 0.1
+    assert child.resolved["parent"]["step"] == parent.pointer(layout.BEST)
+    grandchild = go_on(f"{parent.path}@6", "again", config=str(child.path / layout.CONFIG), keep="weights")
+    assert grandchild.config["train"]["epochs"] == 1
+    edited = tmp_path / "edited.yaml"
+    edited.write_text(Path(own).read_text().replace(str(tmp_path / "best.pt"), "null"))
+    with pytest.raises(UserError, match="weights none beside the parent"):
+        go_on(parent, "edited", config=str(edited), keep="weights", epochs=1)
 
 
 def test_other_classes_are_refused(finetune: Finetune, tmp_path: Path, overlapping: Path) -> None:

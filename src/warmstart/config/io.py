@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass, replace
 from importlib import resources
 from pathlib import Path
 from typing import Any, TypeVar
@@ -70,12 +71,13 @@ def load(
     yaml_path: str | None = None,
     preset: str | None = None,
     parent: Layer | None = None,
-    phase: Layer | None = None,
+    above: Sequence[Layer] = (),
+    without: Collection[str] = (),
 ) -> Loaded:
-    """Merge defaults < parent < preset < YAML < phase < flags, validate once, and check the cross-field rules.
+    """Merge defaults < parent < preset < YAML < above < flags, validate once, and check the cross-field rules.
 
-    `flags` maps flag names (`lr`, `batch_size`, `data`) to values, written or typed; None means not given. Where
-    the YAML lists phases, `phase` is one of them.
+    `flags` maps flag names (`lr`, `batch_size`, `data`) to values, written or typed; None means not given. `without`
+    are paths that a YAML may hold and that are not asked of it.
 
     Raises:
         UserError: every problem found, all in one message.
@@ -89,16 +91,16 @@ def load(
         layers.append(flatten(content, f"preset {preset}", problems))
     if yaml_path is not None:
         content = parse_yaml(file_text(yaml_path), str(yaml_path), problems)
-        content = content if phase is None else {key: content[key] for key in content if key != "phases"}
-        layers.append(flatten(content, str(yaml_path), problems))
-    layers += [] if phase is None else [phase]
+        layer = flatten(content, str(yaml_path), problems)
+        unsaid = {*without, *(path for path in ("data.path", "model.name") if layer.values.get(path) is None)}
+        values = {path: value for path, value in layer.values.items() if path not in unsaid}
+        layers.append(replace(layer, values=values))
+    layers += above
     for layer in layers:
         for path, value in layer.values.items():
             _put(merged, origins, path, value, layer.origin)
     by_flag = {leaf.flag: leaf for leaf in leaves()}
-    for name, value in flags.items():
-        if value is None:
-            continue
+    for name, value in ((name, value) for name, value in flags.items() if value is not None):
         leaf = by_flag.get(name.replace("_", "-"))
         if leaf is None:
             problems.append(
@@ -158,8 +160,7 @@ def to_yaml(config: Config, origins: dict[str, str]) -> str:
         if leaf.section != section:
             section = leaf.section
             lines.append(f"{section}:")
-        origin = origins.get(leaf.path)
-        comment = f"  # {origin}" if origin else ""
+        comment = f"  # {origins[leaf.path]}" if leaf.path in origins else ""
         lines.append(f"  {leaf.name}: {_scalar(dumped[leaf.section][leaf.name])}{comment}")
     return "\n".join(lines) + "\n"
 
@@ -214,14 +215,12 @@ def parse_yaml(text: str, origin: str, problems: list[UserError]) -> dict[str, A
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         problems.append(UserError(f"{origin} is not valid YAML: {' '.join(str(error).split())}"))
         return {}
-    if content is None:
-        return {}
-    if not isinstance(content, dict):
-        problems.append(
-            UserError(f"{origin} holds a {type(content).__name__}", "sections such as data:, model:")
-        )
-        return {}
-    return content
+    if isinstance(content, dict):
+        return content
+    if content is not None:
+        found = f"{origin} holds a {type(content).__name__}"
+        problems.append(UserError(found, "sections such as data:, model:"))
+    return {}
 
 
 def flatten(content: dict[str, Any], origin: str, problems: list[UserError]) -> Layer:

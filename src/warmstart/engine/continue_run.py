@@ -7,7 +7,7 @@ recorded (`parent` and `continued` in resolved.json).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -42,10 +42,13 @@ __all__ = ["Child", "beginning_of", "find_parent"]
 
 
 class Child(Beginning):
-    """The beginning of a run that continues `parent`; `with_info` writes document 002's continue_info.yaml."""
+    """The beginning of a run that continues `parent`; `with_info` writes document 002's continue_info.yaml.
 
-    def __init__(self, parent: Parent, with_info: bool = False) -> None:
-        self.parent, self._with_info = parent, with_info
+    `later` are the phases that come after it, as they are recorded.
+    """
+
+    def __init__(self, parent: Parent, with_info: bool = False, later: Sequence[dict[str, Any]] = ()) -> None:
+        self.parent, self._with_info, self._later = parent, with_info, later
         self._loaded: Loaded | None = None
 
     def check(self, loaded: Loaded) -> None:
@@ -94,6 +97,7 @@ class Child(Beginning):
             "changes": changes(parent, self._loaded.config, self._loaded.origins),
             "kept": [list(row) for row in self._kept(job)],
             "rates": None if rates is None else asdict(rates),
+            "later": list(self._later),
         }
         return Prepared(job, {**prepared.resolved, "parent": lineage, "continued": continued})
 

@@ -24,8 +24,8 @@ from warmstart.engine.foreign import Foreign, read_foreign
 from warmstart.engine.job import Bar, Job
 from warmstart.engine.open_inputs import build_model
 from warmstart.engine.prepare import Prepared
+from warmstart.engine.state import TrainState
 from warmstart.errors import UserError, closest, listing
-from warmstart.inference.memory import AtOnce
 from warmstart.inference.reference import WeightsReference, resolve_weights
 from warmstart.models.zoo import split_name
 from warmstart.run import layout, reader
@@ -33,7 +33,7 @@ from warmstart.run.reader import Run
 
 KEEPS = ("all", "optimizer", "weights")
 ALL, OPTIMIZER, WEIGHTS = KEEPS
-_NOT_INHERITED = ("output.output_dir", "output.name", "output.save_as")
+OWN_PLACES = ("output.output_dir", "output.name", "output.save_as")
 
 
 @dataclass(frozen=True)
@@ -98,14 +98,8 @@ def _with_state(path: Path, at: str | None, keep: str) -> Parent:
 
 def _of_run(run: Run, step: int, keep: str, saved: Saved | None = None) -> Parent:
     name, resolved = f"{run.path}@{step}", run.resolved
-    dumped, defaults = _by_path(from_dict(run.config)), _by_path(Config())
-    values = {
-        path: value
-        for path, value in dumped.items()
-        if value != defaults[path] and path not in _NOT_INHERITED
-    }
     # The folder of the data may have been given relative to another working directory.
-    values |= {
+    values = inherited(from_dict(run.config)) | {
         "data.path": resolved["data"]["path"],
         "model.name": resolved["model"]["name"],
         "model.weights": name,
@@ -113,7 +107,17 @@ def _of_run(run: Run, step: int, keep: str, saved: Saved | None = None) -> Paren
     return Parent(name, keep, Layer("parent", values), run, step, saved)
 
 
-def _by_path(config: Config) -> dict[str, Any]:
+def inherited(config: Config) -> dict[str, Any]:
+    """What a child takes over of its parent's settings, by path."""
+    defaults = by_path(Config())
+    return {
+        path: value
+        for path, value in by_path(config).items()
+        if value != defaults[path] and path not in OWN_PLACES
+    }
+
+
+def by_path(config: Config) -> dict[str, Any]:
     """Every setting as it is written to YAML."""
     dumped = config.model_dump(mode="json")
     return {leaf.path: dumped[leaf.section][leaf.name] for leaf in leaves()}
@@ -121,17 +125,17 @@ def _by_path(config: Config) -> dict[str, Any]:
 
 def changes(parent: Parent, config: Config, origins: dict[str, str]) -> list[dict[str, Any]]:
     """The settings that are others than the parent's: `setting`, `old`, `new` and `origin`."""
-    now = _by_path(config)
+    now = by_path(config)
     now["data.path"] = absolute(now["data.path"])
     if parent.run is None:  # only what was given is known to be another thing than before
         given = [path for path, origin in origins.items() if origin != "parent"]
         old = {path: parent.settings.values.get(path, "not recorded") for path in now}
         differing = [path for path in given if now[path] != old[path]]
     else:
-        old = _by_path(from_dict(parent.run.config))
+        old = by_path(from_dict(parent.run.config))
         old |= {path: parent.settings.values[path] for path in ("data.path", "model.name")}
         differing = [path for path in now if now[path] != old[path]]
-    hidden = (*_NOT_INHERITED, "model.weights")
+    hidden = (*OWN_PLACES, "model.weights")
     return [
         {"setting": path, "old": old[path], "new": now[path], "origin": origins.get(path, "default")}
         for path in differing
@@ -139,8 +143,10 @@ def changes(parent: Parent, config: Config, origins: dict[str, str]) -> list[dic
     ]
 
 
-def check_config(parent: Parent, config: Config) -> None:
-    """Raise one UserError for all settings that contradict the parent or what is to be kept of it."""
+def contradictions(
+    parent: Parent, where: str, model: str | None, optimizer: str | None, config: Config
+) -> list[UserError]:
+    """Settings against the parent's: `where` it is, its model, and the optimizer whose state is kept (None: none)."""
     found = []
     if config.model.weights != parent.name:
         found.append(
@@ -148,27 +154,33 @@ def check_config(parent: Parent, config: Config) -> None:
                 f"weights {config.model.weights} beside the parent {parent.name}", "the parent's own weights"
             )
         )
-    if parent.run is not None:
-        own, asked = parent.run.resolved["model"]["name"], ":".join(split_name(config.model.name or ""))
-        if asked != own:
-            found.append(
-                UserError(
-                    f"--model {asked}, and {parent.run.path} is a {own}",
-                    "the parent's architecture",
-                    f"another one starts from its own weights: `warmstart finetune --model {asked}`",
-                )
+    asked = ":".join(split_name(config.model.name or ""))
+    if model is not None and asked != model:
+        found.append(
+            UserError(
+                f"--model {asked}, and {where} is a {model}",
+                "the parent's architecture",
+                f"another one starts from its own weights: `warmstart finetune --model {asked}`",
             )
-    state = parent.saved.state if parent.saved is not None else None
-    if parent.run is not None and state is not None:
-        kept, optimizer = parent.run.config["optim"]["optimizer"], config.optim.optimizer
-        if kept.lower() != optimizer.lower():
-            found.append(
-                UserError(
-                    f"--keep {parent.keep} keeps the state of {kept}, and --optimizer is {optimizer}",
-                    f"--optimizer {kept}",
-                    "--keep weights begins with another one",
-                )
+        )
+    if optimizer is not None and optimizer.lower() != config.optim.optimizer.lower():
+        found.append(
+            UserError(
+                f"--keep {parent.keep} keeps the state of {optimizer}, and --optimizer is {config.optim.optimizer}",
+                f"--optimizer {optimizer}",
+                "--keep weights begins with another one",
             )
+        )
+    return found
+
+
+def check_config(parent: Parent, config: Config) -> None:
+    """Raise one UserError for all settings that contradict the parent or what is to be kept of it."""
+    run, state = parent.run, parent.saved.state if parent.saved is not None else None
+    model = None if run is None else run.resolved["model"]["name"]
+    optimizer = None if run is None or state is None else run.config["optim"]["optimizer"]
+    found = contradictions(parent, parent.name if run is None else str(run.path), model, optimizer, config)
+    if run is not None and state is not None:
         patience = config.train.patience
         if parent.keep == ALL and patience is not None and state.num_bad >= patience:
             found.append(
@@ -276,7 +288,7 @@ def _measure(job: Job, file: str | None) -> float:
     module = job.built.module
     if file is not None:
         module = build_model(job.config, job.dataset.classes, WeightsReference(file), job.device).module
-    alone = Feed(_alone(job), Clock(), AtOnce())
+    alone = Feed(_alone(job), Clock(), TrainState())
     samples = job.dataset.splits["val"]
     outputs = alone.outputs(module, samples, "val")
     return float(job.task.evaluate(outputs, samples.targets)[job.select_by])

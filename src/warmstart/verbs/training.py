@@ -14,7 +14,7 @@ from warmstart.config.schema import DataConfig
 from warmstart.errors import UserError
 from warmstart.results import DryRunResult, FinetuneResult, PhasesResult
 from warmstart.run import layout, reader
-from warmstart.run.lineage import compare_with_parent
+from warmstart.verbs import continuing
 
 if TYPE_CHECKING:
     from torch import nn
@@ -50,7 +50,7 @@ def finetune(
         if dry_run:
             return world.on_main(lambda: _dry_run(loaded))
         run = train.finetune(loaded, world)
-        return world.on_main(lambda: _finish(run, loaded.config.train.device))
+        return world.on_main(lambda: continuing.finish(run, loaded.config.train.device))
 
 
 def _dry_run(loaded: config_io.Loaded, beginning: Beginning | None = None) -> DryRunResult:
@@ -69,8 +69,8 @@ def resume(
     workers: int | None = None,
     data: Data | None = None,
     module: nn.Module | None = None,
-) -> FinetuneResult:
-    """Finish exactly the run that was started, from its last intact checkpoint; if only its results are missing, these.
+) -> FinetuneResult | PhasesResult:
+    """Finish exactly the run that was started, from its last intact checkpoint, and go on with the phases after it.
 
     `data` are the arrays of a run whose data were arrays, `module` is an object like that of a run whose model
     was one; other runs find theirs themselves.
@@ -79,7 +79,7 @@ def resume(
         UserError: nothing to resume, no intact checkpoint, or changed data.
     """
     console.setup()
-    from warmstart.engine import distributed, train
+    from warmstart.engine import distributed
 
     if workers is not None:
         config_io.validate_section(DataConfig, {"workers": workers})
@@ -88,29 +88,7 @@ def resume(
     if module is not None:
         check_same(run, keep_object(module, run, None), reader.open_run(run).resolved["model"]["name"])
     with distributed.join() as world:
-        folder = Path(run)
-        if not _lacks_results(run):
-            folder = train.resume(run, {"device": device, "workers": workers}, world)
-        used = device or reader.open_run(folder).config["train"]["device"]
-        return world.on_main(lambda: _finish(folder, used))
-
-
-def _lacks_results(run: str) -> bool:
-    """Whether a run has trained to its end, and was killed before its last file, the curves, was drawn."""
-    found = reader.open_run(run)
-    return found.status.get("state") == "finished" and not (found.path / layout.CURVES).exists()
-
-
-def _finish(run: Path, device: str) -> FinetuneResult:
-    """Measure what the run changed and draw its curves; both only read what training wrote."""
-    from warmstart.analysis.curves import draw_curves
-    from warmstart.analysis.gain import measure_gains
-    from warmstart.inference.device import resolve_device
-
-    gains, result = measure_gains(run, resolve_device(device), workers=0)
-    draw_curves(run)
-    compared = compare_with_parent(reader.Run(run))
-    return FinetuneResult(str(run), result.metrics, result.num_samples, result.split, gains, compared)
+        return continuing.resume(run, {"device": device, "workers": workers}, world)
 
 
 def continue_run(
@@ -134,8 +112,10 @@ def continue_run(
             contradict what is to be kept.
     """
     console.setup()
-    from warmstart.engine import continue_run as engine
-    from warmstart.engine import distributed, train
+    from warmstart.engine import distributed
+    from warmstart.engine.continue_run import Child, find_parent
+    from warmstart.engine.parent import OWN_PLACES
+    from warmstart.engine.phases import plan_phases
 
     module = settings.pop("module", None)
     if module is not None:
@@ -148,20 +128,23 @@ def continue_run(
         raise UserError(
             f"--dry-run of the {len(steps)} phases of {config}", "one phase: each begins where another ends"
         )
-    results: list[FinetuneResult] = []
     with distributed.join() as world:
-        for phase in steps:
-            child = engine.Child(engine.find_parent(parent, phase.keep), continue_info)
-            loaded = config_io.load(
-                phase.settings(given), config, preset, child.parent.settings, phase.changes
-            )
-            child.check(loaded)
-            if dry_run:
-                return world.on_main(partial(_dry_run, loaded, child))
-            run = train.finetune(loaded, world, child)
-            results.append(world.on_main(partial(_finish, run, loaded.config.train.device)))
-            parent = str(run)
-    return results[0] if len(steps) == 1 else PhasesResult(results, [phase.keep for phase in steps])
+        found = find_parent(parent, steps[0].keep)
+        if config is not None and steps[0].number:
+            planned = world.on_main(lambda: plan_phases(found, steps, given, config, preset))
+            results = continuing.run_phases(found, planned, world, continue_info)
+            return PhasesResult(results, [phase.keep for phase in steps])
+        # A run's own config.yaml names its own places, and the weights that it began with.
+        is_recorded = (
+            config is not None and Path(config).name == layout.CONFIG and layout.is_run(Path(config).parent)
+        )
+        without = (*OWN_PLACES, "model.weights") if is_recorded else ()
+        child = Child(found, continue_info)
+        loaded = config_io.load(given, config, preset, found.settings, without=without)
+        child.check(loaded)
+        if dry_run:
+            return world.on_main(partial(_dry_run, loaded, child))
+        return continuing.run_child(child, loaded, world)
 
 
 def verify_resume(
@@ -179,7 +162,8 @@ def verify_resume(
     Both runs have `steps` steps, and lie in a temporary folder unless `keep_in` names a new one.
     """
     console.setup()
-    loaded = config_io.load(settings_of(model, data, settings), config, preset)
+    places = tuple(f"output.{name}" for name in ("output_dir", "name", "save_as"))  # both runs have their own
+    loaded = config_io.load(settings_of(model, data, settings), config, preset, without=places)
     from warmstart.verify.resume import verify_resume as prove
 
     return prove(loaded, steps, keep_in)
