@@ -210,6 +210,18 @@ def test_ids_that_cannot_be_meant(root, how, values, parts):
         assert part in str(caught.value)
 
 
+def test_a_stray_id_is_a_mistake_in_a_mask_that_is_named(root):
+    path = root / "masks" / "07.png"
+    ids = np.array(Image.open(path))
+    ids[3, 4] = 200
+    Image.fromarray(ids.astype(np.uint8)).save(path)
+    with pytest.raises(UserError) as caught:
+        opened(settings_of(root))
+    assert "only these masks hold 200: images/07.png. Mend them" in str(caught.value)
+    assert "--mask-remap 200=255; if they are classes: --mask-remap 200=3" in str(caught.value)
+    assert opened(settings_of(root, mask_remap="200=255")).classes == ("0", "1", "2")
+
+
 def test_what_the_errors_propose_works(root):
     change(root, lambda ids: np.minimum(ids, 1) * 255)
     assert opened(settings_of(root, mask_remap="255=1")).classes == ("0", "1")

@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from warmstart.engine import loop, train
+from warmstart.engine import loop, prepare, train
 from warmstart.engine.checkpoint import load_checkpoint
 from warmstart.engine.job import Job
 from warmstart.engine.measure import update_best
@@ -187,6 +187,70 @@ def test_a_recovery_is_a_new_best_after_one_that_was_none(settings: Any) -> None
         assert state.num_recoveries == expected
 
 
+@pytest.fixture
+def half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """fp16 on the CPU, which is slow and otherwise refused."""
+    monkeypatch.setattr(prepare, "resolve_precision", lambda *_: (torch.float16, None))
+
+
+def test_fp16_gradients_that_are_never_finite_end_the_run(
+    finetune: FINETUNE, half: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The scaler leaves out every step and the loss stays finite: without a look the run would end as trained."""
+    real = loop.train_window
+    calls = [0]
+
+    def train_window(part: Any, window: Any, inputs: Any, objective: Any, *rest: Any) -> Any:
+        def broken(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            loss, weight = objective(outputs, targets)
+            return loss + (outputs * 0).sqrt().sum(), weight
+
+        calls[0] += 1
+        return real(part, window, inputs, broken if calls[0] > 5 else objective, *rest)
+
+    monkeypatch.setattr(loop, "train_window", train_window)
+    with pytest.raises(
+        NotFinite, match=r"fp16's gradients of 20 steps in a row are(.|\n)*--precision bf16"
+    ) as error:
+        finetune(epochs=12, rescue=0, log_every="7steps", scheduler="none")
+    assert error.value.step == 25
+    assert Run(tmp_path / "run").status["state"] == "failed"
+
+
+def test_so_many_steps_are_counted_across_rows_and_resumes(
+    finetune: FINETUNE,
+    settings: Any,
+    half: None,
+    interrupt_at: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """19 in a row are nothing yet; the count is part of the state."""
+    real = loop.train_window
+    bad = set(range(4, 23))
+
+    def train_window(part: Any, window: Any, inputs: Any, objective: Any, optimizer: Any, *rest: Any) -> Any:
+        def broken(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+            loss, weight = objective(outputs, targets)
+            return loss + (outputs * 0).sqrt().sum(), weight
+
+        step[0] += 1
+        return real(part, window, inputs, broken if step[0] in bad else objective, optimizer, *rest)
+
+    step = [0]
+    monkeypatch.setattr(loop, "train_window", train_window)
+    assert finetune("fine", epochs=8, rescue=0, log_every="5steps").status["state"] == "finished"
+    bad.add(23)
+    step[0] = 0
+    interrupt_at(14)
+    with pytest.raises(UserError, match="interrupted at step 14"):
+        train.finetune(settings("run", epochs=8, rescue=0, log_every="5steps"))
+    assert load_checkpoint(tmp_path / "run")[1].state.num_skipped == 11
+    with pytest.raises(NotFinite) as error:
+        train.resume(str(tmp_path / "run"), {})
+    assert error.value.step == 23
+
+
 # ---- memory
 
 
@@ -275,6 +339,7 @@ def test_no_room_for_one_image_is_an_error(
 def test_checkpoints_of_earlier_versions_are_read() -> None:
     values = json.loads(json.dumps(TrainState(step=3, trained_at_once=AtOnce(4)).to_json()))
     assert TrainState.from_json(values) == TrainState(step=3, trained_at_once=AtOnce(4))
-    for name in ("trained_at_once", "evaluated_at_once", "good_step", "failed_steps", "rescue_factor"):
+    new = ("trained_at_once", "evaluated_at_once", "computed_at_once", "num_skipped", "unreadable")
+    for name in (*new, "good_step", "failed_steps", "rescue_factor"):
         values.pop(name)
     assert TrainState.from_json(values).trained_at_once == AtOnce()

@@ -190,6 +190,46 @@ def test_the_last_windows_gradient_is_not_carried_into_the_next() -> None:
     assert float(first.grad_norm) == float(second.grad_norm) > 0
 
 
+def test_an_image_left_alone_by_unreadable_ones_does_not_reach_norms(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """BatchNorm1d refuses a single image, and BatchNorm2d learns from one what is not so."""
+    torch.manual_seed(0)
+    module = nn.Sequential(nn.Flatten(), nn.Linear(256, 8), nn.BatchNorm1d(8), nn.Linear(8, 3)).train()
+    other, data = copy.deepcopy(module), images(5)
+    four, one = np.arange(4), np.array([4])
+    result = take(module, [four, one], data, arithmetic=Arithmetic(statistics=statistics(module)))
+    expected = take(other, [four], data, arithmetic=Arithmetic(statistics=statistics(other)))
+    assert float(result.weight) == float(expected.weight) == 4
+    assert all(
+        torch.equal(a, b)
+        for a, b in zip(module.state_dict().values(), other.state_dict().values(), strict=True)
+    )
+    assert "one image is left of a micro-batch" in caplog.text
+    before = copy.deepcopy(module.state_dict())
+    assert float(take(module, [one], data, arithmetic=Arithmetic(statistics=statistics(module))).weight) == 0
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+
+
+def statistics(module: nn.Module) -> tuple[Tensor, ...]:
+    return tuple(buffer for name, buffer in module.named_buffers() if "running" in name)
+
+
+@pytest.mark.parametrize("precision", [None, torch.float16])
+def test_windows_whose_images_all_went_missing_change_nothing(precision: torch.dtype | None) -> None:
+    """Nor do they stand in the way of the next: fp16's scaler must not be asked to unscale nothing."""
+    module, data = norm_free(), images(8)
+    scaler = make_scaler(precision, torch.device("cpu"))
+    optimizer, arithmetic = sgd(module), Arithmetic(precision, clip=1.0, scaler=scaler)
+    before = copy.deepcopy(module.state_dict())
+    for _ in range(2):
+        result = take(module, [np.arange(0), np.arange(0)], data, optimizer=optimizer, arithmetic=arithmetic)
+        assert [float(value) for value in result] == [0, 0, 0]
+    assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
+    result = take(module, [np.arange(8)], data, optimizer=optimizer, arithmetic=arithmetic)
+    assert float(result.weight) == 8 and not torch.equal(before["0.weight"], module.state_dict()["0.weight"])
+
+
 def test_only_fp16_scales_its_gradients() -> None:
     cpu = torch.device("cpu")
     assert make_scaler(None, cpu) is None and make_scaler(torch.bfloat16, cpu) is None

@@ -21,6 +21,7 @@ from warmstart.data.samples import Samples
 from warmstart.data.sources import open_source
 from warmstart.engine.state import TrainState
 from warmstart.errors import Interrupted, UserError
+from warmstart.inference import features
 from warmstart.inference.cut import Cut, prefix_features
 from warmstart.inference.features import Prefix, feature_batches
 from warmstart.inference.inputs import InputBuffer
@@ -88,6 +89,45 @@ def test_tables_built_twice_are_equal_to_the_bit_and_files_are_shared(
     file.unlink()
     prefix.table(samples, view, 0, "")
     assert file.read_bytes() == content
+
+
+@pytest.fixture
+def room(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Memory for 12 images at once; gives the sizes that failed."""
+    failed: list[int] = []
+
+    def limited(module: Any, cut: Cut, images: torch.Tensor) -> torch.Tensor:
+        if len(images) > 12:
+            failed.append(len(images))
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 3.00 GiB")
+        return prefix_features(module, cut, images)
+
+    monkeypatch.setattr(features, "prefix_features", limited)
+    return failed
+
+
+def test_out_of_memory_computes_fewer_at_once_under_another_name(
+    samples: Samples,
+    prefix: Prefix,
+    room: list[int],
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """What was computed with more images at once is not mixed with what came after, nor taken for it."""
+    everything = np.arange(len(samples))
+    with monkeypatch.context() as patch:
+        patch.setattr(features, "prefix_features", prefix_features)
+        whole = prefix.table(samples, view_of(), 0, "").take(everything)
+    assert prefix.folder is not None
+    (file,) = prefix.folder.iterdir()
+    file.unlink()
+    with caplog.at_level(logging.WARNING, "warmstart"):
+        parts = prefix.table(samples, view_of(), 0, "").take(everything)
+    np.testing.assert_allclose(parts, whole, rtol=1e-4, atol=1e-5)
+    assert room == [42, 21] and prefix.at_once.limit == 11 and "at most 11 at once" in caplog.text
+    (other,) = prefix.folder.iterdir()
+    assert other.name != file.name
+    assert (prefix.table(samples, view_of(), 0, "").take(everything) == parts).all()
 
 
 @pytest.mark.parametrize("content", [b"", b"nonsense", "cut"])
@@ -187,6 +227,32 @@ def test_a_resumed_run_is_the_run_that_was_started(
     assert (
         json.loads((resumed.path / layout.RESOLVED).read_text())["features"] == straight.resolved["features"]
     )
+
+
+def test_a_run_whose_features_did_not_fit_is_resumed_to_the_bit(
+    finetune: Finetune, room: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import os
+    import signal
+
+    given = {"feature_cache": "on", "augment": "light", "views": 2, "dropout": 0.5, "cache": "ram"}
+    straight = finetune("straight", **given)
+    assert len(room) == 1, "once in the whole run"
+    count = TrainState.advance
+
+    def advance(state: TrainState, steps_per_epoch: int) -> None:
+        count(state, steps_per_epoch)
+        if state.step == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with monkeypatch.context() as patch, pytest.raises(Interrupted):
+        patch.setattr(TrainState, "advance", advance)
+        finetune("resumed", **given)
+    room.clear()
+    resumed = Run(Path(api.resume(str(tmp_path / "resumed")).run))
+    assert room == [], "the limit is part of the state"
+    for name in (layout.MODEL, layout.STATE_TENSORS):
+        assert (straight.checkpoint(12) / name).read_bytes() == (resumed.checkpoint(12) / name).read_bytes()
 
 
 def test_a_dry_run_says_what_would_be_kept_and_keeps_nothing(

@@ -22,6 +22,7 @@ from warmstart.data.store import StorePlan, keep
 from warmstart.errors import UserError, listing
 
 _COUNT = np.dtype([("id", "<u4"), ("pixels", "<u8")])
+_FEW = 3  # masks with ids of their own: a mistake in them rather than classes
 _USUAL = 16  # ids in a mask, to guess how much room their counts take
 _UNLIMITED = (sys.maxsize, sys.maxsize)  # no table of counts is ever shrunk
 
@@ -74,6 +75,10 @@ class MaskCounts:
         found, places = np.unique(self.ids, return_inverse=True)
         return dict(zip(found.tolist(), _sums(places, self.pixels, len(found)).tolist(), strict=True))
 
+    def holding(self, ids: list[int]) -> list[str]:
+        """The images whose masks hold one of these ids."""
+        return list(dict.fromkeys(self.names[self.rows[np.isin(self.ids, ids)]].tolist()))
+
     def of(self, names: tuple[str, ...], num_classes: int) -> np.ndarray:
         """Pixels of each class, and at last of all other ids, in the masks of some images: int64 (K + 1,)."""
         chosen = np.isin(self.names, np.array(names))[self.rows]
@@ -122,7 +127,7 @@ def with_classes(source: Source, counts: MaskCounts, place: str, for_training: b
     """The source with its classes and what each image holds of them. Raises UserError for ids that fit no class."""
     assert source.ignore is not None
     total = counts.total()
-    classes = source.classes or _numbers(total, source.ignore, place)
+    classes = source.classes or _numbers(counts, source.ignore, place)
     _check_ids(classes, total, source.ignore, counts, place)
     used = [number for number in total if number != source.ignore]
     if len(classes) < 2 or (for_training and len(used) < 2):
@@ -149,15 +154,17 @@ def with_classes(source: Source, counts: MaskCounts, place: str, for_training: b
     return replace(source, classes=classes, splits=splits, notes=(*source.notes, note))
 
 
-def _numbers(total: dict[int, int], ignore: int, place: str) -> tuple[str, ...]:
+def _numbers(counts: MaskCounts, ignore: int, place: str) -> tuple[str, ...]:
     """Classes called by their numbers, from 0 to the largest id. Raises UserError where few of them occur."""
+    total = counts.total()
     used = [number for number in total if number != ignore]
     num = max(used, default=-1) + 1
     if num > 2 * len(used):
         raise UserError(
             f"the masks of {place} hold {len(used)} ids between 0 and {num - 1}: {_histogram(total, ignore)}",
             "ids from 0 on that number the classes",
-            _likely(total, ignore, len(used) - 1) if 255 in used else _renumbered(used),
+            _strays(counts, sorted(used), ignore)
+            or (_likely(total, ignore, len(used) - 1) if 255 in used else _renumbered(used)),
         )
     if ignore < num:
         moved = [(ignore, IGNORE), *((number, number - 1) for number in range(ignore + 1, num))]
@@ -168,6 +175,23 @@ def _numbers(total: dict[int, int], ignore: int, place: str) -> tuple[str, ...]:
             f"--mask-remap {remap}, without --ignore" if num <= IGNORE else f"--ignore {LARGEST}",
         )
     return tuple(map(str, range(num)))
+
+
+def _strays(counts: MaskCounts, used: list[int], ignore: int) -> str:
+    """Where all ids beyond the first gap are in few masks only: these masks; else nothing."""
+    gap = next((place for place, number in enumerate(used) if number != place), len(used))
+    strays = used[gap:]
+    files = counts.holding(strays)
+    if gap < 2 or len(files) > max(_FEW, len(counts.names) // 100):
+        return ""
+    pairs = ",".join(f"{number}={ignore}" for number in strays[:20])
+    classes = (
+        f"if they are classes: {renumbered}" if (renumbered := _renumbered(used)) else "name the classes"
+    )
+    return (
+        f"only these masks hold {listing(strays, 4)}: {listing(files, 3)}. Mend them, or ignore these pixels: "
+        f"--mask-remap {pairs}; {classes}"
+    )
 
 
 def _renumbered(used: list[int]) -> str:
@@ -181,7 +205,7 @@ def _check_ids(
     strange = [number for number in sorted(total) if number >= len(classes) and number != ignore]
     if not strange:
         return
-    files = dict.fromkeys(counts.names[counts.rows[np.isin(counts.ids, strange)]].tolist())
+    files = counts.holding(strange)
     raise UserError(
         f"masks of {len(files)} images hold ids that are no class: {listing(strange)}, in {listing(files, 3)};"
         f" all of {place}: {_histogram(total, ignore)}",

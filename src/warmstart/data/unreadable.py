@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from warmstart.console import log
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class Unreadable:
-    """Those of one run, by id with the reason. Threads share it."""
+    """Those of one run, by id with the reason; `known` are from before it was resumed. Threads share it."""
 
-    def __init__(self, num_images: int, max_corrupt: float) -> None:
+    def __init__(self, num_images: int, max_corrupt: float, known: Mapping[str, str] | None = None) -> None:
         self._most, self._share = int(max_corrupt * num_images), max_corrupt
-        self.reasons: dict[str, str] = {}
+        self.reasons: dict[str, str] = dict(known or {})
         self._lock = threading.Lock()
 
     def add(self, name: str, reason: str) -> None:
@@ -47,6 +47,11 @@ class Unreadable:
                 num,
                 self._most,
             )
+
+    def so_far(self) -> dict[str, str]:
+        """A copy, which no thread changes."""
+        with self._lock:
+            return dict(self.reasons)
 
 
 def read_twice(name: str, read: Callable[[], T]) -> T:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from warmstart.adapt.apply import set_modes
+from warmstart.console import log
 from warmstart.data.batches import deliver
 from warmstart.data.cache_folder import cache_root, memory_room, room
 from warmstart.engine.feed import keeps_files
@@ -86,10 +88,7 @@ def _cut(job: Job, views: int, by_name: bool) -> tuple[Cut, int]:
         path for block in built.blocks if job.plan.row(block.name).mode == "frozen" for path in block.modules
     ]
     trained = list(dict.fromkeys(name.rpartition(".")[0] for row in rows for name in row.trainable))
-    images = _some_images(job)
-    cut = find_cut(
-        built.module, frozen, trained, images, lambda: set_modes(built.module, job.plan, built.blocks, 0)
-    )
+    cut, images = _proved(job, frozen, trained)
     size = prefix_features(built.module, cut, images)[0].numel()
     if not by_name and size > images[0].numel():
         raise NoCut(f"the features at the {cut.name} are larger than the images")
@@ -103,6 +102,19 @@ def _cut(job: Job, views: int, by_name: bool) -> tuple[Cut, int]:
     return cut, num_bytes
 
 
+def _proved(job: Job, frozen: list[str], trained: list[str]) -> tuple[Cut, torch.Tensor]:
+    """The cut, and the images that it was proved on: two, where there is no room for more."""
+    built = job.built
+    for num in (_NUM_PROBED, 2):
+        images = _some_images(job, num)
+        try:
+            modes = partial(set_modes, built.module, job.plan, built.blocks, 0)
+            return find_cut(built.module, frozen, trained, images, modes), images
+        except torch.OutOfMemoryError:
+            log.warning("out of memory with %d images at once while the frozen part is looked at", num)
+    raise NoCut("there is no room for two images at once")
+
+
 def _room(job: Job) -> int:
     """Bytes that features may take: in memory, or on disk where they are kept as files."""
     if not keeps_files(job):
@@ -113,8 +125,8 @@ def _room(job: Job) -> int:
         return memory_room()
 
 
-def _some_images(job: Job) -> torch.Tensor:
+def _some_images(job: Job, num: int) -> torch.Tensor:
     samples, view = job.dataset.splits["train"], job.train_view
-    chosen = np.arange(min(_NUM_PROBED, len(samples)))
+    chosen = np.arange(min(num, len(samples)))
     (batch,) = deliver(samples, [chosen], view)
     return InputBuffer(view.preprocessing, job.device, job.built.channels_last)(batch.images)

@@ -17,6 +17,7 @@ from warmstart.data.samples import Samples
 from warmstart.data.unreadable import Unreadable
 from warmstart.engine.clock import FEATURES, Clock
 from warmstart.engine.job import Job
+from warmstart.engine.state import TrainState
 from warmstart.inference.cut import Tail
 from warmstart.inference.features import FeatureTable, Prefix, feature_batches, hash_of
 from warmstart.inference.inputs import InputBuffer, Inputs
@@ -27,12 +28,12 @@ from warmstart.inference.predictor import predict_outputs
 class Feed:
     """Batches, and the part of the model that takes them."""
 
-    def __init__(self, job: Job, clock: Clock, evaluated_at_once: AtOnce) -> None:
-        self._job, self._clock, self._at_once = job, clock, evaluated_at_once
-        built = job.built
-        self._unreadable = Unreadable(len(job.dataset.splits["train"]), job.config.data.max_corrupt)
+    def __init__(self, job: Job, clock: Clock, state: TrainState) -> None:
+        self._job, self._clock, self._at_once = job, clock, state.evaluated_at_once
+        built, num = job.built, len(job.dataset.splits["train"])
+        self._unreadable = Unreadable(num, job.config.data.max_corrupt, state.unreadable)
         self._buffer = InputBuffer(built.preprocessing, job.device, built.channels_last)
-        self._prefix = _prefix(job) if job.cut is not None else None
+        self._prefix = _prefix(job, state.computed_at_once) if job.cut is not None else None
         self._tables: dict[tuple[bytes, int | None], FeatureTable] = {}
 
     @property
@@ -82,19 +83,38 @@ class Feed:
         parts = job.world.gather(outputs)
         return parts[0] if len(parts) == 1 else np.concatenate([part for part in parts if len(part)])
 
+    def unreadable(self) -> dict[str, str]:
+        """The training images that were lost on the way in any process, by id with the reason; all ask alike.
+
+        Raises:
+            UserError: together they are more than `--max-corrupt` allows.
+        """
+        for found in self._job.world.gather(self._unreadable.so_far()):
+            for name, reason in found.items():
+                self._unreadable.add(name, reason)
+        return self._unreadable.so_far()
+
     def _table(self, samples: Samples, view: View, epoch: int | None, label: str) -> FeatureTable:
         key = samples.keys.tobytes(), epoch
         if key not in self._tables:
             assert self._prefix is not None
             prefix, world = self._prefix, self._job.world
+            limit = prefix.at_once.limit
+
+            def compute() -> FeatureTable:
+                return prefix.table(samples, view, epoch or 0, label)
+
             with self._clock.part(FEATURES):
                 if prefix.folder is not None:  # the first process computes, the others find its files
-                    world.on_main(lambda: prefix.table(samples, view, epoch or 0, label) and None)
-                self._tables[key] = prefix.table(samples, view, epoch or 0, label)
+                    prefix.at_once.limit = world.on_main(lambda: compute() and prefix.at_once.limit)
+                table = compute()
+            if prefix.at_once.limit != limit:  # a resume knows the new limit alone
+                self._tables.clear()
+            self._tables[key] = table
         return self._tables[key]
 
 
-def _prefix(job: Job) -> Prefix:
+def _prefix(job: Job, at_once: AtOnce) -> Prefix:
     built = job.built
     assert job.cut is not None
     tensors = {**dict(built.module.named_parameters()), **dict(built.module.named_buffers())}
@@ -109,6 +129,7 @@ def _prefix(job: Job) -> Prefix:
         job.precision,
         job.workers,
         cache_root(job.config.data.cache_dir) / FOLDER if keeps_files(job) else None,
+        at_once,
     )
 
 

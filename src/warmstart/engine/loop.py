@@ -58,7 +58,7 @@ def run_loop(
         UserError: the disk is full; the last checkpoint is intact.
     """
     module, plan, pace, blocks = job.built.module, job.plan, job.pace, job.built.blocks
-    feed = Feed(job, clock, state.evaluated_at_once)
+    feed = Feed(job, clock, state)
     is_compiled = job.config.train.compile
     trained_part = CompiledPart(module, feed.part) if is_compiled else feed.part(module)
     # Also where every pixel of a window may be without a class.
@@ -196,6 +196,7 @@ def _after_step(
 
 def _save(job: Job, state: TrainState, learner: Learner, means: _Means, is_planned: bool = True) -> None:
     with means.clock.part(SAVING):
+        state.unreadable = means.feed.unreadable()
         save_checkpoint(job, state, learner, means.background, is_planned)
 
 

@@ -17,6 +17,9 @@ from warmstart.engine.step import WindowResult
 from warmstart.run import layout, writer
 from warmstart.run.tensorboard import ScalarWriter
 
+# The scale has been halved as often by then: the gradients are not too large, they are broken.
+_MOST_SKIPPED = 20
+
 
 class MetricWriter:
     """Sums since the last row and since the epoch began: [loss, weight, epoch's loss, epoch's weight].
@@ -31,6 +34,9 @@ class MetricWriter:
         sums = [state.loss_sum, state.weight_sum, state.epoch_loss_sum, state.epoch_weight_sum, 0.0]
         self._sums = torch.tensor(sums, dtype=dtype, device=job.device)
         self._num_finite = torch.zeros(2, dtype=torch.int64, device=job.device)  # steps, by loss and by both
+        # fp16: steps that were left out in a row, and the step of this row at which there were too many (0: none).
+        self._skipped = torch.tensor([state.num_skipped, 0], dtype=torch.int64, device=job.device)
+        self._num_steps = 0  # since the last row
         has_events = job.config.output.tensorboard and job.world.is_main
         self._events = ScalarWriter(job.run / layout.TENSORBOARD) if has_events else None
         self._last_step, self._last_time = state.step, time.perf_counter()
@@ -49,8 +55,16 @@ class MetricWriter:
     def add(self, result: WindowResult, rates: list[float]) -> None:
         self._rates, self._grad_norm = rates, result.grad_norm
         loss, weight, norm = result
-        # fp16's scaler leaves out a step whose gradients are too large by itself.
-        watched = loss if self._job.precision == torch.float16 else loss + norm
+        watched = loss + norm
+        if (
+            self._job.precision == torch.float16
+        ):  # its scaler leaves out a step whose gradients are too large by itself
+            watched, is_skipped = loss, ~norm.isfinite()
+            self._num_steps += 1
+            num = (self._skipped[0] + 1) * is_skipped
+            self._skipped = torch.stack(
+                [num, torch.where(num == _MOST_SKIPPED, self._num_steps, self._skipped[1])]
+            )
         self._sums += torch.stack([loss, weight, loss, weight, watched]).to(self._sums.dtype)
         self._num_finite += self._sums[::4].isfinite()
 
@@ -58,7 +72,7 @@ class MetricWriter:
         """Read the sums into the state.
 
         Raises:
-            NotFinite: a loss or a gradient was NaN or infinite since the last row.
+            NotFinite: a loss or a gradient was NaN or infinite since the last row; in fp16 many gradients in a row.
         """
         *sums, watched = self._sums.tolist()
         state.loss_sum, state.weight_sum, state.epoch_loss_sum, state.epoch_weight_sum = sums
@@ -66,6 +80,13 @@ class MetricWriter:
             by_loss, num = self._num_finite.tolist()
             what = "the gradient is" if by_loss > num else "the training loss is"
             raise NotFinite(self._first_step_of_row + num + 1, what, self._job.cure)
+        if self._job.precision != torch.float16:
+            return
+        state.num_skipped, given_up_at = self._skipped.tolist()
+        if given_up_at:
+            what = f"fp16's gradients of {_MOST_SKIPPED} steps in a row are"
+            step = self._first_step_of_row + given_up_at
+            raise NotFinite(step, what, f"--precision bf16 or fp32; or {self._job.cure}")
 
     def train_row(self, state: TrainState) -> None:
         """One row of metrics.jsonl: the mean loss per item since the row before."""
@@ -96,6 +117,7 @@ class MetricWriter:
         self._sums[:2] = 0
         self._sums[4] = 0
         self._num_finite.zero_()
+        self._skipped[1], self._num_steps = 0, 0
         state.loss_sum = state.weight_sum = 0.0
         self._last_step, self._last_time, self._first_step_of_row = state.step, now, state.step
 

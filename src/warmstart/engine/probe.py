@@ -26,6 +26,7 @@ from warmstart.engine.step import Arithmetic, make_scaler, train_window
 from warmstart.inference.cut import Tail, prefix_features
 from warmstart.inference.device import peak_bytes
 from warmstart.inference.inputs import InputBuffer
+from warmstart.inference.memory import AtOnce
 from warmstart.inference.predictor import predict_outputs
 
 _NUM_STEPS = 4  # the first pays for allocation and is not counted
@@ -107,10 +108,12 @@ class _Trial:
         self.parts = _Parts(job, self.module)
         scaler = make_scaler(job.precision, job.device)
         self._arithmetic = Arithmetic(job.precision, job.config.optim.clip, scaler)
+        self._at_once = AtOnce()
 
     def step(self, batches: Iterable[Batch]) -> None:
         parts, objective = self.parts, self._job.task.objective
-        train_window(parts.trained, batches, parts.inputs, objective, self._optimizer, self._arithmetic)
+        given = parts.trained, batches, parts.inputs, objective, self._optimizer, self._arithmetic
+        train_window(*given, self._at_once)
 
     def train(self, batches: Iterable[Batch]) -> tuple[float, int]:
         """A step for each batch. Seconds, the wait for the batches included, and images."""

@@ -78,6 +78,8 @@ def _go_back(job: Job, state: TrainState, failure: NotFinite) -> Saved:
             seconds=state.seconds,
             trained_at_once=state.trained_at_once,
             evaluated_at_once=state.evaluated_at_once,
+            computed_at_once=state.computed_at_once,
+            unreadable=state.unreadable,
         ),
     )
     state.take(saved.state)

@@ -43,6 +43,11 @@ class TrainState:
     rescue_factor: float = 1.0  # of every rate
     trained_at_once: AtOnce = field(default_factory=AtOnce)
     evaluated_at_once: AtOnce = field(default_factory=AtOnce)
+    computed_at_once: AtOnce = field(default_factory=AtOnce)  # features
+    num_skipped: int = 0  # steps in a row that fp16's scaler has left out up to here
+    unreadable: dict[str, str] = field(
+        default_factory=dict
+    )  # training images that were lost on the way, and why
 
     @property
     def is_left_out(self) -> bool:
@@ -65,7 +70,7 @@ class TrainState:
         plateau = Plateau(saved["factor"], float(saved["best"]), saved["num_bad"])
         at_once: dict[str, Any] = {
             name: AtOnce(**values[name])
-            for name in ("trained_at_once", "evaluated_at_once")
+            for name in ("trained_at_once", "evaluated_at_once", "computed_at_once")
             if name in values  # checkpoints of earlier versions have none
         }
         return cls(**{**values, **at_once, "plateau": plateau})

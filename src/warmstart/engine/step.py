@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
+from warmstart.console import log
 from warmstart.data.batches import Batch
 from warmstart.engine.distributed import SOLO, World
 from warmstart.inference.inputs import Inputs
@@ -31,6 +32,11 @@ class Arithmetic:
     may_weigh_nothing: bool = False
     world: World = SOLO
     statistics: tuple[torch.Tensor, ...] = ()
+
+    @property
+    def fewest(self) -> int:
+        """Items that a micro-batch must have: norm layers cannot learn from one."""
+        return 2 if self.statistics else 1
 
 
 def make_scaler(precision: torch.dtype | None, device: torch.device) -> torch.amp.GradScaler | None:
@@ -72,7 +78,7 @@ def train_window(
     def compute(pieces: Iterable[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
         return _accumulate(module, pieces, inputs, objective, optimizer, arithmetic)
 
-    fewest = 2 if arithmetic.statistics else 1
+    fewest = arithmetic.fewest
     loss_sum, weight = within_memory(compute, batches, at_once or AtOnce(), fewest)
     return _take_step(optimizer, loss_sum, weight, arithmetic)
 
@@ -100,7 +106,14 @@ def _accumulate(
     loss_sum = torch.zeros((), device=device)
     weight = torch.zeros((), device=device)
     for batch in batches:
-        if not len(batch):  # a last window with fewer images than processes
+        if len(batch) < arithmetic.fewest:
+            if len(
+                batch
+            ):  # the order leaves no item alone; without any: a window with fewer images than processes
+                log.warning(
+                    "one image is left of a micro-batch whose others cannot be read, and norm layers learn nothing "
+                    "from one: it is left out as well"
+                )
             continue
         targets = torch.from_numpy(batch.targets).to(device, non_blocking=True)
         with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
@@ -121,11 +134,11 @@ def _take_step(
     _add_up(parameters, loss_sum, weight, arithmetic)
     if arithmetic.may_weigh_nothing and float(weight) == 0:
         return WindowResult(torch.zeros_like(loss_sum), weight, torch.zeros_like(loss_sum))
-    if scaler is not None:
-        scaler.unscale_(optimizer)
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:  # none of the window's images could be read
         return WindowResult(torch.zeros_like(loss_sum), weight, torch.zeros_like(loss_sum))
+    if scaler is not None:
+        scaler.unscale_(optimizer)
     grad_norm = nn.utils.get_total_norm(gradients) / weight
     # Division and clipping in one pass over the gradients; torch's clip_grad_norm_ has the same 1e-6.
     factor = 1 / weight

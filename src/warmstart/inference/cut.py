@@ -218,6 +218,8 @@ def _difference(module: nn.Module, cut: Cut, images: torch.Tensor, set_modes: Ca
                 outputs[0], outputs[1], rtol=1e-3, atol=1e-4
             ):
                 return f"cut at the {cut.name}, the model gives something else"
+    except torch.OutOfMemoryError:
+        raise
     except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
         return f"cut at the {cut.name}, the model cannot be run: {str(error).splitlines()[0][:120]}"
     finally:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from collections.abc import Generator, Iterable, Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from warmstart.data.listing import Everything, divide, shard_name
 from warmstart.data.samples import Samples
 from warmstart.inference.cut import Cut, prefix_features
 from warmstart.inference.inputs import InputBuffer
+from warmstart.inference.memory import AtOnce, within_memory
 
 SUFFIX = ".npy"
 _IMAGES_AT_ONCE = 64  # fixed: another number would round differently
@@ -63,9 +64,24 @@ class Prefix:
     precision: torch.dtype | None
     workers: int
     folder: Path | None
+    at_once: AtOnce = field(default_factory=AtOnce)
 
     def table(self, samples: Samples, view: View, epoch: int, label: str) -> FeatureTable:
-        """Features of all samples in one view; what is not kept yet is computed. Leaves the module in eval mode."""
+        """Features of all samples in one view; what is not kept yet is computed. Leaves the module in eval mode.
+
+        Where memory does not suffice, everything is computed anew with fewer images at once, which is part of the
+        files' names: so the bits never depend on when it was that memory ran out.
+
+        Raises:
+            UserError: not even one image fits into memory.
+        """
+        while (found := self._table(samples, view, epoch, label)) is None:
+            pass
+        return found
+
+    def _table(self, samples: Samples, view: View, epoch: int, label: str) -> FeatureTable | None:
+        """None where memory ran out on the way."""
+        limit = self.at_once.limit
         everything = Everything.of({"": samples})
         members = [rows for rows in divide(everything.keys) if len(rows)]
         parameters = (
@@ -74,6 +90,7 @@ class Prefix:
             self._view_name(view, epoch),
             torch.__version__,
             self.device.type,
+            *([] if limit is None else [limit]),
         )
         names = [shard_name((*parameters, self.precision), everything, rows, SUFFIX) for rows in members]
         arrays: list[np.ndarray] = []
@@ -83,6 +100,8 @@ class Prefix:
                 array = self._open(name, len(rows))
                 if array is None:
                     array = self._compute(samples, rows, view, epoch)
+                    if self.at_once.limit != limit:
+                        return None
                     array = self._save(name, array, names)
                 arrays.append(array)
                 done += len(rows)
@@ -99,14 +118,17 @@ class Prefix:
     def _compute(self, samples: Samples, rows: np.ndarray, view: View, epoch: int) -> np.ndarray:
         inputs = InputBuffer(view.preprocessing, self.device, self.channels_last)
         parts = [rows[start : start + _IMAGES_AT_ONCE] for start in range(0, len(rows), _IMAGES_AT_ONCE)]
-        found = []
         is_low = self.precision is not None
+
+        def compute(pieces: Iterable[Batch]) -> list[np.ndarray]:
+            with torch.autocast(self.device.type, dtype=self.precision, enabled=is_low):
+                outputs = (prefix_features(self.module, self.cut, inputs(piece.images)) for piece in pieces)
+                return [self._to_array(features.to("cpu", torch.float32)) for features in outputs]
+
+        found: list[np.ndarray] = []
         with closing(deliver(samples, parts, view, self.workers, epoch)) as batches:
             for batch in batches:
-                with torch.autocast(self.device.type, dtype=self.precision, enabled=is_low):
-                    features = prefix_features(self.module, self.cut, inputs(batch.images))
-                features = features.to("cpu", torch.float32)
-                found.append(self._to_array(features))
+                found += within_memory(compute, [batch], self.at_once)
         return np.concatenate(found)
 
     def _to_array(self, features: torch.Tensor) -> np.ndarray:
