@@ -21,6 +21,7 @@ from warmstart.cli import main
 from warmstart.config import io
 from warmstart.engine import train
 from warmstart.errors import UserError
+from warmstart.results import DryRunResult, FinetuneResult, PhasesResult
 from warmstart.run import layout
 from warmstart.run.reader import Run
 from warmstart.verbs import continuing
@@ -66,7 +67,7 @@ def go_on(tmp_path: Path) -> Finetune:
         result = warmstart.continue_run(
             str(getattr(parent, "path", parent)), output_dir=str(tmp_path / name), **given
         )
-        assert isinstance(result, api.FinetuneResult)
+        assert isinstance(result, FinetuneResult)
         return Run(Path(result.run))
 
     return start
@@ -266,6 +267,14 @@ def test_a_new_momentum_is_in_force(finetune: Finetune, go_on: Finetune) -> None
     parent = finetune("parent", optimizer="sgd", momentum=0.9)
     same, other = go_on(parent, "same", epochs=3), go_on(parent, "other", epochs=3, momentum=0.1)
     assert not equal(weights(same), weights(other))
+
+
+def test_recovery_events_are_the_childs_own(finetune: Finetune, go_on: Finetune) -> None:
+    parent = finetune("parent", epochs=4, eval_every="1steps")
+    assert parent.status["recovery_events"] > 0
+    child = go_on(parent, epochs=5, lr=1e-12)
+    assert child.status["recovery_events"] == 0
+    assert json.loads((child.checkpoint(15) / layout.STATE).read_text())["state"]["num_recoveries"] == 0
 
 
 # ---- keep weights
@@ -523,7 +532,7 @@ def test_phases_have_places_of_their_own(finetune: Finetune, tmp_path: Path) -> 
         "phases:\n- {keep: weights}\n- {keep: weights, output: {name: last}}\n- {keep: weights}\n"
     )
     result = api.continue_run(str(parent.path), config=str(config))
-    assert isinstance(result, api.PhasesResult)
+    assert isinstance(result, PhasesResult)
     assert [Path(run.run).name for run in result.runs] == ["lmsa-phase1", "last", "lmsa-phase3"]
     assert (tmp_path / "best.pt").exists()
     logs = [(Path(run.run) / layout.LOG).read_text() for run in result.runs]
@@ -570,7 +579,7 @@ def test_a_resume_goes_on_with_the_phases_that_are_left(
     )
     given: dict[str, Any] = {"config": str(config), "dropout": 0.2}
     whole = api.continue_run(str(parent.path), output_dir=str(tmp_path / "whole"), **given)
-    assert isinstance(whole, api.PhasesResult)
+    assert isinstance(whole, PhasesResult)
     real = continuing.run_child
 
     def dies(*_: Any) -> None:
@@ -587,7 +596,7 @@ def test_a_resume_goes_on_with_the_phases_that_are_left(
             api.continue_run(str(parent.path), output_dir=str(tmp_path / "cut"), **given)
     assert not (tmp_path / "cut" / "phase2").exists()
     resumed = api.resume(str(tmp_path / "cut" / "phase1"))
-    assert isinstance(resumed, api.PhasesResult)
+    assert isinstance(resumed, PhasesResult)
     assert [Path(run.run).name for run in resumed.runs] == ["phase1", "phase2", "phase3"]
     assert resumed.keeps == whole.keeps == ["weights", "optimizer", "weights"]
     for one, other in zip(resumed.runs, whole.runs, strict=True):
@@ -812,6 +821,25 @@ def test_a_parent_that_runs_is_refused_and_a_stale_one_is_not(finetune: Finetune
     assert go_on(parent, epochs=3).status["state"] == "finished"
 
 
+def test_a_run_of_a_machine_that_is_gone_goes_on_as_its_message_says(
+    finetune: Finetune, go_on: Finetune, tmp_path: Path
+) -> None:
+    """Nobody here knows whether a process elsewhere lives; the way out is told, and works."""
+    parent = finetune("parent")
+    status = json.loads((parent.path / layout.STATUS).read_text())
+    elsewhere = {"state": "running", "host": "a-node-that-is-gone", "pid": 4, "born": None}
+    (parent.path / layout.STATUS).write_text(json.dumps(status | elsewhere))
+    (parent.checkpoint(6) / layout.MODEL).write_bytes(b"")  # as if it had ended before
+    told = r"process 4 on a-node-that-is-gone\); it last wrote 0 minutes ago(.|\n)*remove (\S+status.json),"
+    for start in (lambda: api.resume(str(parent.path)), lambda: go_on(parent, epochs=3)):
+        with pytest.raises(UserError, match=told):
+            start()
+    (parent.path / layout.STATUS).unlink()
+    assert isinstance(resumed := api.resume(str(parent.path)), FinetuneResult)
+    assert Run(Path(resumed.run)).status["state"] == "finished"
+    assert go_on(parent, epochs=3).status["state"] == "finished"
+
+
 def test_counters_that_would_stop_at_once_are_refused(finetune: Finetune, go_on: Finetune) -> None:
     parent = finetune("parent", lr=1e-12, freeze_bn=True, epochs=9, patience=2)
     assert parent.status["stop_reason"] == "no new best in 2 validations"
@@ -845,7 +873,7 @@ def test_missing_parents(tmp_path: Path, finetune: Finetune) -> None:
 def test_a_dry_run_writes_nothing(finetune: Finetune, tmp_path: Path) -> None:
     parent = finetune("parent")
     result = api.continue_run(str(parent.path), epochs=3, dry_run=True, output_dir=str(tmp_path / "child"))
-    assert isinstance(result, api.DryRunResult) and result.record["resolved"]["parent"]["keep"] == "all"
+    assert isinstance(result, DryRunResult) and result.record["resolved"]["parent"]["keep"] == "all"
     assert not (tmp_path / "child").exists()
 
 

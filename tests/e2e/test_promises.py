@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shutil
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -366,6 +369,26 @@ def test_changed_data_are_not_resumed_on(
     monkeypatch.setattr(train, "resume", resume_on_other_data)
     with pytest.raises(UserError, match=r"have changed since the run was started(.|\n)*restore the data"):
         run_interrupted(settings("run", data=str(copied)), (2,), monkeypatch)
+
+
+def test_files_written_since_the_start_are_named(
+    settings: Settings,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Another picture of the same size changes no fingerprint; nor does one that was only touched."""
+    copied = Path(shutil.copytree(data, tmp_path / "copied"))
+    run = run_interrupted(settings("run", data=str(copied)), (2,), monkeypatch)
+    assert "were written after the run was started" not in caplog.text
+    path = run.path / layout.STATUS
+    path.write_text(json.dumps({**run.status, "state": "interrupted"}))
+    later = time.time() + 10
+    os.utime(copied / "bee" / "05.png", (later, later))
+    with caplog.at_level(logging.WARNING, logger="warmstart"):
+        train.resume(str(run.path), {})
+    assert "files of the data were written after the run was started (1: bee/05.png)" in caplog.text
 
 
 def test_validation_is_evaluate_to_the_bit(settings: Settings) -> None:

@@ -133,6 +133,10 @@ def test_masks_of_new_images(run: Path, fields: Path, tmp_path: Path) -> None:
         str(run), [str(fields / "test" / "images")], output=str(tmp_path / "out"), scales="1,1.25", flip=True
     )
     assert len(result.to_json()["predictions"]) == 12
+    one = ws.predict(str(run), [str(fields / "test" / "images")], output=str(tmp_path / "one"), batch_size=1)
+    assert len(one.to_json()["predictions"]) == 12
+    with pytest.raises(ws.UserError, match=r"--top-k 3: .* gives one class per pixel"):
+        ws.predict(str(run), [str(fields / "test" / "images")], output=str(tmp_path / "two"), top_k=3)
     right = total = 0
     for file in sorted((fields / "test" / "masks").iterdir()):
         said = np.asarray(Image.open(tmp_path / "out" / "masks" / file.name))

@@ -18,8 +18,10 @@ import torch
 from safetensors.torch import load_file
 
 from warmstart.engine import rescue, train
+from warmstart.engine.background import Background
 from warmstart.engine.checkpoint import load_checkpoint
 from warmstart.engine.learner import Learner
+from warmstart.engine.state import NotFinite
 from warmstart.errors import UserError
 from warmstart.run import layout, writer
 from warmstart.run.reader import Run
@@ -155,6 +157,20 @@ def test_a_full_disk_stops_the_run_and_costs_no_checkpoint(
 
 def _raise_enospc(*args: Any, **kwargs: Any) -> None:
     raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_full_disk_is_told_and_not_rescued_from() -> None:
+    """The step after a checkpoint failed as well; going back would go back to what was never written."""
+    full = UserError("No space left on device")
+
+    def write() -> None:
+        raise full
+
+    for raised, told in ((NotFinite(7, "the loss is", ""), full), (KeyboardInterrupt(), KeyboardInterrupt)):
+        with pytest.raises((UserError, KeyboardInterrupt)) as error, Background() as background:
+            background.run(write)
+            raise raised
+        assert error.value is told or error.type is told
 
 
 def test_only_the_newest_two_and_the_best_are_kept(finetune: FINETUNE) -> None:

@@ -6,7 +6,9 @@ import csv
 import json
 import logging
 import math
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,10 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from warmstart.engine import train
+from warmstart.data.augment import Augment
+from warmstart.data.geometry import MaskRules
+from warmstart.engine import prepare, train
+from warmstart.engine.checkpoint import load_checkpoint
 from warmstart.errors import UserError
 from warmstart.run import layout
 from warmstart.run.reader import Run
@@ -290,6 +295,58 @@ def test_corrupt_images_are_listed_and_resume_looks_no_second_time(
     assert (resumed.checkpoint(6) / layout.MODEL).read_bytes() == (
         straight.checkpoint(6) / layout.MODEL
     ).read_bytes()
+
+
+def test_images_lost_on_the_way_count_across_a_resume(
+    settings: SETTINGS,
+    data: Path,
+    tmp_path: Path,
+    interrupt_at: Callable[..., None],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One of 24 may be lost. The first is met in step 4, and mended; the second in step 6, after a resume."""
+    from warmstart.engine.measure import train_subset
+    from warmstart.engine.state import TrainState
+
+    root = Path(shutil.copytree(data, tmp_path / "data"))
+    given = {"data": str(root), "cache": "off", "max_corrupt": 0.05}
+    job = train.dry_run(settings("unused", **given))[0].job
+    samples = job.dataset.splits["train"]
+    measured = train_subset(samples, 6, job.config.train.seed).ids
+    shown = [[samples.ids[place] for place in np.concatenate(window)] for window in job.windows(1)]
+    first, second = (next(name for name in shown[step] if name not in measured) for step in (0, 2))
+
+    def tear(name: str) -> None:
+        content = (root / name).read_bytes()
+        (root / name).write_bytes(content[:60] + bytes(len(content) - 60))
+
+    count, whole = TrainState.advance, (root / first).read_bytes()
+
+    def advance(state: TrainState, steps_per_epoch: int) -> None:
+        count(state, steps_per_epoch)
+        if state.step in (3, 5):
+            tear(first if state.step == 3 else second)
+
+    monkeypatch.setattr(TrainState, "advance", advance)
+    interrupt_at(4)
+    with pytest.raises(UserError, match="interrupted at step 4"):
+        train.finetune(settings("run", **given))
+    assert list(load_checkpoint(tmp_path / "run")[1].state.unreadable) == [first]
+    (root / first).write_bytes(whole)
+    with pytest.raises(UserError, match="2 training images can no longer be read") as error:
+        train.resume(str(tmp_path / "run"), {})
+    assert first in str(error.value) and second in str(error.value)
+
+
+def test_a_parents_mixup_is_dropped_for_masks(settings: SETTINGS) -> None:
+    """What it was trained with is taken over, but ids of masks cannot be blended; cutmix can."""
+    job = train.dry_run(settings("unused"))[0].job
+    with_masks = replace(job.dataset, mask_rules=MaskRules())
+    mixup, both = Augment(mixup=0.4), Augment(mixup=0.4, cutmix=0.5)
+    assert prepare._mixing(job.config, mixup, job.dataset) is not None
+    assert prepare._mixing(job.config, mixup, with_masks) is None
+    left = prepare._mixing(job.config, both, with_masks)
+    assert left is not None and (left.mixup, left.cutmix) == (0.0, 0.5)
 
 
 def test_a_group_without_gradient_is_named(finetune: FINETUNE, caplog: pytest.LogCaptureFixture) -> None:

@@ -101,3 +101,14 @@ def test_an_image_of_the_models_size_is_taken_as_in_training() -> None:
     scores = nn.functional.interpolate(Colours()(inputs(image[None])), (32, 32), mode="bilinear")
     assert (found == scores[0].softmax(0).argmax(0).numpy()).mean() > 0.999
     assert (predict_mask(Colours(), image, values, inputs, Looks()) != found).any()
+
+
+@pytest.mark.parametrize("at_once", [1, 3])
+def test_so_many_windows_at_once(at_once: int) -> None:
+    sizes: list[int] = []
+    module = Colours()
+    module.register_forward_pre_hook(lambda _, images: sizes.append(len(images[0])))
+    image, _ = quarters(64, 256)
+    found = predict(module, image, Looks(at_once=at_once))
+    assert max(sizes) == at_once and sum(sizes) > at_once
+    assert (found == predict(Colours(), image)).all()

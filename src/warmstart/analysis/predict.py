@@ -24,7 +24,7 @@ from warmstart.tasks.classification import Classification
 from warmstart.tasks.multilabel import MultiLabel
 from warmstart.tasks.segmentation import Segmentation
 
-_NUM_SHOWN = 20
+_NUM_SHOWN, _TOP = 20, 5
 _FILES = (".csv", ".json")
 
 
@@ -129,7 +129,7 @@ def _labels_text(prediction: Prediction) -> tuple[str, ...]:
 
 
 def predict(
-    restored: Restored, images: list[str], top_k: int = 5, batch_size: int | None = None, workers: int = 0
+    restored: Restored, images: list[str], top_k: int = _TOP, batch_size: int | None = None, workers: int = 0
 ) -> PredictionResult:
     """Predict files and folders (searched below). Unreadable images are listed, never guessed.
 
@@ -201,13 +201,13 @@ def _notes(task: Classification | MultiLabel) -> tuple[str, ...]:
     return ()
 
 
-def check_request(top_k: int, output: str | None) -> None:
+def check_request(top_k: int | None, output: str | None) -> None:
     """What can be said before a model is loaded: `output` is a file of a known kind, or has no suffix (a folder).
 
     Raises:
         UserError: another suffix, a file that exists, or fewer than one class per image.
     """
-    if top_k < 1:
+    if top_k is not None and top_k < 1:
         raise UserError(f"--top-k {top_k}", "1 or more")
     if output is None:
         return
@@ -223,7 +223,7 @@ def check_request(top_k: int, output: str | None) -> None:
 def classify(
     restored: Restored,
     images: list[str],
-    request: tuple[int, str | None, str | None, bool | None],
+    request: tuple[int | None, str | None, str | None, bool | None],
     batch_size: int | None,
     workers: int,
 ) -> PredictionResult:
@@ -241,7 +241,7 @@ def classify(
         )
     if output is not None and Path(output).suffix not in _FILES:
         raise UserError(f"--output {output} has no suffix", "NAME.csv or NAME.json")
-    result = predict(restored, images, top_k, batch_size, workers)
+    result = predict(restored, images, top_k or _TOP, batch_size, workers)
     if output is not None:
         write_predictions_file(result, Path(output))
     return result

@@ -18,7 +18,7 @@ from warmstart.data.geometry import MaskRules
 from warmstart.data.mask_settings import MaskSettings
 from warmstart.errors import UserError
 from warmstart.inference.inputs import InputBuffer
-from warmstart.inference.masks import Looks, predict_mask
+from warmstart.inference.masks import WINDOWS_AT_ONCE, Looks, predict_mask
 from warmstart.inference.restore import Restored
 from warmstart.shown import Shown
 
@@ -83,23 +83,33 @@ def segment(
     restored: Restored,
     images: list[str],
     output: str | None,
-    looks: tuple[str | None, bool | None],
+    request: tuple[int | None, str | None, bool | None],
+    batch_size: int | None = None,
     workers: int = 0,
 ) -> MaskPredictions:
-    """`predict_masks` as it was asked for: a folder, and scales and flip as they were written.
+    """`predict_masks` as it was asked for: `request` is top_k, scales and flip as they were written.
+
+    `batch_size` windows of an image go through the model at once.
 
     Raises:
-        UserError: no folder, or scales that are no numbers above 0.
+        UserError: no folder, a number of classes per image, or scales that are no numbers above 0.
     """
+    top_k, scales, flip = request
+    if top_k is not None:
+        raise UserError(
+            f"--top-k {top_k}: {restored.built.name} gives one class per pixel",
+            "a classifier",
+            "leave it out",
+        )
     if output is None or Path(output).suffix:
         raise UserError(
             f"{restored.built.name} gives masks, and --output names {'no folder' if output is None else 'a file'}",
             "a new folder for masks and pictures of them",
             "--output FOLDER",
         )
-    scales, flip = looks
     mirrored = tuple(_rules(restored).mirrored(len(restored.built.classes)).tolist()) if flip else None
-    return predict_masks(restored, images, Path(output), Looks(_numbers(scales), mirrored), workers)
+    looks = Looks(_numbers(scales), mirrored, at_once=batch_size or WINDOWS_AT_ONCE)
+    return predict_masks(restored, images, Path(output), looks, workers)
 
 
 def _numbers(scales: str | None) -> tuple[float, ...]:

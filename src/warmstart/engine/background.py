@@ -6,6 +6,8 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 
+from warmstart.engine.state import NotFinite
+
 
 class Background:
     """Runs tasks one after the other on a thread of its own; the error of a task is raised by the next call.
@@ -37,7 +39,10 @@ class Background:
         return self
 
     def __exit__(self, kind: type | None, value: BaseException | None, trace: TracebackType | None) -> None:
-        """Finish the last task in any case; where the loop itself has failed, that error is the one to tell."""
+        """Finish the last task in any case; where the loop itself has failed, that error is the one to tell.
+
+        Except where it would be rescued: the rescue goes back to a checkpoint that may not have been written.
+        """
         self._pool.shutdown()
-        if value is None:
+        if value is None or isinstance(value, NotFinite):
             self.wait()

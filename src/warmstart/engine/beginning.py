@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 
 from warmstart.engine.checkpoint import Saved
 from warmstart.engine.job import Job
@@ -36,9 +37,15 @@ class Beginning:
 
 def check_stopped(run: reader.Run) -> None:
     """UserError where another process is still writing the run; one that is known to be gone is none."""
-    if run.status["state"] == "running" and run.status.get("pid") != os.getpid():
-        raise UserError(
-            f"{run.path} is still running (process {run.status.get('pid')} on {run.status.get('host')})",
-            "a run that has stopped",
-            f"wait for it, or, if that machine is gone, remove {run.path / layout.STATUS}",
-        )
+    status = run.status
+    if status["state"] != "running" or status.get("pid") == os.getpid():
+        return
+    written = (run.path / name for name in (layout.STATUS, layout.METRICS, layout.LOG))
+    minutes = (time.time() - max(path.stat().st_mtime for path in written if path.exists())) / 60
+    raise UserError(
+        f"{run.path} is still running (process {status.get('pid')} on {status.get('host')}); it last wrote "
+        f"{minutes:.0f} minutes ago",
+        "a run that has stopped",
+        f"wait for it; or, if {status.get('host')} or that process is gone for certain, remove "
+        f"{run.path / layout.STATUS}, and then the same command works: nothing else is lost",
+    )

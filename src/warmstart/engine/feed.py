@@ -106,7 +106,7 @@ class Feed:
 
             with self._clock.part(FEATURES):
                 if prefix.folder is not None:  # the first process computes, the others find its files
-                    prefix.at_once.limit = world.on_main(lambda: compute() and prefix.at_once.limit)
+                    prefix.at_once.limit = world.on_main(lambda: (compute(), prefix.at_once.limit)[1])
                 table = compute()
             if prefix.at_once.limit != limit:  # a resume knows the new limit alone
                 self._tables.clear()

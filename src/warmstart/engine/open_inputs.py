@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ import torch
 from warmstart.config.places import absolute
 from warmstart.config.schema import Config
 from warmstart.console import log, progress
+from warmstart.data.changes import written_since
 from warmstart.data.dataset import Dataset, open_dataset, split_settings
 from warmstart.data.decode import check_channels
 from warmstart.data.store import StorePlan, plan_store
-from warmstart.errors import UserError
+from warmstart.errors import UserError, listing
 from warmstart.inference.reference import WeightsReference
 from warmstart.models.build import BuiltModel, build
 from warmstart.run.reader import Run
@@ -160,7 +162,21 @@ def _open(
             "the same files: a resumed run is the run that was started",
             "restore the data, or start a new run from this one's weights with `warmstart finetune`",
         )
+    if resolved is not None and "created" in resolved:
+        _warn_of_rewritten(dataset, datetime.fromisoformat(resolved["created"]).timestamp())
     return dataset
+
+
+def _warn_of_rewritten(dataset: Dataset, created: float) -> None:
+    """Names and sizes are what they were; the content of a file may be another one all the same."""
+    names = written_since(dataset.splits.values(), created + 1)  # the second that it was created in
+    if names:
+        log.warning(
+            "files of the data were written after the run was started (%d: %s): if they hold something else than then, "
+            "this is another run than the one that was started",
+            len(names),
+            listing(names, 3),
+        )
 
 
 def build_model(

@@ -134,7 +134,8 @@ def _task(config: Config, dataset: Dataset, built: BuiltModel) -> Task:
         raise UserError(
             f"{built.name} says {found}, and the data have {'masks' if has_masks else 'no masks'}",
             "a segmenting model for masks, a classifier for labels",
-            "--model builtin:microsegformer, smp:Unet/resnet18 or torchvision:deeplabv3_resnet50 segment"
+            "--model builtin:microsegformer, smp:Unet/resnet18, torchvision:deeplabv3_resnet50 or hf:FOLDER of a "
+            "SegFormer segment"
             if has_masks
             else "name folders of images and masks, or another --model",
         )

@@ -94,18 +94,19 @@ def resume(path: str, execution: dict[str, Any], world: World = SOLO) -> Path:
     saved = _last_saved(run)
     world.on_main(lambda: _check_target(run, saved))
     config = _as_recorded(run, execution, saved)
-    beginning = beginning_of(run) if saved is None else None
+    beginning = beginning_of(run) if saved is None else Beginning()
     num_threads = saved.num_threads if saved is not None else run.resolved["num_threads"]
     with log_file(run.path / layout.LOG), _threads(num_threads):
         prepared = world.together(lambda: prepare(config, {}, run.path, run.resolved, world))
         job = prepared.job
-        before_all = job.pace.first_step - 1  # only what a child took over from its parent stands before that
-        taken_back = {"step": before_all, "rescues": 0}
-        if saved is not None:
-            taken_back = {"step": saved.state.step, "rescues": len(saved.state.failed_steps)}
-        if beginning is not None:
+        if saved is None:
             world.start_equal(job.built.module)
-        state, begun = (saved.state, saved) if beginning is None else beginning.state(job)
+            state, begun = beginning.state(job)
+            # Only what a child took over from its parent stands before its first step.
+            taken_back = {"step": job.pace.first_step - 1, "rescues": 0}
+        else:
+            state, begun = saved.state, saved
+            taken_back = {"step": state.step, "rescues": len(state.failed_steps)}
         log.info("resuming %s from step %d of %d", path, state.step, job.pace.total_steps)
         if saved is not None and saved.num_processes != world.size:
             log.warning(

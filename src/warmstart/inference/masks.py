@@ -17,7 +17,7 @@ from warmstart.data.decode import resize_to, to_channels
 from warmstart.inference.inputs import Inputs
 from warmstart.records import Preprocessing
 
-_WINDOWS_AT_ONCE = 8
+WINDOWS_AT_ONCE = 8
 
 
 @dataclass(frozen=True)
@@ -26,12 +26,13 @@ class Looks:
 
     `scales` multiply the size of training. `mirrored` is the order of the classes in a mirror image (left and right
     change places; see `MaskRules.mirrored`), None for no look at it. `overlap` is the share of a window
-    that the next one sees again.
+    that the next one sees again; `at_once` windows go through the model together.
     """
 
     scales: tuple[float, ...] = (1.0,)
     mirrored: tuple[int, ...] | None = None
     overlap: float = 0.5
+    at_once: int = WINDOWS_AT_ONCE
 
 
 _LONGEST = 8  # times the model's input: a ribbon is not enlarged beyond
@@ -57,10 +58,10 @@ def predict_mask(
     found = []
     for scale in looks.scales:
         scaled = _covering(pixels, (base[0] * scale, base[1] * scale))
-        found.append(_probabilities(module, scaled, preprocessing.image_size, inputs, looks.overlap))
+        found.append(_probabilities(module, scaled, preprocessing.image_size, inputs, looks))
         if looks.mirrored is not None:
             mirror = np.ascontiguousarray(scaled[:, ::-1])
-            seen = _probabilities(module, mirror, preprocessing.image_size, inputs, looks.overlap)
+            seen = _probabilities(module, mirror, preprocessing.image_size, inputs, looks)
             found.append(seen[list(looks.mirrored), :, ::-1])
     return _likeliest(found, height, width)
 
@@ -87,7 +88,7 @@ def _likeliest(found: Sequence[np.ndarray], height: int, width: int) -> np.ndarr
 
 
 def _probabilities(
-    module: nn.Module, image: np.ndarray, window: tuple[int, int], inputs: Inputs, overlap: float
+    module: nn.Module, image: np.ndarray, window: tuple[int, int], inputs: Inputs, looks: Looks
 ) -> np.ndarray:
     """float32 (K, H', W') of uint8 (H', W', C): the mean over the windows that see a pixel."""
     height, width = image.shape[:2]
@@ -97,9 +98,9 @@ def _probabilities(
         image = image.reshape(height + below, width + right, -1)
     sums: np.ndarray | None = None
     counts = np.zeros(image.shape[:2], np.float32)
-    all_corners = _corners(image.shape[:2], window, overlap)
-    for start in range(0, len(all_corners), _WINDOWS_AT_ONCE):
-        corners = all_corners[start : start + _WINDOWS_AT_ONCE]
+    all_corners = _corners(image.shape[:2], window, looks.overlap)
+    for start in range(0, len(all_corners), looks.at_once):
+        corners = all_corners[start : start + looks.at_once]
         pieces = np.stack([image[top : top + window[0], left : left + window[1]] for top, left in corners])
         with torch.inference_mode():
             outputs = module(inputs(pieces)).float()

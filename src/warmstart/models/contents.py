@@ -132,7 +132,7 @@ def _other_task(state: Mapping[str, Tensor]) -> Content | None:
         if found := _first(pattern, state):
             own = (
                 "--model of the segmentation model it was saved from (builtin:microsegformer, "
-                "torchvision:deeplabv3_resnet50, smp:Unet/resnet34, ...), "
+                "torchvision:deeplabv3_resnet50, smp:Unet/resnet34, hf:FOLDER of a SegFormer, ...), "
             )
             return Content(
                 f"it is a {what} checkpoint (it has {found!r})",

@@ -43,7 +43,7 @@ def predict(
     model: str,
     images: list[str],
     *,
-    top_k: int = 5,
+    top_k: int | None = None,
     output: str | None = None,
     batch_size: int | None = None,
     device: str = "auto",
@@ -51,7 +51,8 @@ def predict(
 ) -> PredictionResult | MaskPredictions:
     """Classes of image files and folders; `output` is a CSV or JSON file to write.
 
-    A segmenting model writes masks: `output` is a new folder; `scales` and `flip` ask for several looks.
+    A segmenting model writes masks: `output` is a new folder; `scales` and `flip` ask for several looks, and
+    `batch_size` windows of an image go through it at once.
     """
     console.setup()
     from warmstart.analysis.predict import check_request, classify
@@ -61,7 +62,7 @@ def predict(
     check_request(top_k, output)
     restored, workers = restore_model(model, device, settings)
     if restored.built.segments:
-        return segment(restored, images, output, looks, workers)
+        return segment(restored, images, output, (top_k, *looks), batch_size, workers)
     return classify(restored, images, (top_k, output, *looks), batch_size, workers)
 
 

@@ -124,10 +124,8 @@ def continue_run(
         )
     given = settings_of(None, settings.pop("data", None), settings)
     steps = phases.read_phases(config, keep)
-    if dry_run and len(steps) > 1:
-        raise UserError(
-            f"--dry-run of the {len(steps)} phases of {config}", "one phase: each begins where another ends"
-        )
+    if dry_run and steps[0].number:
+        raise UserError(f"--dry-run of the phases of {config}", "one run: a phase begins where another ends")
     with distributed.join() as world:
         found = find_parent(parent, steps[0].keep)
         if config is not None and steps[0].number:
