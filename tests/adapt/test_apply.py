@@ -33,8 +33,8 @@ def train_steps(built: BuiltModel, num: int = 2) -> None:
 
 def test_a_stage_switches_gradients_on_for_its_blocks_only() -> None:
     built, plan = make("builtin:fashion_cnn", unfreeze="0:head,1:fc1,2:all")
-    for epoch, count in ((0, 2), (1, 6), (2, 18), (0, 2)):
-        groups = apply_stage(built.module, plan, epoch)
+    for stage, count in ((0, 2), (1, 6), (2, 18), (0, 2)):
+        groups = apply_stage(built.module, plan, stage)
         on = {name for name, p in built.module.named_parameters() if p.requires_grad}
         assert len(on) == count
         assert on == {name for group in groups for name in group.names}
@@ -74,15 +74,15 @@ def test_modes_hold_frozen_norms_after_every_train() -> None:
             name for name in ("bn1", "bn2", "bn3", "bn_fc", "dropout") if module.get_submodule(name).training
         }
 
-    for epoch, live in (
+    for stage, live in (
         (0, {"dropout"}),
         (1, {"dropout", "bn_fc"}),
         (2, {"bn1", "bn2", "bn3", "bn_fc", "dropout"}),
     ):
         module.train()
-        set_modes(module, plan, built.blocks, epoch)
+        set_modes(module, plan, built.blocks, stage)
         assert training() == live and module.training
-        assert set(live_norms(plan, built.blocks, epoch)) == live - {"dropout"}
+        assert set(live_norms(plan, built.blocks, stage)) == live - {"dropout"}
 
 
 def test_held_norms_keep_their_block_in_training_mode() -> None:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from warmstart.adapt.plan import Plan, decays, make_plan, match_blocks
+from warmstart.adapt.apply import apply_stage
+from warmstart.adapt.patterns import match_blocks
+from warmstart.adapt.plan import Plan, decays, make_plan
 from warmstart.config.schema import AdaptConfig, ModelConfig, OptimConfig
 from warmstart.errors import UserError
 from warmstart.models.build import BuiltModel, build
@@ -45,6 +47,7 @@ def refusal(built: BuiltModel, adapt: dict[str, object]) -> str:
         {"freeze": "conv*"},
         {"freeze_bn": True},
         {"unfreeze": "0:head,1:fc1,2:all"},
+        {"unfreeze": "0:head,plateau:backbone>.5@1e-4,f1>=.8:all"},
         {"freeze": "backbone", "lrs": "head=1"},
     ],
 )
@@ -110,12 +113,43 @@ def test_patterns_that_name_nothing_are_refused_with_the_closest_name(fashion: B
 
 def test_unfreezing_gives_stages(fashion: BuiltModel) -> None:
     plan = plan_for(fashion, {"unfreeze": "3:all,0:head,1:fc1"})
-    assert [row.from_epoch for row in plan.rows] == [3, 3, 3, 1, 0]
-    assert plan.stage_epochs == (0, 1, 3)
-    assert [plan.stage(epoch) for epoch in range(5)] == [0, 1, 1, 2, 2]
-    assert not plan.row("fc1").trains_at(0) and plan.row("fc1").trains_at(1)
-    assert plan_for(fashion, {"unfreeze": "0:head,2:backbone"}).row("conv1").from_epoch == 2
-    assert plan.to_json(7)["rows"][0]["from_step"] == 21
+    assert [row.from_stage for row in plan.rows] == [2, 2, 2, 1, 0]
+    assert [str(stage.trigger) for stage in plan.stages] == ["0", "1", "3"]
+    assert not plan.row("fc1").trains_in(0) and plan.row("fc1").trains_in(1)
+    assert plan_for(fashion, {"unfreeze": "0:head,2:backbone"}).row("conv1").from_stage == 1
+    written = plan.to_json(7)
+    assert [row["from_step"] for row in written["rows"]] == [21, 21, 21, 7, 0]
+    assert written["stages"][2] == {
+        "when": "3",
+        "step": 21,
+        "factor": 1.0,
+        "blocks": ["conv1", "conv2", "conv3"],
+    }
+    assert len(plan_for(fashion, {}).stages) == 1
+
+
+def test_stages_wait_for_what_is_written_in_their_order(fashion: BuiltModel) -> None:
+    plan = plan_for(fashion, {"unfreeze": "0:head,plateau:fc1,plateau:conv3,f1>=.80:conv2,40steps:all"})
+    assert [str(stage.trigger) for stage in plan.stages] == ["0", "plateau", "plateau", "f1>=0.8", "40steps"]
+    assert [row.from_stage for row in plan.rows] == [4, 3, 2, 1, 0]
+    assert [row["from_step"] for row in plan.to_json(7)["rows"]] == [40, None, None, None, 0]
+
+
+def test_neighbours_that_wait_for_the_same_are_one_stage(fashion: BuiltModel) -> None:
+    plan = plan_for(fashion, {"unfreeze": "0:head,0steps:fc1,f1>=.8:conv1,f1>=.8:conv2@1e-4"})
+    assert [plan.new_blocks(number) for number in range(2)] == [["fc1", "head"], ["conv1", "conv2"]]
+    assert plan.stages[1].factor == pytest.approx(0.1)
+
+
+def test_a_stage_has_its_rate_until_another_one_is_given(fashion: BuiltModel) -> None:
+    unfreeze = "0:head,1:fc1@1e-4,2:conv3,3:all@1e-5"
+    plan = plan_for(fashion, {"unfreeze": unfreeze, "lrs": "conv3=1e-2", "layer_decay": 0.5}, lr=1e-3)
+    rates = {row.name: [plan.rate(row, stage) for stage in range(4)] for row in plan.rows}
+    assert rates["head"] == pytest.approx([1e-3, 1e-4, 1e-4, 1e-5])
+    assert rates["fc1"] == pytest.approx([0, 0.5e-4, 0.5e-4, 0.5e-5])
+    assert rates["conv3"] == pytest.approx([0, 0, 1e-2, 1e-2])  # its own rate: no stage changes it
+    assert rates["conv1"] == pytest.approx([0, 0, 0, 1e-5 * 0.5**4])
+    assert [row["rates"] for row in plan.to_json(3)["rows"]] == list(rates.values())
 
 
 def test_unfreezing_that_cannot_be_meant_is_refused(fashion: BuiltModel) -> None:
@@ -123,9 +157,91 @@ def test_unfreezing_that_cannot_be_meant_is_refused(fashion: BuiltModel) -> None
         "--unfreeze names no block for epoch 0, so nothing would train before epoch 1\n"
         "Expected: an entry for epoch 0, such as 0:head"
     )
-    assert refusal(fashion, {"unfreeze": "0:all,2:conv1"}).startswith(
-        "--unfreeze 2:conv1 unfreezes nothing: conv1 train already by then"
+    assert "nothing would train until plateau" in refusal(fashion, {"unfreeze": "plateau:head"})
+    for again in ("0:all,2:conv1", "0:head,1:backbone,2:conv1", "0:head,1:backbone>4,plateau:conv1"):
+        assert "conv1 unfreezes nothing: conv1 train already by then" in refusal(fashion, {"unfreeze": again})
+    assert refusal(fashion, {"unfreeze": "0:head,1:fc1@1e-4,1:conv3@1e-5"}).startswith(
+        "--unfreeze 1:fc1@0.0001,1:conv3@1e-05: one stage with 2 base rates"
     )
+
+
+@pytest.mark.parametrize(
+    ("pattern", "found"),
+    [
+        ("backbone>1", ["fc1"]),
+        ("backbone>3", ["conv2", "conv3", "fc1"]),
+        ("backbone > 4", ["conv1", "conv2", "conv3", "fc1"]),
+        ("backbone>.5", ["conv3", "fc1"]),
+        ("backbone>0.3", ["conv3", "fc1"]),
+        ("backbone<1", ["conv1"]),
+        ("backbone<.75", ["conv1", "conv2", "conv3"]),
+    ],
+)
+def test_a_part_of_the_backbone_by_count_or_share(
+    fashion: BuiltModel, pattern: str, found: list[str]
+) -> None:
+    names = [block.name for block in fashion.blocks]
+    assert match_blocks(pattern, names, "--unfreeze 1") == tuple(found)
+    plan = plan_for(fashion, {"freeze": pattern})
+    assert [row.name for row in plan.rows if row.mode == "frozen"] == found
+
+
+@pytest.mark.parametrize(
+    "pattern", ["backbone>5", "backbone>0", "backbone>.0", "backbone>1.0", "backbone<1.5"]
+)
+def test_a_part_that_the_backbone_has_not(fashion: BuiltModel, pattern: str) -> None:
+    assert refusal(fashion, {"unfreeze": f"0:head,1:{pattern}"}).startswith(
+        f"--unfreeze 1: {pattern!r} names no part of the 4 blocks of the backbone"
+    )
+
+
+def test_layer_decay_reaches_from_the_head_to_the_stem(fashion: BuiltModel) -> None:
+    plan = plan_for(fashion, {"layer_decay": 0.5}, lr=0.8)
+    assert [row.lr for row in plan.rows] == pytest.approx([0.05, 0.1, 0.2, 0.4, 0.8])
+    named = plan_for(fashion, {"layer_decay": 0.5, "lrs": "conv2=1e-6"}, lr=0.8)
+    assert [row.lr for row in named.rows] == pytest.approx([0.05, 1e-6, 0.2, 0.4, 0.8])
+    frozen = plan_for(fashion, {"layer_decay": 0.5, "freeze": "conv2"}, lr=0.8)
+    assert [row.lr for row in frozen.rows] == pytest.approx(
+        [0.05, 0, 0.2, 0.4, 0.8]
+    )  # the depth is the model's
+
+
+@pytest.mark.parametrize(
+    ("name", "lowest"),
+    [
+        ("timm:vit_tiny_patch16_224", ("cls_token", "pos_embed", "patch_embed.proj.weight")),
+        ("timm:mobilenetv3_small_100", ("conv_stem.weight", "bn1.weight")),
+        ("torchvision:resnet18", ("conv1.weight", "bn1.weight")),
+    ],
+)
+def test_stem_and_embeddings_have_the_lowest_rate(name: str, lowest: tuple[str, ...]) -> None:
+    """Document 003's trainer left its embeddings at the full rate."""
+    built = build(ModelConfig(name=name, weights="none"), {"image_size": (32, 32)}, CLASSES, 0)
+    rates = rate_of_parameters(built, 0.75)
+    assert len(set(rates.values())) == len(built.blocks)
+    smallest = 0.75 ** (len(built.blocks) - 1)
+    for parameter in lowest:
+        assert rates[parameter] == pytest.approx(smallest) == min(rates.values())
+    head = {rate for parameter, rate in rates.items() if parameter.startswith(f"{built.head}.")}
+    assert head == {1.0} == {max(rates.values())}
+
+
+def rate_of_parameters(built: BuiltModel, decay: float) -> dict[str, float]:
+    plan = plan_for(built, {"layer_decay": decay}, lr=1.0)
+    groups = apply_stage(built.module, plan, 0)
+    return {name: group.lr for group in groups for name in group.names}
+
+
+def test_layer_decay_is_timms_own_for_a_transformer(vit: BuiltModel) -> None:
+    from timm.optim import param_groups_layer_decay
+
+    rates, reference = rate_of_parameters(vit, 0.75), {}
+    names = {id(parameter): name for name, parameter in vit.module.named_parameters()}
+    for group in param_groups_layer_decay(vit.module, layer_decay=0.75):
+        reference |= {names[id(parameter)]: group["lr_scale"] for parameter in group["params"]}
+    assert reference.keys() == rates.keys()
+    for name, rate in rates.items():
+        assert rate == pytest.approx(reference[name]), name
 
 
 def test_freezing_everything_is_refused(fashion: BuiltModel) -> None:
@@ -144,6 +260,14 @@ def test_settings_without_effect_are_named(fashion: BuiltModel, vit: BuiltModel)
     assert plan_for(vit, {"freeze_bn": True}).notes == (
         "--freeze-bn has no effect: this model keeps no running statistics",
     )
+
+
+def test_rates_without_effect_are_named(fashion: BuiltModel) -> None:
+    only_head = plan_for(fashion, {"freeze": "backbone", "layer_decay": 0.9})
+    said = "--layer-decay has no effect: every block below the head is frozen or named in --lrs"
+    assert only_head.notes == (said,) == plan_for(fashion, {"lrs": "backbone=1", "layer_decay": 0.9}).notes
+    named = plan_for(fashion, {"unfreeze": "0:head,1:all@1e-5", "lrs": "all=1e-3"})
+    assert named.notes == ("the rate of --unfreeze 1 has no effect: --lrs names all that trains then",)
 
 
 def test_a_rate_that_earlier_patterns_leave_nothing_for_is_named(fashion: BuiltModel) -> None:

@@ -182,3 +182,47 @@ def test_the_documents_yaml_says_what_each_key_became(tmp_path):
         "experiment.description has no effect here: a run has a name and no other description",
         "training.learning_rate is optim.lr",
     )
+
+
+@pytest.mark.parametrize(
+    ("given", "becomes"),
+    [
+        ("--freeze_backbone", "--freeze backbone"),
+        (
+            "--freeze_backbone --unfreeze_backbone_epoch 20",
+            "--unfreeze 0:*head,20:backbone>0.5",
+        ),
+        (
+            "--freeze_backbone --unfreeze_backbone_epoch 20 --unfreeze_backbone_ratio .25 --stage2_lr 6e-5 "
+            "--unfreeze_all_f1_threshold .85 --stage3_lr 2e-5",
+            "--unfreeze 0:*head,20:backbone>.25@6e-5,f1>=.85:all@2e-5",
+        ),
+        ("--unfreeze-all-f1-threshold .8 --freeze-backbone", "--unfreeze 0:*head,f1>=.8:all"),
+        (
+            "--freeze_backbone --unfreeze_backbone_epoch 5 --unfreeze_backbone_ratio 1.0",
+            "--unfreeze 0:*head,5:all",
+        ),
+    ],
+)
+def test_the_flags_of_progressive_unfreezing_become_one_setting(given, becomes):
+    tokens, notes = translate("finetune", ["data", *given.split(), "--lr", "1e-3"])
+    assert tokens == ["data", "--lr", "1e-3", *becomes.split()]
+    assert len(notes) == 1 and notes[0].endswith(f" is {becomes}")
+    load({"data": ".", "model": "x", "epochs": 30, tokens[-2].removeprefix("--"): tokens[-1]})
+
+
+@pytest.mark.parametrize(
+    ("given", "dead"),
+    [
+        ("--unfreeze_backbone_epoch 20", "without --freeze_backbone nothing is frozen"),
+        ("--freeze_backbone --stage2_lr 1e-4", "without --unfreeze-backbone-epoch"),
+        ("--freeze_backbone --stage3_lr 1e-4", "without --unfreeze-all-f1-threshold"),
+        (
+            "--freeze_backbone --unfreeze_backbone_epoch 5 --unfreeze_backbone_ratio 1 --unfreeze_all_f1_threshold .8",
+            "all trains already from --unfreeze-backbone-epoch",
+        ),
+    ],
+)
+def test_what_has_no_effect_in_progressive_unfreezing_is_said(given, dead):
+    _, notes = translate("finetune", given.split())
+    assert notes[-1].endswith(f"has no effect here: {dead}")

@@ -37,6 +37,26 @@ def base(tmp_path: Path) -> dict[str, Any]:
         ({"lrs": "head=0"}, "--lrs: the rate of 'head' is 0\nExpected: above 0"),
         ({"lrs": "head=-1"}, "--lrs: the rate of 'head' is -1"),
         ({"epochs": 3, "unfreeze": "0:head,3:all"}, "--unfreeze 3:all: the run has only 3 epochs"),
+        (
+            {"max_steps": 9, "unfreeze": "0:head,9steps:all"},
+            "--unfreeze 9steps:all: the run has only 9 steps",
+        ),
+        (
+            {"unfreeze": "0:head,f2>=.8:all"},
+            "--unfreeze f2>=0.8: no metric is called 'f2'\nExpected: accuracy, loss",
+        ),
+        (
+            {"unfreeze": "0:head,f1<=.8:all"},
+            r"--unfreeze f1<=0\.8 would begin where f1 is bad: more of it is better\nExpected: f1>=0\.8",
+        ),
+        ({"unfreeze": "0:head,loss>=.8:all"}, "where loss is bad: less of it is better"),
+        ({"unfreeze": "0:head,f1>=80:all"}, r"f1>=80\.0: f1 is never there\nExpected: a share such as \.80"),
+        (
+            {"unfreeze": "0:head,8:b,plateau:c,5:d"},
+            "--unfreeze: the stages at 0, 8, 5 epochs stand out of order",
+        ),
+        ({"stage_warmup": ".1"}, r"--stage-warmup 0\.1 is in share\nExpected: 500steps or 2epochs"),
+        ({"layer_decay": 0}, "layer-decay"),
         ({"eval_every": "none"}, "--eval-every is none\nExpected: an interval such as"),
         ({"save_every": 0}, "--save-every is none"),
         ({"log_every": "0steps"}, "--log-every is none"),
@@ -67,6 +87,17 @@ def test_contradictions(base, flags, message):
     load(base)  # nothing is wrong without them
     with pytest.raises(UserError, match=message):
         load(base, **flags)
+
+
+def test_settings_of_stages_without_effect_are_named(base):
+    assert load(base, stage_warmup="2epochs").warnings == (
+        "--stage-warmup has no effect without a later stage of --unfreeze",
+    )
+    assert load(base, layer_decay=1).warnings == ("--layer-decay has no effect at 1",)
+    stages = {"unfreeze": "0:head,plateau:all", "stage_warmup": "2epochs", "layer_decay": 0.9}
+    assert load(base, **stages, scheduler_patience=2).warnings == ()
+    (warning,) = load(base, **stages, patience=4).warnings
+    assert warning.startswith("--patience 4 may end the run before --unfreeze plateau begins a stage")
 
 
 def test_ratios_that_add_up_to_one_are_fine(base):

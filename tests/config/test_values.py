@@ -166,27 +166,6 @@ def test_rates_are_numbers(bad: str):
         values.parse_rates(bad)
 
 
-@pytest.mark.parametrize("written", ["0:head,6:all", {0: "head", "6": "all"}, [[0, "head"], {6: "all"}]])
-def test_unfreezing(written: Any):
-    assert values.parse_unfreeze(written) == ((0, "head"), (6, "all"))
-
-
-def test_a_block_name_may_hold_the_separator():
-    assert values.parse_unfreeze("0:a:b") == ((0, "a:b"),)
-
-
-@pytest.mark.parametrize("bad", ["x", "1:", ":head", 3, {0: {"a": "b"}}, {0: None}])
-def test_what_is_no_unfreezing(bad: Any):
-    with pytest.raises(ValueError, match="is not of the form '0:head'"):
-        values.parse_unfreeze(bad)
-
-
-@pytest.mark.parametrize("bad", ["-1:head", "x:head", "1.5:head", "1²:head", "9999999999:head"])
-def test_epochs_of_unfreezing_are_counts(bad: str):
-    with pytest.raises(ValueError, match=r"is not an epoch \(0, 1, 2, \.\.\.\)"):
-        values.parse_unfreeze(bad)
-
-
 def test_workers():
     assert values.parse_workers("AUTO") == "auto"
     assert values.parse_workers("4") == values.parse_workers(4) == 4

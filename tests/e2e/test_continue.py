@@ -110,7 +110,18 @@ def kept(run: Run) -> dict[str, str]:
 # ---- keep all
 
 
-@pytest.mark.parametrize("given", [{}, {"ema": 0.9, "patience": 9, "dropout": 0.3}], ids=["plain", "ema"])
+STAGES = {  # of which the parent's last step begins the last one
+    "unfreeze": "0:head,4steps:backbone>2@1e-3,6steps:all",
+    "stage_warmup": "3steps",
+    "layer_decay": 0.8,
+}
+
+
+@pytest.mark.parametrize(
+    "given",
+    [{}, {"ema": 0.9, "patience": 9, "dropout": 0.3}, STAGES],
+    ids=["plain", "ema", "stages"],
+)
 def test_more_epochs_are_the_run_that_was_never_finished(
     finetune: Finetune, go_on: Finetune, given: dict[str, Any]
 ) -> None:
@@ -131,8 +142,32 @@ def test_more_epochs_are_the_run_that_was_never_finished(
         step: value for step, value in vals(child).items() if step >= 6
     }
     saved = [json.loads((run.checkpoint(12) / layout.STATE).read_text()) for run in (child, straight)]
-    for name in ("step", "epoch", "window", "best_value", "best_step", "num_bad", "plateau"):
+    for name in (
+        "step",
+        "epoch",
+        "window",
+        "best_value",
+        "best_step",
+        "num_bad",
+        "plateau",
+        "stage",
+        "stage_step",
+    ):
         assert saved[0]["state"][name] == saved[1]["state"][name], name
+
+
+def test_stages_are_kept_with_all_and_begin_anew_without(finetune: Finetune, go_on: Finetune) -> None:
+    parent = finetune("parent", **STAGES)
+    kept_all = go_on(parent, "all", epochs=3)
+    assert ["stage", "kept", "3 of 3, since step 6"] in kept_all.resolved["continued"]["kept"]
+    changed = go_on(parent, "changed", epochs=3, unfreeze="0:head,7steps:all")
+    assert ["stage", "new", "--unfreeze is another one here"] in changed.resolved["continued"]["kept"]
+    anew = go_on(parent, "anew", keep="weights", epochs=3)
+    groups = [
+        [len(row["lrs"]) for row in run.metrics.rows if row["kind"] == "train"]
+        for run in (kept_all, changed, anew)
+    ]
+    assert groups == [[10, 10, 10], [2, 10, 10], [2, 2, 2, 2, 6, 6, 10, 10, 10]]
 
 
 def test_a_child_resumes_to_the_bit(

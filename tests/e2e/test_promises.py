@@ -119,6 +119,13 @@ CASES: dict[str, dict[str, Any]] = {
     "averaged": {"ema": 0.7, "scheduler": "step", "scheduler_step": "4steps"},
     "accumulated": {"accumulate": 2, "batch_size": 4, "label_smoothing": 0.1, "class_weights": "ant=2"},
     "unfrozen": {"unfreeze": "0:head,1:all", "lrs": "backbone=1e-3", "freeze_bn": False, "ema": 0.7},
+    "stages": {
+        "unfreeze": "0:head,2steps:fc1@1e-3,plateau:backbone>2,loss<=100:all@1e-4",
+        "stage_warmup": "2steps",
+        "layer_decay": 0.7,
+        "scheduler_patience": 0,
+        "eval_every": "1steps",
+    },
     "plateau": {
         "scheduler": "plateau",
         "scheduler_patience": 0,

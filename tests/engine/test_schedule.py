@@ -35,6 +35,13 @@ def torch_rates(
     return rates
 
 
+def test_the_warmup_of_a_stage_is_a_factor_for_its_first_steps() -> None:
+    plain, staged = schedule("cosine"), schedule("cosine", stage_warmup=Duration(4, "steps"))
+    assert [staged.shape(step) for step in STEPS] == [plain.shape(step) for step in STEPS]  # the first stage
+    factors = [staged.shape(step, 1.0, 0.5, 6) / plain.shape(step) for step in range(6, 14)]
+    assert factors == pytest.approx([0.1, 0.2, 0.3, 0.4, 0.5, 0.5, 0.5, 0.5])
+
+
 def test_no_schedule_is_the_planned_rate() -> None:
     assert [schedule("none").shape(step) for step in STEPS] == [1.0] * TOTAL
 

@@ -24,15 +24,15 @@ class Group:
     parameters: tuple[nn.Parameter, ...]
 
 
-def apply_stage(module: nn.Module, plan: Plan, epoch: int) -> tuple[Group, ...]:
-    """Switch gradients on for exactly the parameters that train at `epoch`, and return their groups.
+def apply_stage(module: nn.Module, plan: Plan, stage: int) -> tuple[Group, ...]:
+    """Switch gradients on for exactly the parameters that train in `stage`, and return their groups.
 
     A block with decay gives two groups: its matrices, and its biases and norms without decay.
     """
     parameters = dict(module.named_parameters())
     groups = []
     for row in plan.rows:
-        trains = row.trains_at(epoch)
+        trains = row.trains_in(stage)
         for name in (*row.trainable, *row.held):
             parameters[name].requires_grad_(trains and name in row.trainable)
             if not parameters[name].requires_grad:
@@ -47,13 +47,19 @@ def apply_stage(module: nn.Module, plan: Plan, epoch: int) -> tuple[Group, ...]:
             )
             if names:
                 groups.append(
-                    Group(row.name, row.lr, decay, names, tuple(parameters[name] for name in names))
+                    Group(
+                        row.name,
+                        plan.rate(row, stage),
+                        decay,
+                        names,
+                        tuple(parameters[name] for name in names),
+                    )
                 )
     return tuple(groups)
 
 
-def set_modes(module: nn.Module, plan: Plan, blocks: Sequence[Block], epoch: int) -> None:
-    """Training mode, except for blocks that are frozen at `epoch` and norms that are held.
+def set_modes(module: nn.Module, plan: Plan, blocks: Sequence[Block], stage: int) -> None:
+    """Training mode, except for blocks that are frozen in `stage` and norms that are held.
 
     Called after every `train()` or `eval()` of the loop: torch would otherwise switch frozen BatchNorm
     layers back to updating their statistics without a word.
@@ -62,7 +68,7 @@ def set_modes(module: nn.Module, plan: Plan, blocks: Sequence[Block], epoch: int
     for block in blocks:
         row = plan.row(block.name)
         paths: Sequence[str] = ()
-        if not row.trains_at(epoch):
+        if not row.trains_in(stage):
             paths = (*block.modules, *block.norms)
         elif row.norms == "held":
             paths = block.norms
@@ -70,36 +76,36 @@ def set_modes(module: nn.Module, plan: Plan, blocks: Sequence[Block], epoch: int
             module.get_submodule(path).eval()
 
 
-def live_norms(plan: Plan, blocks: Sequence[Block], epoch: int) -> tuple[str, ...]:
-    """Norm layers whose running statistics move at `epoch`."""
+def live_norms(plan: Plan, blocks: Sequence[Block], stage: int) -> tuple[str, ...]:
+    """Norm layers whose running statistics move in `stage`."""
     return tuple(
         norm
         for block in blocks
         for norm in block.norms
-        if plan.row(block.name).trains_at(epoch) and plan.row(block.name).norms == "train"
+        if plan.row(block.name).trains_in(stage) and plan.row(block.name).norms == "train"
     )
 
 
 def live_statistics(
-    module: nn.Module, plan: Plan, blocks: Sequence[Block], epoch: int
+    module: nn.Module, plan: Plan, blocks: Sequence[Block], stage: int
 ) -> tuple[torch.Tensor, ...]:
-    """The running means and variances that move at `epoch`."""
+    """The running means and variances that move in `stage`."""
     buffers = dict(module.named_buffers())
     names = (
         f"{norm}.{kind}"
-        for norm in live_norms(plan, blocks, epoch)
+        for norm in live_norms(plan, blocks, stage)
         for kind in ("running_mean", "running_var")
     )
     return tuple(buffers[name] for name in names)
 
 
-def frozen_hash(module: nn.Module, plan: Plan, blocks: Sequence[Block], epoch: int) -> str:
-    """sha256 over every parameter and buffer that must not change at `epoch`."""
+def frozen_hash(module: nn.Module, plan: Plan, blocks: Sequence[Block], stage: int) -> str:
+    """sha256 over every parameter and buffer that must not change in `stage`."""
     tensors = {**dict(module.named_parameters()), **dict(module.named_buffers())}
     digest = sha256()
     for block in blocks:
         row = plan.row(block.name)
-        if not row.trains_at(epoch):
+        if not row.trains_in(stage):
             names = (*block.parameters, *block.buffers)
         else:
             held_norms = tuple(f"{norm}." for norm in block.norms) if row.norms == "held" else ()

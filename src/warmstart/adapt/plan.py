@@ -1,18 +1,19 @@
 """The training plan: one row per block, computed and checked before anything is changed or spent.
 
-A row says whether its block is frozen or trained, from which epoch, at which rate and decay, and in
+A row says whether its block is frozen or trained, from which stage, at which rate and decay, and in
 which mode its norms run; together the rows name every parameter of the model exactly once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from fnmatch import fnmatchcase
 from typing import Any
 
+from warmstart.adapt.patterns import HEAD, match_blocks
+from warmstart.adapt.stages import Stage, make_stages
 from warmstart.config.schema import AdaptConfig, OptimConfig
-from warmstart.errors import UserError, closest, listing
+from warmstart.errors import UserError, listing
 from warmstart.records import Block
 
 
@@ -21,66 +22,74 @@ class Row:
     """One block's part in training.
 
     `mode` is frozen or full; `norms` is `train` (batch statistics, running averages move), `held`
-    (evaluation mode, nothing moves) or `-` (the block has none); `from_epoch` is when it starts to train.
+    (evaluation mode, nothing moves) or `-` (the block has none); `from_stage` is when it starts to train.
+    `lr` is the rate at --lr; `has_own_rate` says that --lrs names it, so that no stage changes it.
     `trainable`, `held` name the block's parameters: those the optimizer gets, and those it never gets.
     """
 
     name: str
     mode: str
     lr: float
+    has_own_rate: bool
     weight_decay: float
     norms: str
-    from_epoch: int
+    from_stage: int
     num_parameters: int
     trainable: tuple[str, ...]
     held: tuple[str, ...]
 
-    def trains_at(self, epoch: int) -> bool:
-        return self.mode != "frozen" and epoch >= self.from_epoch
+    def trains_in(self, stage: int) -> bool:
+        return self.mode != "frozen" and stage >= self.from_stage
 
 
 @dataclass(frozen=True)
 class Plan:
-    """All rows from stem to head, the epochs at which a stage begins, and what should be known about them."""
+    """All rows from stem to head, the stages, and what should be known about them.
+
+    A run without --unfreeze has one stage. Stages are counted from 0 and follow each other.
+    """
 
     rows: tuple[Row, ...]
+    stages: tuple[Stage, ...]
     notes: tuple[str, ...] = ()
 
     @property
-    def stage_epochs(self) -> tuple[int, ...]:
-        """Epochs at which the set of trained blocks changes; the first is always 0."""
-        return tuple(sorted({0} | {row.from_epoch for row in self.rows if row.mode != "frozen"}))
+    def last_stage(self) -> int:
+        return len(self.stages) - 1
 
-    def stage(self, epoch: int) -> int:
-        """The number of the stage that `epoch` lies in."""
-        return sum(1 for first in self.stage_epochs if first <= epoch) - 1
+    def new_blocks(self, stage: int) -> list[str]:
+        """The blocks that train from this stage on."""
+        return [row.name for row in self.rows if row.trainable and row.from_stage == stage]
 
     def row(self, name: str) -> Row:
         return next(row for row in self.rows if row.name == name)
 
+    def rate(self, row: Row, stage: int) -> float:
+        """The planned rate of a block in a stage; 0 where it does not train."""
+        if not row.trains_in(stage):
+            return 0.0
+        return row.lr if row.has_own_rate else row.lr * self.stages[stage].factor
+
     def to_json(self, steps_per_epoch: int) -> dict[str, Any]:
-        rows = [{**asdict(row), "from_step": row.from_epoch * steps_per_epoch} for row in self.rows]
-        return {"rows": rows, "stage_epochs": self.stage_epochs, "notes": self.notes}
-
-
-def match_blocks(pattern: str, names: Sequence[str], flag: str) -> tuple[str, ...]:
-    """Block names that a pattern names: `backbone` (all but the head), `all`, a name, or a glob.
-
-    Raises:
-        UserError: the pattern names no block.
-    """
-    if pattern == "all":
-        return tuple(names)
-    if pattern == "backbone":
-        return tuple(names[:-1])
-    found = tuple(name for name in names if fnmatchcase(name, pattern))
-    if not found:
-        raise UserError(
-            f"{flag}: {pattern!r} names no block of this model",
-            f"one of {listing(names, 20)}, a glob such as {names[0][:4]}*, backbone, or all",
-            closest(pattern, [*names, "backbone", "all"]),
-        )
-    return found
+        """`from_step` and `step` are None where a stage waits for a plateau or a metric."""
+        steps = [stage.trigger.step(steps_per_epoch) for stage in self.stages]
+        rates = {row.name: [self.rate(row, stage) for stage in range(len(self.stages))] for row in self.rows}
+        return {
+            "rows": [
+                {**asdict(row), "from_step": steps[row.from_stage], "rates": rates[row.name]}
+                for row in self.rows
+            ],
+            "stages": [
+                {
+                    "when": str(stage.trigger),
+                    "step": step,
+                    "factor": stage.factor,
+                    "blocks": self.new_blocks(number),
+                }
+                for number, (stage, step) in enumerate(zip(self.stages, steps, strict=True))
+            ],
+            "notes": self.notes,
+        }
 
 
 def make_plan(
@@ -93,8 +102,13 @@ def make_plan(
     """
     names = [block.name for block in blocks]
     frozen = {name for pattern in adapt.freeze for name in match_blocks(pattern, names, "--freeze")}
-    starts = _starts(names, adapt)
-    rates = _rates(names, adapt, optim.lr)
+    stages, starts = make_stages(names, adapt, optim.lr)
+    own_rates = _own_rates(names, adapt)
+    head = names.index(HEAD)
+    decayed = {
+        name: optim.lr * (adapt.layer_decay or 1.0) ** max(0, head - place)
+        for place, name in enumerate(names)
+    }
     rows = []
     for block in blocks:
         is_frozen = block.name in frozen or block.name not in starts
@@ -107,16 +121,17 @@ def make_plan(
             Row(
                 name=block.name,
                 mode="full" if trainable else "frozen",
-                lr=rates[block.name] if trainable else 0.0,
+                lr=own_rates.get(block.name, decayed[block.name]) if trainable else 0.0,
+                has_own_rate=block.name in own_rates,
                 weight_decay=optim.weight_decay if has_decay else 0.0,
                 norms=norms,
-                from_epoch=0 if is_frozen else starts[block.name],
+                from_stage=0 if is_frozen else starts[block.name],
                 num_parameters=sum(_count(sizes[p]) for p in block.parameters),
                 trainable=trainable,
                 held=held,
             )
         )
-    plan = Plan(tuple(rows), tuple(_notes(rows, names, adapt)))
+    plan = Plan(tuple(rows), stages, tuple(_notes(rows, stages, adapt)))
     _check(plan, sizes)
     return plan
 
@@ -126,36 +141,13 @@ def decays(shape: tuple[int, ...]) -> bool:
     return len(shape) > 1
 
 
-def _starts(names: Sequence[str], adapt: AdaptConfig) -> dict[str, int]:
-    """Block -> the epoch from which it may train; absent: never. Without --unfreeze, all start at 0."""
-    if not adapt.unfreeze:
-        return dict.fromkeys(names, 0)
-    starts: dict[str, int] = {}
-    for epoch, pattern in sorted(adapt.unfreeze):
-        matched = match_blocks(pattern, names, f"--unfreeze {epoch}")
-        new = [name for name in matched if name not in starts]
-        if not new:
-            raise UserError(
-                f"--unfreeze {epoch}:{pattern} unfreezes nothing: {listing(matched)} train already by then",
-                "each entry to name at least one block that is still frozen",
-            )
-        starts.update(dict.fromkeys(new, epoch))
-    if min(starts.values()) > 0:
-        # Training nothing until the first entry would be a waste that no one asks for on purpose.
-        first = min(starts.values())
-        raise UserError(
-            f"--unfreeze names no block for epoch 0, so nothing would train before epoch {first}",
-            "an entry for epoch 0, such as 0:head",
-        )
-    return starts
-
-
-def _rates(names: Sequence[str], adapt: AdaptConfig, base: float) -> dict[str, float]:
+def _own_rates(names: Sequence[str], adapt: AdaptConfig) -> Mapping[str, float]:
+    """The rates of the blocks that --lrs names."""
     rates: dict[str, float] = {}
     for pattern, rate in adapt.lrs:
         for name in match_blocks(pattern, names, "--lrs"):
             rates.setdefault(name, rate)  # first match wins
-    return {name: rates.get(name, base) for name in names}
+    return rates
 
 
 def _norm_parameters(block: Block) -> frozenset[str]:
@@ -165,8 +157,8 @@ def _norm_parameters(block: Block) -> frozenset[str]:
     )
 
 
-def _notes(rows: Sequence[Row], names: Sequence[str], adapt: AdaptConfig) -> list[str]:
-    notes = []
+def _notes(rows: Sequence[Row], stages: Sequence[Stage], adapt: AdaptConfig) -> list[str]:
+    notes, names = [], [row.name for row in rows]
     never = [row.name for row in rows if row.mode == "frozen"]
     if adapt.unfreeze and never:
         notes.append(f"--unfreeze never names {listing(never)}: frozen for the whole run")
@@ -178,6 +170,14 @@ def _notes(rows: Sequence[Row], names: Sequence[str], adapt: AdaptConfig) -> lis
         elif taken.issuperset(matched):
             notes.append(f"--lrs {pattern} has no effect: earlier entries match first")
         taken.update(matched)
+    free = [row for row in rows if row.trainable and not row.has_own_rate]
+    if adapt.layer_decay is not None and all(names.index(row.name) >= names.index(HEAD) for row in free):
+        notes.append("--layer-decay has no effect: every block below the head is frozen or named in --lrs")
+    for number, stage in enumerate(stages):
+        if stage.sets_rate and all(row.from_stage > number for row in free):
+            notes.append(
+                f"the rate of --unfreeze {stage.trigger} has no effect: --lrs names all that trains then"
+            )
     with_norms = [row.name for row in rows if row.norms != "-"]
     if adapt.freeze_bn and not with_norms:
         notes.append("--freeze-bn has no effect: this model keeps no running statistics")

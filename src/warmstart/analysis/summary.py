@@ -170,6 +170,7 @@ def show_text(info: dict[str, Any]) -> str:
         "",
         _plan_text(info["plan"]),
     ]
+    lines += [f"stage  {told}" for told in status.get("stages_never_begun") or ()]
     if status.get("recovery_events") is not None:
         lines += ["", f"recovery events {status['recovery_events']}, rescues {status['rescues']}"]
     if told := time_text(info["status"].get("time")):
@@ -235,7 +236,7 @@ def _plan_text(rows: list[dict[str, Any]]) -> str:
             r["mode"],
             f"{r['lr']:.2e}" if r["trainable"] else "-",
             r["norms"],
-            r["from_step"],
+            "later" if r["from_step"] is None else r["from_step"],
             r["num_parameters"],
         )
         for r in rows

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from warmstart.config import stage_aliases
 from warmstart.errors import UserError, closest, listing
 
 
@@ -21,6 +22,7 @@ class Alias:
     becomes: Callable[[str], list[str]]
     why: str = ""
     takes_value: bool = True
+    joins: bool = False  # with others of its kind into one setting: `becomes` is what it is alone
 
 
 def _to(flag: str) -> Alias:
@@ -67,6 +69,14 @@ _FINETUNE = {
     "use-amp": Alias(lambda value: ["--precision", "auto"], "half precision where the device has it", False),
     "save-model": _dead("the best model is always saved"),
 }
+_FINETUNE |= {
+    name: Alias(
+        lambda value, tokens=tokens: [token.replace("VALUE", value) for token in tokens],
+        takes_value=name != stage_aliases.FREEZE,
+        joins=True,
+    )
+    for name, tokens in stage_aliases.ALONE.items()
+}
 _MODES = {"preserve": "all", "hybrid": "optimizer", "reset": "weights"}
 _CONTINUE = {
     **{name: alias for name, alias in _FINETUNE.items() if name not in ("model-path", "pretrain")},
@@ -102,6 +112,7 @@ def translate(command: str, tokens: Sequence[str]) -> tuple[list[str], list[str]
     table = ALIASES.get(command, {})
     result: list[str] = []
     notes: list[str] = []
+    joined: dict[str, str] = {}
     pending = list(tokens)
     while pending:
         token = pending.pop(0)
@@ -117,6 +128,9 @@ def translate(command: str, tokens: Sequence[str]) -> tuple[list[str], list[str]
         if alias.takes_value and not value:
             raise UserError(f"--{name} has no value", f"--{name} VALUE")
         given = f"--{name} {value}".rstrip() if alias.takes_value else f"--{name}"
+        if alias.joins:
+            joined[name.replace("_", "-")] = value
+            continue
         becomes = alias.becomes(value)
         result += becomes
         reason = f" ({alias.why})" if alias.why else ""
@@ -125,6 +139,12 @@ def translate(command: str, tokens: Sequence[str]) -> tuple[list[str], list[str]
             if becomes
             else f"{given} has no effect here: {alias.why}"
         )
+    if joined:
+        tokens, dead = stage_aliases.stages(joined)
+        used = [f"--{name} {value}".rstrip() for name, value in joined.items() if name not in dead]
+        result += tokens
+        notes += [f"{' '.join(used)} is {' '.join(tokens)}"] if used else []
+        notes += [f"--{name} {joined[name]} has no effect here: {why}" for name, why in dead.items()]
     return result, notes
 
 

@@ -10,6 +10,12 @@ from warmstart.config.loss_rules import loss_problems, unread_loss_settings
 from warmstart.config.mask_values import is_file_of_colours
 from warmstart.config.places import TORCHVISION, is_path
 from warmstart.config.schema import Config, leaves
+from warmstart.config.stage_rules import (
+    stage_problems,
+    stage_warnings,
+    unread_stage_settings,
+    waits_for_plateau,
+)
 from warmstart.config.values import Cadence
 from warmstart.errors import UserError, closest
 
@@ -42,7 +48,7 @@ def problems(config: Config) -> list[UserError]:
 
 
 def _contradictions(config: Config) -> list[UserError]:
-    data, optim, train, adapt = config.data, config.optim, config.train, config.adapt
+    data, optim, train = config.data, config.optim, config.train
     found = []
     if data.train_ratio + data.val_ratio > 1 + 1e-9:
         found.append(
@@ -66,32 +72,13 @@ def _contradictions(config: Config) -> list[UserError]:
         found.append(
             UserError(f"--min-lr {optim.min_lr:g} is above --lr {optim.lr:g}", "a floor below the rate")
         )
-    if adapt.freeze and adapt.unfreeze:
-        found.append(
-            UserError(
-                "--freeze and --unfreeze both say what is frozen at the start",
-                fix="--unfreeze alone is enough: blocks that it does not name yet are frozen",
-            )
-        )
-    found += [
-        UserError(f"--lrs: the rate of {name!r} is {rate:g}", "above 0")
-        for name, rate in adapt.lrs
-        if rate <= 0
-    ]
-    found += [
-        UserError(
-            f"--unfreeze {epoch}:{block}: the run has only {train.epochs} epochs", "an epoch below --epochs"
-        )
-        for epoch, block in adapt.unfreeze
-        if epoch >= train.epochs
-    ]
     intervals = {name: getattr(train, name) for name in ("eval_every", "save_every", "log_every")}
     found += [
         UserError(f"--{name.replace('_', '-')} is none", "an interval such as 1epochs or 500steps")
         for name, interval in (intervals | {"scheduler_step": optim.scheduler_step}).items()
         if interval is None
     ]
-    found += loss_problems(config.task) + _durations(config)
+    found += stage_problems(config) + loss_problems(config.task) + _durations(config)
     return found
 
 
@@ -103,6 +90,7 @@ def _durations(config: Config) -> list[UserError]:
         ("train", "log_every", ("steps", "epochs")),
         ("optim", "scheduler_step", ("steps", "epochs")),
         ("optim", "warmup", ("steps", "epochs", "share")),
+        ("optim", "stage_warmup", ("steps", "epochs")),
         ("train", "time_budget", ("seconds",)),
     ):
         given = getattr(getattr(config, section), name)
@@ -245,6 +233,8 @@ def warnings(config: Config, origins: dict[str, str]) -> list[str]:
     }
     found = []
     for name, schedulers in _SCHEDULER_READERS.items():
+        if name == "scheduler_patience" and waits_for_plateau(config):
+            continue
         if f"optim.{name}" in changed and optim.scheduler not in schedulers:
             readers = " or ".join(schedulers)
             found.append(
@@ -253,6 +243,10 @@ def warnings(config: Config, origins: dict[str, str]) -> list[str]:
     for name, reason in unread_loss_settings(config.task).items():
         if f"task.{name}" in changed:
             found.append(f"--{name.replace('_', '-')} has no effect {reason}")
+    for path, reason in unread_stage_settings(config).items():
+        if path in changed:
+            found.append(f"--{path.partition('.')[2].replace('_', '-')} has no effect {reason}")
+    found += stage_warnings(config)
     if "optim.momentum" in changed and optim.optimizer.lower() in _MOMENTUM_FREE:
         found.append(
             f"--momentum has no effect with --optimizer {optim.optimizer} (read by sgd and its relatives)"

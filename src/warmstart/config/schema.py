@@ -14,6 +14,7 @@ from pydantic import Field
 
 from warmstart.config.data_section import DataConfig
 from warmstart.config.section import Section
+from warmstart.config.unfreezing import Unfreezing
 from warmstart.config.values import (
     Cadence,
     Duration,
@@ -23,7 +24,6 @@ from warmstart.config.values import (
     OptionalFloat,
     OptionalInt,
     Rates,
-    Unfreezing,
 )
 
 MAIN_LEAVES = {"data": "path", "model": "name"}  # section -> the leaf that bears the section's flag
@@ -52,7 +52,7 @@ SELECTION_METRICS = {
 _RARE_NAMES = (
     "rotation crop_pad zoom flip crop_scale shear brightness contrast saturation hue blur erase randaugment mixup"
     " cutmix max_corrupt scheduler_step scheduler_gamma scheduler_patience log_every min_delta compile keep_checkpoints"
-    " rescue"
+    " rescue stage_warmup eval_batch_size"
     " loss focal_gamma focal_alpha ce_weight dice_classes lovasz_weight tversky_weight tversky_alpha"
     " masks mask_classes ignore mask_remap mask_colours flip_pairs"
 )
@@ -104,10 +104,20 @@ class TaskConfig(Section):
 class AdaptConfig(Section):
     """Which blocks train, and at which rate."""
 
-    freeze: Names = Field((), description="blocks to freeze: names, globs (conv*), backbone")
+    freeze: Names = Field(
+        (),
+        description="blocks to freeze: names, globs (conv*), backbone, 'backbone<3' (its first 3), 'backbone>.5'",
+    )
     freeze_bn: bool = Field(False, description="freeze statistics and affine parameters of every BatchNorm")
     lrs: Rates = Field((), description="rates by block, e.g. backbone=1e-5,head=1e-4; first match wins")
-    unfreeze: Unfreezing = Field((), description="EPOCH:BLOCK,... e.g. 0:head,2:blocks.5,6:all")
+    layer_decay: OptionalFloat = Field(
+        None, gt=0, le=1, description="rate of a block: base rate x DECAY^(blocks above it); --lrs wins"
+    )
+    unfreeze: Unfreezing = Field(
+        (),
+        description="stages WHEN:BLOCKS[@RATE],... in quotes, e.g. '0:head,20:backbone>.5,f1>=.80:all@1e-5'; WHEN:"
+        " an epoch, 500steps, plateau, or a metric of val",
+    )
 
 
 class OptimConfig(Section):
@@ -130,10 +140,13 @@ class OptimConfig(Section):
         None, gt=0, le=1, description="factor of step (.5), exponential (.95, per epoch) and plateau (.95)"
     )
     scheduler_patience: int = Field(
-        4, ge=0, description="plateau: evaluations without a lower val loss before a drop"
+        4, ge=0, description="plateau: evaluations without a lower val loss before a drop (or a stage)"
     )
     warmup: OptionalDuration = Field(
         None, description="linear warmup: 2epochs, 500steps, or a share of the run (.1)"
+    )
+    stage_warmup: OptionalDuration = Field(
+        None, description="linear warmup of each later stage of --unfreeze, once: 2epochs or 500steps"
     )
     clip: OptionalFloat = Field(1.0, gt=0, description="largest gradient norm; none: no clipping")
     accumulate: int = Field(1, ge=1, description="batches per optimizer step")

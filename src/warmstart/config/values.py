@@ -1,4 +1,4 @@
-"""Values with a compact written form: durations, sizes, rates by pattern, unfreezing entries.
+"""Values with a compact written form: durations, sizes, rates by pattern.
 
 Each has one parser, used alike for flags, YAML and Python, and `str()` gives the form back.
 """
@@ -191,16 +191,6 @@ def parse_rates(value: Any) -> tuple[tuple[str, float], ...]:
     )
 
 
-def parse_unfreeze(value: Any) -> tuple[tuple[int, str], ...]:
-    """`0:head,2:blocks.11,6:all` (epoch:block), a mapping, or a list of pairs."""
-    entries = []
-    for epoch, block in parse_pairs(value, ":", "0:head"):
-        if not re.fullmatch("[0-9]{1,9}", str(epoch)):
-            raise ValueError(f"{epoch!r} is not an epoch (0, 1, 2, ...); write 0:head,2:blocks.3,6:all")
-        entries.append((int(epoch), str(block)))
-    return tuple(entries)
-
-
 def parse_pairs(value: Any, separator: str, example: str) -> list[tuple[Any, Any]]:
     """`a=1,b=2`, a mapping, or a list of pairs, as pairs of what stands there."""
     if value is None or (isinstance(value, str) and value.strip().lower() in ("none", "")):
@@ -268,7 +258,6 @@ Floats = Annotated[
 Group = Annotated[str | None, BeforeValidator(parse_group)]
 Names = Annotated[tuple[str, ...], BeforeValidator(parse_names), PlainSerializer(list)]
 Rates = Annotated[tuple[tuple[str, float], ...], BeforeValidator(parse_rates), written_pairs("=")]
-Unfreezing = Annotated[tuple[tuple[int, str], ...], BeforeValidator(parse_unfreeze), written_pairs(":")]
 Workers = Annotated[int | Literal["auto"], BeforeValidator(parse_workers)]
 OptionalFloat = Annotated[float | None, BeforeValidator(_none_word)]
 OptionalInt = Annotated[int | None, BeforeValidator(_none_word)]

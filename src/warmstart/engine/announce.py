@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.adapt.apply import live_norms
-from warmstart.adapt.plan import Plan
+from warmstart.adapt.plan import Plan, Row
 from warmstart.console import log, table
 from warmstart.engine.job import Job
 from warmstart.errors import listing
@@ -22,6 +22,8 @@ def announce(job: Job, resolved: dict[str, Any]) -> None:
     _announce_model(job)
     _announce_augmentation(job, resolved["augment"]["origin"])
     log.info("\n%s", plan_table(job.plan))
+    if job.plan.last_stage > 0:
+        log.info("\n%s", stage_table(job))
     for note in (*job.plan.notes, *_unreached(job)):
         log.warning(note)
     _announce_features(job, resolved["features"])
@@ -121,7 +123,7 @@ def _announce_steps(job: Job) -> None:
         log.info(
             "training steps are compiled: the first one of each stage takes longer; evaluation is not compiled"
         )
-    live = live_norms(job.plan, built.blocks, job.plan.stage_epochs[-1])
+    live = live_norms(job.plan, built.blocks, job.plan.last_stage)
     if job.world.size > 1:
         log.info(
             "%d processes: each takes its part of every batch of %d",
@@ -138,23 +140,25 @@ def _announce_steps(job: Job) -> None:
 def _unreached(job: Job) -> list[str]:
     """Stages that begin after the run's last step, which is known only now."""
     total, per_epoch = job.pace.total_steps, job.pace.steps_per_epoch
-    late = [epoch for epoch in job.plan.stage_epochs if epoch * per_epoch >= total]
-    blocks = {epoch: [row.name for row in job.plan.rows if row.from_epoch == epoch] for epoch in late}
+    steps = [stage.trigger.step(per_epoch) for stage in job.plan.stages]
     return [
-        f"--unfreeze {epoch} has no effect: the run ends at step {total}, before {listing(blocks[epoch])}"
-        for epoch in late
+        f"--unfreeze {stage.trigger} has no effect: the run ends at step {total}, "
+        f"before {listing(job.plan.new_blocks(number))}"
+        for number, (stage, step) in enumerate(zip(job.plan.stages, steps, strict=True))
+        if step is not None and step >= total
     ]
 
 
 def plan_table(plan: Plan) -> str:
+    """A row per block; of its rates, one for each stage where they differ."""
     rows = [
         (
             row.name,
             row.mode,
-            f"{row.lr:.2e}" if row.trainable else "-",
+            _rates(plan, row),
             f"{row.weight_decay:g}",
             row.norms,
-            row.from_epoch if row.trainable else "-",
+            str(plan.stages[row.from_stage].trigger) if row.trainable else "-",
             f"{row.num_parameters:,}",
         )
         for row in plan.rows
@@ -162,7 +166,33 @@ def plan_table(plan: Plan) -> str:
     trained = sum(row.num_parameters for row in plan.rows if row.trainable)
     total = sum(row.num_parameters for row in plan.rows)
     title = f"plan: {trained:,} of {total:,} parameters in blocks that train"
-    return table(title, ("block", "mode", "lr", "decay", "norms", "from epoch", "parameters"), rows)
+    return table(title, ("block", "mode", "lr", "decay", "norms", "from", "parameters"), rows)
+
+
+def stage_table(job: Job) -> str:
+    """A row per stage of --unfreeze: what begins it, what it adds, at which base rate."""
+    plan, warmup = job.plan, job.schedule.stage_warmup_steps
+    rows = []
+    for number, stage in enumerate(plan.stages):
+        step = stage.trigger.step(job.pace.steps_per_epoch)
+        rows.append(
+            (
+                str(number + 1),
+                str(stage.trigger),
+                "?" if step is None else step,
+                f"{job.config.optim.lr * stage.factor:.2e}",
+                warmup if number else job.schedule.warmup_steps,
+                listing(plan.new_blocks(number), 6),
+            )
+        )
+    return table("stages", ("stage", "begins at", "step", "base lr", "warmup steps", "adds"), rows)
+
+
+def _rates(plan: Plan, row: Row) -> str:
+    rates = [plan.rate(row, stage) for stage in range(len(plan.stages))]
+    if len(set(filter(None, rates))) <= 1:
+        return f"{rates[-1]:.2e}" if row.trainable else "-"
+    return ", ".join(f"{rate:.2e}" if rate else "-" for rate in rates)
 
 
 def plan_record(job: Job) -> dict[str, Any]:

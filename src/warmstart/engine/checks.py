@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from warmstart.engine.job import Job
-from warmstart.errors import UserError
+from warmstart.errors import UserError, closest, listing
 
 
 def check_settings(job: Job) -> None:
@@ -29,12 +31,37 @@ def check_settings(job: Job) -> None:
             "--batch-size 2 or more and at least 2 training images",
             "or hold the norms still with --freeze-bn",
         )
+    _check_stages(job)
     if "val" not in job.dataset.splits:
         needy = {
             "--patience": job.config.train.patience is not None,
             "--scheduler plateau": job.config.optim.scheduler == "plateau",
+            **{f"--unfreeze {stage.trigger}": not stage.trigger.is_timed for stage in job.plan.stages},
         }
         for setting in (name for name, is_set in needy.items() if is_set):
             raise UserError(
                 f"{setting} needs validation images, and there are none", "a val split", "raise --val-ratio"
+            )
+
+
+def _check_stages(job: Job) -> None:
+    """Times of stages in steps, and the metrics that stages wait for; of both, the config knows only names."""
+    per_epoch = job.pace.steps_per_epoch
+    timed = [
+        (step, stage.trigger)
+        for stage in job.plan.stages
+        if (step := stage.trigger.step(per_epoch)) is not None
+    ]
+    for (before, first), (after, second) in pairwise(timed):
+        if after <= before:
+            raise UserError(
+                f"--unfreeze {second} is step {after}, not after the stage before it ({first}, step {before})",
+                f"stages in the order in which they begin; an epoch has {per_epoch} steps",
+            )
+    for trigger in (stage.trigger for stage in job.plan.stages):
+        if trigger.metric and trigger.metric not in job.task.metrics:
+            raise UserError(
+                f"--unfreeze {trigger}: a run of {job.task.name} does not measure {trigger.metric}",
+                listing(job.task.metrics),
+                closest(trigger.metric, job.task.metrics),
             )

@@ -14,7 +14,7 @@ from torch.amp import GradScaler
 from torch.optim.swa_utils import AveragedModel
 
 from warmstart.adapt.apply import apply_stage, frozen_hash, live_statistics, set_modes
-from warmstart.console import log, progress
+from warmstart.console import progress
 from warmstart.data.batches import Batch
 from warmstart.engine.background import Background
 from warmstart.engine.checkpoint import save_checkpoint
@@ -33,9 +33,9 @@ from warmstart.engine.optimizer import (
     set_rates,
     state_by_name,
 )
+from warmstart.engine.stages import advance_stage, announce_stage
 from warmstart.engine.state import TrainState
 from warmstart.engine.step import Arithmetic, WindowResult, pass_over, train_window
-from warmstart.errors import listing
 from warmstart.inference.inputs import Inputs
 
 
@@ -73,11 +73,13 @@ def run_loop(
         means = _Means(rows, feed, clock, background)
         # A run may have ended without saying so, as when its process was killed at the very end.
         done = state.step >= pace.total_steps or state.stop_reason is not None
+        advance_stage(
+            job, state, {}
+        )  # of a child with other stages, or one that counts on from a file's epochs
         while not done:
             # ---- Stage: the blocks that train now, in one optimizer; what is known about them comes along by name
-            stage = plan.stage(state.epoch)
-            stage_epoch = plan.stage_epochs[stage]
-            groups = apply_stage(module, plan, stage_epoch)
+            stage = state.stage
+            groups = apply_stage(module, plan, stage)
             if is_compiled:
                 forget_compiled()
             learner = Learner(make_optimizer(job.config.optim, groups, job.device), ema, scaler)
@@ -85,13 +87,11 @@ def run_loop(
             if carried is not None:
                 restore_by_name(optimizer, *carried)
             if stage > 0:
-                names = listing(dict.fromkeys(group.block for group in groups))
-                num = len(plan.stage_epochs)
-                log.info("stage %d of %d from step %d: %s train", stage + 1, num, state.step, names)
+                announce_stage(job, state)
             is_fresh = state.frozen_stage is None  # no checkpoint was ever written from this state
             if state.frozen_stage != stage:
-                state.frozen_stage, state.frozen_hash = stage, frozen_hash(module, plan, blocks, stage_epoch)
-            statistics = live_statistics(module, plan, blocks, stage_epoch)
+                state.frozen_stage, state.frozen_hash = stage, frozen_hash(module, plan, blocks, stage)
+            statistics = live_statistics(module, plan, blocks, stage)
             arithmetic = replace(arithmetic, statistics=statistics)
             watch = GradientWatch(optimizer)
 
@@ -102,7 +102,7 @@ def run_loop(
                 background.wait()  # a disk that refuses the first checkpoint should cost nothing
 
             # ---- Steps
-            for window in _windows(job, state, stage, means):
+            for window in _windows(job, state, means):
                 result, rates = _step(job, state, learner, trained_part, window, feed.inputs, arithmetic)
                 rows.add(result, rates)
                 watch.look()
@@ -115,7 +115,7 @@ def run_loop(
                     break
 
             # ---- End of stage: frozen means frozen, trained means trained
-            now = frozen_hash(module, plan, blocks, stage_epoch)
+            now = frozen_hash(module, plan, blocks, stage)
             assert now == state.frozen_hash, "a frozen parameter or buffer has changed during training"
             watch.report()
             carried = state_by_name(optimizer)
@@ -131,7 +131,7 @@ def _step(
     arithmetic: Arithmetic,
 ) -> tuple[WindowResult, list[float]]:
     """One optimizer step at the rates in force, which it returns; a window that failed twice is passed over."""
-    shape = job.schedule.shape(state.step, state.plateau.factor, state.rescue_factor)
+    shape = job.schedule.shape(state.step, state.plateau.factor, state.rescue_factor, state.stage_step)
     rates = set_rates(learner.optimizer, shape)
     if state.is_left_out:
         return pass_over(window, job.device), rates
@@ -151,14 +151,17 @@ class _Means(NamedTuple):
     background: Background
 
 
-def _windows(job: Job, state: TrainState, stage: int, means: _Means) -> Iterator[Iterator[Batch]]:
+def _windows(job: Job, state: TrainState, means: _Means) -> Iterator[Iterator[Batch]]:
     """The windows of one stage from where `state` stands; each must be consumed before the next is asked for."""
-    while job.plan.stage(state.epoch) == stage:
+    stage = state.stage
+    while state.stage == stage:
         windows = job.windows(state.epoch)[state.window :]
         with closing(means.feed.training(windows, state.epoch)) as batches:
             # After the feed: features are computed in evaluation mode.
-            set_modes(job.built.module, job.plan, job.built.blocks, state.epoch)
+            set_modes(job.built.module, job.plan, job.built.blocks, stage)
             for window in windows:
+                if state.stage != stage:
+                    return
                 yield means.clock.waiting(islice(batches, len(window)))
 
 
@@ -179,11 +182,12 @@ def _after_step(
         rows.train_row(state)
     if state.window == 0:
         rows.epoch_row(state)
-    is_best = False
+    is_best, metrics = False, {}
     if done or pace.is_eval_step(step):
         rows.collect(state)  # ends here if a step failed: nothing is measured or saved then
-        is_best = _validate(job, state, learner, means)
-        set_modes(job.built.module, job.plan, job.built.blocks, state.epoch)
+        metrics, is_best = _validate(job, state, learner, means)
+        set_modes(job.built.module, job.plan, job.built.blocks, state.stage)
+    advance_stage(job, state, metrics)
     if out_of_time and step < pace.total_steps:
         state.stop_reason = "the time budget is used up"
     done = done or state.stop_reason is not None
@@ -200,8 +204,8 @@ def _save(job: Job, state: TrainState, learner: Learner, means: _Means, is_plann
         save_checkpoint(job, state, learner, means.background, is_planned)
 
 
-def _validate(job: Job, state: TrainState, learner: Learner, means: _Means) -> bool:
-    """Measure, choose, and decide whether to stop early; whether this step is the new best."""
+def _validate(job: Job, state: TrainState, learner: Learner, means: _Means) -> tuple[dict[str, float], bool]:
+    """Measure, choose, and decide whether to stop early; val's metrics, and whether this step is the new best."""
     with means.clock.part(EVALUATION):
         metrics = measure(job, state, learner.weights_to_use(job.built.module), means.feed)
     is_best = update_best(job, state, metrics)
@@ -210,6 +214,7 @@ def _validate(job: Job, state: TrainState, learner: Learner, means: _Means) -> b
     if metrics and state.step > job.pace.first_step:
         gamma, patience = job.schedule.gamma, job.config.optim.scheduler_patience
         state.plateau = state.plateau.observe(metrics["loss"], gamma, patience)
+        state.stage_plateau = state.stage_plateau.observe(metrics["loss"], 0.5, patience)
     if job.config.train.patience is not None and state.num_bad >= job.config.train.patience:
         state.stop_reason = f"no new best in {job.config.train.patience} validations"
-    return is_best
+    return metrics, is_best

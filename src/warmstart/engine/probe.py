@@ -100,11 +100,11 @@ class _Trial:
     """A copy of the model in the run's last stage (the costliest: most is trainable), ready to be trained."""
 
     def __init__(self, job: Job) -> None:
-        epoch = job.plan.stage_epochs[-1]
+        stage = job.plan.last_stage
         self._job, self.module = job, copy.deepcopy(job.built.module)
-        groups = apply_stage(self.module, job.plan, epoch)
+        groups = apply_stage(self.module, job.plan, stage)
         self._optimizer = make_optimizer(job.config.optim, groups, job.device)
-        set_modes(self.module, job.plan, job.built.blocks, epoch)
+        set_modes(self.module, job.plan, job.built.blocks, stage)
         self.parts = _Parts(job, self.module)
         scaler = make_scaler(job.precision, job.device)
         self._arithmetic = Arithmetic(job.precision, job.config.optim.clip, scaler)

@@ -17,7 +17,7 @@ class Schedule:
     """`shape(step)` is the share of a group's rate in force at optimizer step `step` (counted from 0).
 
     All groups share the shape, so their ratios stay as planned; `floor` is min_lr / lr. A rescue lowers the whole
-    of it, warmup and floor too.
+    of it, warmup and floor too. So does the warmup of a stage, which is not that of the run.
     """
 
     kind: str
@@ -27,9 +27,16 @@ class Schedule:
     floor: float
     gamma: float
     drop_every: int
+    stage_warmup_steps: int = 0
 
-    def shape(self, step: int, plateau_factor: float = 1.0, rescue_factor: float = 1.0) -> float:
-        return rescue_factor * self._planned(step, plateau_factor)
+    def shape(
+        self, step: int, plateau_factor: float = 1.0, rescue_factor: float = 1.0, stage_step: int = 0
+    ) -> float:
+        """`stage_step` is the step at which the present stage began; the first one is warmed up by --warmup alone."""
+        since = step - stage_step
+        is_warm = stage_step == 0 or since >= self.stage_warmup_steps
+        ramp = 1.0 if is_warm else (since + 1) / (self.stage_warmup_steps + 1)
+        return rescue_factor * ramp * self._planned(step, plateau_factor)
 
     def _planned(self, step: int, plateau_factor: float) -> float:
         if step < self.warmup_steps:
@@ -59,7 +66,8 @@ def make_schedule(optim: OptimConfig, total_steps: int, steps_per_epoch: int) ->
     drop_every = (optim.scheduler_step or Duration(10, "epochs")).steps(steps_per_epoch)
     floor = optim.min_lr / optim.lr
     warmup = warmup_steps(optim.warmup, total_steps, steps_per_epoch)
-    return Schedule(optim.scheduler, total_steps, warmup, steps_per_epoch, floor, gamma, drop_every)
+    of_stage = optim.stage_warmup.steps(steps_per_epoch) if optim.stage_warmup else 0
+    return Schedule(optim.scheduler, total_steps, warmup, steps_per_epoch, floor, gamma, drop_every, of_stage)
 
 
 def warmup_steps(warmup: Duration | None, total_steps: int, steps_per_epoch: int) -> int:

@@ -41,6 +41,9 @@ class TrainState:
     good_step: int = 0  # of the last checkpoint that the run's pace asked for: where a rescue goes back to
     failed_steps: list[int] = field(default_factory=list)  # counted from 1, one entry per rescue
     rescue_factor: float = 1.0  # of every rate
+    stage: int = 0  # of --unfreeze
+    stage_step: int = 0  # at which it began
+    stage_plateau: Plateau = field(default_factory=Plateau)  # its validations without a lower val loss
     trained_at_once: AtOnce = field(default_factory=AtOnce)
     evaluated_at_once: AtOnce = field(default_factory=AtOnce)
     computed_at_once: AtOnce = field(default_factory=AtOnce)  # features
@@ -61,19 +64,23 @@ class TrainState:
 
     def to_json(self) -> dict[str, Any]:
         values = asdict(self)
-        values["plateau"]["best"] = str(self.plateau.best)  # JSON has no infinity
+        for name in ("plateau", "stage_plateau"):
+            values[name]["best"] = str(values[name]["best"])  # JSON has no infinity
         return values
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> TrainState:
-        saved = values["plateau"]
-        plateau = Plateau(saved["factor"], float(saved["best"]), saved["num_bad"])
+        plateaus: dict[str, Any] = {
+            name: Plateau(**{**values[name], "best": float(values[name]["best"])})
+            for name in ("plateau", "stage_plateau")
+            if name in values  # checkpoints of earlier versions have fewer
+        }
         at_once: dict[str, Any] = {
             name: AtOnce(**values[name])
             for name in ("trained_at_once", "evaluated_at_once", "computed_at_once")
             if name in values  # checkpoints of earlier versions have none
         }
-        return cls(**{**values, **at_once, "plateau": plateau})
+        return cls(**{**values, **at_once, **plateaus})
 
     def take(self, other: TrainState) -> None:
         """Become equal to another state: whoever holds this one goes on with it."""

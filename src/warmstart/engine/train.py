@@ -26,6 +26,7 @@ from warmstart.engine.prepare import Prepared, prepare
 from warmstart.engine.probe import Probe, probe
 from warmstart.engine.rescue import run_with_rescues
 from warmstart.engine.signals import stop_on_signal
+from warmstart.engine.stages import unreached
 from warmstart.engine.state import TrainState
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference.allocator import kept_memory
@@ -233,6 +234,9 @@ def _train(job: Job, state: TrainState, saved: Saved | None, before: dict[str, f
 def _finish(job: Job, state: TrainState, clock: Clock) -> None:
     if state.stop_reason:
         log.info("stopped at step %d: %s", state.step, state.stop_reason)
+    never = unreached(job, state)
+    for stage in never:
+        log.warning(stage)
     compared = compare_with_parent(reader.Run(job.run)) if job.world.is_main else None
     if compared is not None:
         log.info(compared.text())
@@ -244,6 +248,7 @@ def _finish(job: Job, state: TrainState, clock: Clock) -> None:
         best_value=None if state.best_step is None else state.best_value,  # a parent's bar is not this run's
         select_by=job.select_by,
         stop_reason=state.stop_reason,
+        stages_never_begun=never,
         recovery_events=state.num_recoveries,
         rescues=len(state.failed_steps),
         improved_by=None if compared is None else compared.gain,

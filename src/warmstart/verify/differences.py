@@ -13,7 +13,16 @@ from warmstart.run import layout, reader
 from warmstart.run.reader import Run
 
 _TIMES = ("seconds", "images_per_s")
-_STATUS = ("state", "step", "best_step", "best_value", "stop_reason", "recovery_events", "rescues")
+_STATUS = (
+    "state",
+    "step",
+    "best_step",
+    "best_value",
+    "stop_reason",
+    "recovery_events",
+    "rescues",
+    "stages_never_begun",
+)
 
 
 @dataclass(frozen=True)

@@ -242,8 +242,9 @@ def _hashes(run: Run) -> dict[str, str]:
 def _coverage(run: Run) -> str:
     """What of the settings so few steps have reached."""
     pace = run.resolved["pace"]
-    stages = {row["from_step"] for row in run.plan["rows"] if row["trainable"]}
-    reached = sum(step < pace["total_steps"] for step in stages)
+    stages = run.plan["stages"]
+    begun = [row for row in run.metrics.rows if row.get("kind") == "stage"]
+    reached = 1 + sum(row["step"] < pace["total_steps"] for row in begun)
     validations = len({row["step"] for row in run.evals.rows})
     return (
         f"{pace['total_steps'] / pace['steps_per_epoch']:.2g} epochs, {reached} of {len(stages)} stages, "

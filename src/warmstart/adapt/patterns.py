@@ -1,0 +1,51 @@
+"""Which blocks a pattern of --freeze, --lrs or --unfreeze names."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from fnmatch import fnmatchcase
+
+from warmstart.errors import UserError, closest, listing
+
+HEAD = "head"  # the block that every model has, and the last of most
+_PART = re.compile(r"backbone\s*([<>])\s*(\d*\.?\d+)", re.ASCII)
+
+
+def match_blocks(pattern: str, names: Sequence[str], flag: str) -> tuple[str, ...]:
+    """Block names that a pattern names: `all`, `backbone` (all but the head), a part of it, a name, or a glob.
+
+    `backbone>3` are the last 3 blocks of the backbone and `backbone>.5` its last half; `<` counts from the stem.
+
+    Raises:
+        UserError: the pattern names no block.
+    """
+    if pattern == "all":
+        return tuple(names)
+    backbone = tuple(names[: names.index(HEAD)])
+    if pattern == "backbone":
+        return backbone
+    if part := _PART.fullmatch(pattern):
+        num = _number_of_blocks(pattern, part[2], len(backbone), flag)
+        return backbone[:num] if part[1] == "<" else backbone[-num:]
+    found = tuple(name for name in names if fnmatchcase(name, pattern))
+    if not found:
+        raise UserError(
+            f"{flag}: {pattern!r} names no block of this model",
+            f"one of {listing(names, 20)}, a glob such as {names[0][:4]}*, backbone, or all",
+            closest(pattern, [*names, "backbone", "all"]),
+        )
+    return found
+
+
+def _number_of_blocks(pattern: str, written: str, num_blocks: int, flag: str) -> int:
+    """A count, or a share of all blocks of the backbone (written with a point), rounded up."""
+    amount = float(written)
+    if "." in written and 0 < amount < 1:
+        return -int(-amount * num_blocks // 1)
+    if "." in written or not 1 <= amount <= num_blocks:
+        raise UserError(
+            f"{flag}: {pattern!r} names no part of the {num_blocks} blocks of the backbone",
+            f"a number of blocks from 1 to {num_blocks}, or a share between 0 and 1 such as backbone>.5",
+        )
+    return int(amount)
