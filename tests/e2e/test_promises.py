@@ -120,7 +120,9 @@ CASES: dict[str, dict[str, Any]] = {
     "accumulated": {"accumulate": 2, "batch_size": 4, "label_smoothing": 0.1, "class_weights": "ant=2"},
     "unfrozen": {"unfreeze": "0:head,1:all", "lrs": "backbone=1e-3", "freeze_bn": False, "ema": 0.7},
     "stages": {
-        "unfreeze": "0:head,2steps:fc1@1e-3,plateau:backbone>2,loss<=100:all@1e-4",
+        "unfreeze": "0:head,2steps:fc1@2e-6,plateau:backbone>2,loss<=100:all@1e-6",
+        "lr": 1e-6,  # slow enough for a plateau after step 4
+        "freeze_bn": True,
         "stage_warmup": "2steps",
         "layer_decay": 0.7,
         "scheduler_patience": 0,

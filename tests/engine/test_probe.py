@@ -50,7 +50,7 @@ def test_measuring_changes_neither_weights_nor_buffers_nor_random_numbers(
     measured = probe.probe(job)
     assert list(speeds) in ([0, 1], [0, 1, 2]) and all(speed > 0 for speed in speeds.values())
     assert measured.seconds_per_step > 0 and measured.seconds_per_eval_image > 0
-    assert (measured.seconds_per_feature_image > 0) == (job.cut is not None) == ("freeze" in given)
+    assert (measured.seconds_per_feature_image > 0) == (job.kept[0].cut is not None) == ("freeze" in given)
     after = everything_random_and_learned(job)
     assert all(torch.equal(left, right) for left, right in zip(before, after, strict=True))
     assert modes == [module.training for module in job.built.module.modules()]

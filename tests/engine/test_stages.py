@@ -102,7 +102,7 @@ def test_a_time_begins_its_stage_whatever_was_waited_for(
 ) -> None:
     with caplog.at_level(logging.WARNING, logger="warmstart"):
         run = finetune(unfreeze="0:head,accuracy>=1:fc1,1:all", **STILL)
-    assert begun(run) == [(3, 2)] and num_groups(run) == [2, 2, 2, 6, 6, 6]
+    assert begun(run) == [(3, 2)] and num_groups(run) == [2, 2, 2, 10, 10, 10]
     assert "--unfreeze accuracy>=1.0 did not come before step 3" in caplog.text
 
 
@@ -149,7 +149,9 @@ def test_refused(finetune: FINETUNE, tmp_path: Path, given: dict[str, Any], told
 
 
 STAGED = {
-    "unfreeze": "0:head,4steps:fc1@5e-3,plateau:all@1e-3",
+    "unfreeze": "0:head,4steps:fc1@5e-7,plateau:all@2e-6",
+    "lr": 1e-6,  # slow enough for a plateau
+    "freeze_bn": True,
     "stage_warmup": "3steps",
     "scheduler_patience": 0,
     "eval_every": "1steps",
@@ -160,17 +162,25 @@ STAGED = {
 }
 
 
-@pytest.mark.parametrize("newest", [3, 4, 5])
+KEPT = {"feature_cache": "on", "views": 2}
+
+
+@pytest.mark.parametrize(("newest", "features"), [(3, {}), (4, {}), (5, {}), (6, {}), (4, KEPT), (5, KEPT)])
 def test_killed_around_a_boundary_the_run_ends_as_if_it_had_not_been(
-    newest: int, finetune: FINETUNE, settings: SETTINGS, tmp_path: Path, interrupt_at: Callable[..., None]
+    newest: int,
+    features: dict[str, Any],
+    finetune: FINETUNE,
+    settings: SETTINGS,
+    tmp_path: Path,
+    interrupt_at: Callable[..., None],
 ) -> None:
     """The rows of later steps are there already, but no checkpoint of them: as after a kill without warning."""
-    straight = finetune("straight", **STAGED)
-    (_, _), (second, _) = begun(straight)
-    assert 4 < second < 11
+    straight = finetune("straight", **STAGED, **features)
+    assert (straight.plan["stages"][1]["features"] is None) == (not features)
+    assert begun(straight) == [(4, 1), (6, 2)]
     interrupt_at(newest + 2)
     with pytest.raises(UserError, match="interrupted at step"):
-        train.finetune(settings("run", **STAGED))
+        train.finetune(settings("run", **STAGED, **features))
     run = Run(tmp_path / "run")
     for step in run.checkpoint_steps():
         if step > newest:
@@ -181,3 +191,25 @@ def test_killed_around_a_boundary_the_run_ends_as_if_it_had_not_been(
     for name in (layout.MODEL, layout.STATE_TENSORS):
         files = [(each.checkpoint(12) / name).read_bytes() for each in (straight, resumed)]
         assert files[0] == files[1]
+
+
+def test_each_frozen_stage_keeps_the_features_of_its_own_prefix(finetune: FINETUNE) -> None:
+    given = {"unfreeze": "0:head,2:fc1,4:conv3,5:all", "epochs": 6, "augment": "none", "lr": 1e-3}
+    kept, whole = finetune("kept", **given), finetune("whole", feature_cache="off", **given)
+    first, second, third, last = kept.plan["stages"]
+    assert (first["features"], second["features"]) == ("output of bn_fc", "input of fc1")
+    assert (
+        third["features"] is None and last["features"] is None
+    )  # one epoch repeats nothing; the stem trains
+    reasons = [each["reason"] for each in kept.resolved["features"]["later"]]
+    assert reasons[1:] == ["1 epochs of 1 views repeat nothing", "the first block trains"]
+    assert all(stage["features"] is None for stage in whole.plan["stages"])
+    found, wanted = (tensors(run, 18) for run in (kept, whole))
+    assert all(torch.allclose(found[name], wanted[name], rtol=1e-3, atol=1e-4) for name in wanted)
+    losses = [[row["loss"] for row in run.evals.rows] for run in (kept, whole)]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+
+
+def test_features_asked_for_by_name_are_refused_where_no_stage_has_any(finetune: FINETUNE) -> None:
+    with pytest.raises(UserError, match="--feature-cache on: the first block trains"):
+        finetune(unfreeze="0:conv1,1:all", feature_cache="on")

@@ -87,14 +87,17 @@ def _announce_augmentation(job: Job, origin: str) -> None:
 
 
 def _announce_features(job: Job, chosen: dict[str, Any]) -> None:
-    """Nothing where nothing is frozen: there is no choice then."""
-    if job.cut is not None:
-        views = f"{job.views} augmented views of each image" if job.views > 1 else "each image"
-        log.info(
-            "frozen blocks are computed once for %s, and their features kept: %s", views, chosen["reason"]
-        )
-    elif job.plan.rows[0].mode == "frozen":
-        log.info("frozen blocks are computed in every epoch: %s", chosen["reason"])
+    """Nothing of a stage that trains the first block: there is no choice then."""
+    reasons = [chosen["reason"], *(each["reason"] for each in chosen["later"])]
+    for stage, (kept, reason) in enumerate(zip(job.kept, reasons, strict=True)):
+        where = f"stage {stage + 1}: " if len(reasons) > 1 else ""
+        if kept.cut is not None:
+            views = f"{kept.views} augmented views of each image" if kept.views > 1 else "each image"
+            log.info(
+                "%sfrozen blocks are computed once for %s, and their features kept: %s", where, views, reason
+            )
+        elif not job.plan.rows[0].trains_in(stage):
+            log.info("%sfrozen blocks are computed in every epoch: %s", where, reason)
 
 
 def _announce_workers(chosen: dict[str, Any]) -> None:
@@ -197,7 +200,11 @@ def _rates(plan: Plan, row: Row) -> str:
 
 def plan_record(job: Job) -> dict[str, Any]:
     """The content of plan.json: a row per block from stem to head, with every parameter named."""
-    return job.plan.to_json(job.pace.steps_per_epoch) | {"total_steps": job.pace.total_steps}
+    record = job.plan.to_json(job.pace.steps_per_epoch)
+    for number, stage in enumerate(record["stages"]):
+        cut = job.kept_in(number).cut
+        stage["features"] = None if cut is None else cut.name
+    return record | {"total_steps": job.pace.total_steps}
 
 
 def write_tables(job: Job) -> None:

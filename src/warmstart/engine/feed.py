@@ -18,7 +18,7 @@ from warmstart.data.unreadable import Unreadable
 from warmstart.engine.clock import FEATURES, Clock
 from warmstart.engine.job import Job
 from warmstart.engine.state import TrainState
-from warmstart.inference.cut import Tail
+from warmstart.inference.cut import Cut, Tail
 from warmstart.inference.features import FeatureTable, Prefix, feature_batches, hash_of
 from warmstart.inference.inputs import InputBuffer, Inputs
 from warmstart.inference.memory import AtOnce
@@ -26,14 +26,21 @@ from warmstart.inference.predictor import predict_outputs
 
 
 class Feed:
-    """Batches, and the part of the model that takes them."""
+    """Batches, and the part of the model that takes them, in the stage that was entered last."""
 
     def __init__(self, job: Job, clock: Clock, state: TrainState) -> None:
         self._job, self._clock, self._at_once = job, clock, state.evaluated_at_once
         built, num = job.built, len(job.dataset.splits["train"])
         self._unreadable = Unreadable(num, job.config.data.max_corrupt, state.unreadable)
         self._buffer = InputBuffer(built.preprocessing, job.device, built.channels_last)
-        self._prefix = _prefix(job, state.computed_at_once) if job.cut is not None else None
+        self._computed_at_once = state.computed_at_once
+        self.enter(0)
+
+    def enter(self, stage: int) -> None:
+        """From here on the prefix is what is frozen in `stage`; features of a longer one are let go."""
+        self._kept = self._job.kept_in(stage)
+        cut, at_once = self._kept.cut, self._computed_at_once
+        self._prefix = None if cut is None else _prefix(self._job, stage, cut, at_once)
         self._tables: dict[tuple[bytes, int | None], FeatureTable] = {}
 
     @property
@@ -43,10 +50,10 @@ class Feed:
 
     def part(self, module: nn.Module) -> nn.Module:
         """The model, or what is left of it behind the cut."""
-        if self._job.cut is None:
+        if self._kept.cut is None:
             return module
         height, width, channels = self._job.train_view.shape
-        return Tail(module, self._job.cut, (channels, height, width))
+        return Tail(module, self._kept.cut, (channels, height, width))
 
     def training(self, windows: Iterable[list[np.ndarray]], epoch: int) -> Generator[Batch, None, None]:
         """The micro-batches of some windows of an epoch, one after the other."""
@@ -54,8 +61,8 @@ class Feed:
         if self._prefix is None:
             lenient = replace(job.train_view, unreadable=self._unreadable)
             return training_batches(samples, lenient, windows, epoch, job.workers, job.world.part)
-        view = epoch % job.views
-        table = self._table(samples, job.train_view, view, f"features, view {view + 1} of {job.views}")
+        view, num = epoch % self._kept.views, self._kept.views
+        table = self._table(samples, job.train_view, view, f"features, view {view + 1} of {num}")
         return feature_batches(table, samples, map(job.world.part, chain.from_iterable(windows)))
 
     def outputs(self, weights: nn.Module, samples: Samples, label: str) -> np.ndarray:
@@ -114,15 +121,14 @@ class Feed:
         return self._tables[key]
 
 
-def _prefix(job: Job, at_once: AtOnce) -> Prefix:
+def _prefix(job: Job, stage: int, cut: Cut, at_once: AtOnce) -> Prefix:
     built = job.built
-    assert job.cut is not None
     tensors = {**dict(built.module.named_parameters()), **dict(built.module.named_buffers())}
-    frozen = [block for block in built.blocks if job.plan.row(block.name).mode == "frozen"]
+    frozen = [block for block in built.blocks if not job.plan.row(block.name).trains_in(stage)]
     names = [name for block in frozen for name in (*block.parameters, *block.buffers)]
     return Prefix(
         built.module,
-        job.cut,
+        cut,
         (built.name, *_versions(), hash_of((name, tensors[name]) for name in names)),
         built.channels_last,
         job.device,

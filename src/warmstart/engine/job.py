@@ -81,6 +81,17 @@ class Bar:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """Features that a stage keeps: of the prefix up to `cut` (None: none), in so many augmented views of an image.
+
+    Epoch e shows view e % views.
+    """
+
+    cut: Cut | None = None
+    views: int = 1
+
+
+@dataclass(frozen=True)
 class Job:
     """One training run, complete: where, what, on which data, how fast, on which device."""
 
@@ -99,9 +110,11 @@ class Job:
     world: World
     device: torch.device
     precision: torch.dtype | None
-    cut: Cut | None = None  # where the frozen prefix ends whose features are kept
-    views: int = 1  # augmented views per image that are kept then; epoch e shows view e % views
+    kept: tuple[Kept, ...] = ()  # by stage; empty: nowhere features
     bar: Bar | None = None  # of a run that continues another one
+
+    def kept_in(self, stage: int) -> Kept:
+        return self.kept[stage] if stage < len(self.kept) else Kept()
 
     @property
     def cure(self) -> str:

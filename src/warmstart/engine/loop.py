@@ -60,7 +60,6 @@ def run_loop(
     module, plan, pace, blocks = job.built.module, job.plan, job.pace, job.built.blocks
     feed = Feed(job, clock, state)
     is_compiled = job.config.train.compile
-    trained_part = CompiledPart(module, feed.part) if is_compiled else feed.part(module)
     # Also where every pixel of a window may be without a class.
     may_weigh_nothing = min(job.task.class_weights or (1.0,)) == 0 or job.task.statistics is not None
     arithmetic = Arithmetic(job.precision, job.config.optim.clip, scaler, may_weigh_nothing, job.world)
@@ -80,8 +79,10 @@ def run_loop(
             # ---- Stage: the blocks that train now, in one optimizer; what is known about them comes along by name
             stage = state.stage
             groups = apply_stage(module, plan, stage)
+            feed.enter(stage)
             if is_compiled:
                 forget_compiled()
+            trained_part = CompiledPart(module, feed.part) if is_compiled else feed.part(module)
             learner = Learner(make_optimizer(job.config.optim, groups, job.device), ema, scaler)
             optimizer = learner.optimizer
             if carried is not None:

@@ -55,7 +55,11 @@ def expected_seconds(job: Job, measured: Probe) -> float:
     """Seconds of the whole run: its steps and its validations (val, and as many training images)."""
     num_images = 2 * len(job.dataset.splits.get("val", ()))
     splits = job.dataset.splits
-    num_kept = job.views * len(splits["train"]) + num_images + len(splits.get("test", ()))
+    num_kept = (
+        job.kept_in(job.plan.last_stage).views * len(splits["train"])
+        + num_images
+        + len(splits.get("test", ()))
+    )
     return (
         (job.pace.total_steps - job.pace.first_step) * measured.seconds_per_step
         + job.pace.num_evals * num_images * measured.seconds_per_eval_image

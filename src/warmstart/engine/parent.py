@@ -296,4 +296,4 @@ def _measure(job: Job, file: str | None) -> float:
 
 def _alone(job: Job) -> Job:
     """Without the other processes, and without features of frozen blocks, which are of other weights."""
-    return replace(job, world=SOLO, cut=None)
+    return replace(job, world=SOLO, kept=())

@@ -23,7 +23,7 @@ from warmstart.data.workers import WorkersChoice, candidates, resolve_workers
 from warmstart.engine.checks import check_settings
 from warmstart.engine.compiled import check_compiler
 from warmstart.engine.distributed import SOLO, World
-from warmstart.engine.feature_plan import FeatureChoice, choose_features
+from warmstart.engine.feature_plan import choices_from_json, choices_to_json, choose_features, kept_features
 from warmstart.engine.job import Bar, Job, Pace
 from warmstart.engine.open_inputs import open_inputs
 from warmstart.engine.optimizer import check_optimizer
@@ -121,9 +121,9 @@ def _device(config: Config, world: World) -> tuple[torch.device, torch.dtype | N
 
 def _decided(job: Job, resolved: dict[str, Any]) -> Prepared:
     """What `_decide` recorded when the run was started."""
-    chosen = FeatureChoice.from_json(resolved["features"])
+    kept = kept_features(choices_from_json(resolved["features"]))
     workers = job.workers if job.config.data.workers != "auto" else resolved["workers"]["value"]
-    return Prepared(replace(job, cut=chosen.cut, views=chosen.views, workers=workers), resolved)
+    return Prepared(replace(job, kept=kept, workers=workers), resolved)
 
 
 def _task(config: Config, dataset: Dataset, built: BuiltModel) -> Task:
@@ -151,7 +151,7 @@ def _decide(
 ) -> Prepared:
     """What is decided by trying: whether features are kept, who decodes, and how many steps fit into a time budget."""
     chosen = choose_features(job)
-    job = replace(job, cut=chosen.cut, views=chosen.views)
+    job = replace(job, kept=kept_features(chosen))
     workers = _choose_workers(job)
     job = replace(job, workers=workers.value)
     measured = probe(job) if job.config.train.time_budget is not None else None
@@ -159,7 +159,7 @@ def _decide(
         job = within_budget(job, measured)
     record = record_of(job, measured)
     record["data"]["split"] = split
-    record["features"] = chosen.to_json()
+    record["features"] = choices_to_json(chosen)
     record["workers"] = workers.to_json()
     return Prepared(job, record)
 
@@ -168,7 +168,7 @@ def _choose_workers(job: Job) -> WorkersChoice:
     if job.config.data.workers != "auto":
         return WorkersChoice(job.workers, "given")
     # Kept features are computed once: decoded images need nobody to hurry for them.
-    is_waited_for = job.device.type != "cpu" and job.cut is None
+    is_waited_for = job.device.type != "cpu" and any(kept.cut is None for kept in job.kept)
     numbers = candidates(job.dataset.splits["train"], is_waited_for, job.world.local_size)
     speeds = speeds_of_workers(job, numbers) if numbers else {}
     return WorkersChoice.fastest(speeds) if speeds else WorkersChoice(job.workers, "rule")

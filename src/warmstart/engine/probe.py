@@ -139,16 +139,17 @@ class _Parts:
         self._job, self._module = job, module
         self._buffer = InputBuffer(job.built.preprocessing, job.device, job.built.channels_last)
         height, width, channels = job.train_view.shape
-        self.trained = module if job.cut is None else Tail(module, job.cut, (channels, height, width))
+        self._cut = job.kept_in(job.plan.last_stage).cut
+        self.trained = module if self._cut is None else Tail(module, self._cut, (channels, height, width))
         self.seconds, self.num_images = 0.0, 0
 
     def inputs(self, images: np.ndarray) -> torch.Tensor:
         tensor = self._buffer(images)
-        if self._job.cut is None:
+        if self._cut is None:
             return tensor
         start = time.perf_counter()
         modes = {module: module.training for module in self._module.modules()}
-        tensor = prefix_features(self._module, self._job.cut, tensor).clone()
+        tensor = prefix_features(self._module, self._cut, tensor).clone()
         for module, is_training in modes.items():
             module.training = is_training
         _wait(self._job.device)
