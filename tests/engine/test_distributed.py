@@ -99,7 +99,13 @@ def told(tmp_path_factory: pytest.TempPathFactory, overlapping: Path) -> Told:
 
 
 CLASSES = ("ant", "bee", "cat")
-STAGES = {"unfreeze": "0:head,loss<=100:all", "optimizer": "sgd", "batch_size": 7, "accumulate": 2, "dropout": 0}
+STAGES = {
+    "unfreeze": "0:head,loss<=100:all",
+    "optimizer": "sgd",
+    "batch_size": 7,
+    "accumulate": 2,
+    "dropout": 0,
+}
 KEPT = {"freeze": "conv*", "feature_cache": "on", "views": 2, "dropout": 0, "freeze_bn": True}
 LIVE = {"dropout": 0.5, "ema": 0.7, "batch_size": 8}
 

@@ -29,6 +29,11 @@ def _to(flag: str) -> Alias:
     return Alias(lambda value: [flag, value])
 
 
+def _filled(tokens: list[str]) -> Callable[[str], list[str]]:
+    """Tokens with the value where they say VALUE."""
+    return lambda value: [token.replace("VALUE", value) for token in tokens]
+
+
 def _dead(why: str) -> Alias:
     return Alias(lambda value: [], why, takes_value=False)
 
@@ -70,11 +75,7 @@ _FINETUNE = {
     "save-model": _dead("the best model is always saved"),
 }
 _FINETUNE |= {
-    name: Alias(
-        lambda value, tokens=tokens: [token.replace("VALUE", value) for token in tokens],
-        takes_value=name != stage_aliases.FREEZE,
-        joins=True,
-    )
+    name: Alias(_filled(tokens), takes_value=name != stage_aliases.FREEZE, joins=True)
     for name, tokens in stage_aliases.ALONE.items()
 }
 _MODES = {"preserve": "all", "hybrid": "optimizer", "reset": "weights"}

@@ -21,7 +21,8 @@ def stages(given: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
     """The tokens in force, and flag -> why it does nothing here."""
     if FREEZE not in given:
         return [], dict.fromkeys(given, "without --freeze_backbone nothing is frozen")
-    dead, entries = {}, []
+    dead: dict[str, str] = {}
+    entries = []
     ratio = given.get(RATIO, "0.5")
     is_whole = ratio.strip() in ("1", "1.0", "1.")
     if EPOCH in given:

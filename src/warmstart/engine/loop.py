@@ -183,7 +183,8 @@ def _after_step(
         rows.train_row(state)
     if state.window == 0:
         rows.epoch_row(state)
-    is_best, metrics = False, {}
+    metrics: dict[str, float] = {}
+    is_best = False
     if done or pace.is_eval_step(step):
         rows.collect(state)  # ends here if a step failed: nothing is measured or saved then
         metrics, is_best = _validate(job, state, learner, means)

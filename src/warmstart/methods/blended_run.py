@@ -167,9 +167,9 @@ def _record(found: Blended) -> dict[str, Any]:
 def _plan(found: Blended) -> dict[str, Any]:
     parent = found.tuned.reference.run
     assert parent is not None
-    untrained = {"mode": "blend", "lr": 0.0, "trainable": [], "from_epoch": 0, "from_step": 0}
+    untrained = {"mode": "blend", "lr": 0.0, "rates": [], "trainable": [], "from_stage": 0, "from_step": 0}
     rows = [{**row, **untrained, "held": [*row["trainable"], *row["held"]]} for row in parent.plan["rows"]]
-    return {"rows": rows, "stage_epochs": [0], "notes": [_title(found)]}
+    return {"rows": rows, "stages": [], "notes": [_title(found)]}
 
 
 def _resolved(found: Blended) -> dict[str, Any]:
