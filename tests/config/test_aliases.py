@@ -190,17 +190,17 @@ def test_the_documents_yaml_says_what_each_key_became(tmp_path):
         ("--freeze_backbone", "--freeze backbone"),
         (
             "--freeze_backbone --unfreeze_backbone_epoch 20",
-            "--unfreeze 0:*head,20:backbone>0.5",
+            "--unfreeze 0:head,20:backbone>0.5",
         ),
         (
             "--freeze_backbone --unfreeze_backbone_epoch 20 --unfreeze_backbone_ratio .25 --stage2_lr 6e-5 "
             "--unfreeze_all_f1_threshold .85 --stage3_lr 2e-5",
-            "--unfreeze 0:*head,20:backbone>.25@6e-5,f1>=.85:all@2e-5",
+            "--unfreeze 0:head,20:backbone>.25@6e-5,f1>=.85:all@2e-5",
         ),
-        ("--unfreeze-all-f1-threshold .8 --freeze-backbone", "--unfreeze 0:*head,f1>=.8:all"),
+        ("--unfreeze-all-f1-threshold .8 --freeze-backbone", "--unfreeze 0:head,f1>=.8:all"),
         (
             "--freeze_backbone --unfreeze_backbone_epoch 5 --unfreeze_backbone_ratio 1.0",
-            "--unfreeze 0:*head,5:all",
+            "--unfreeze 0:head,5:all",
         ),
     ],
 )

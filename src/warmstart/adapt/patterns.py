@@ -8,12 +8,11 @@ from fnmatch import fnmatchcase
 
 from warmstart.errors import UserError, closest, listing
 
-HEAD = "head"  # the block that every model has, and the last of most
 _PART = re.compile(r"backbone\s*([<>])\s*(\d*\.?\d+)", re.ASCII)
 
 
 def match_blocks(pattern: str, names: Sequence[str], flag: str) -> tuple[str, ...]:
-    """Block names that a pattern names: `all`, `backbone` (all but the head), a part of it, a name, or a glob.
+    """Block names that a pattern names: `all`, `head`, `backbone` (all but the head), a part of it, a name, or a glob.
 
     `backbone>3` are the last 3 blocks of the backbone and `backbone>.5` its last half; `<` counts from the stem.
 
@@ -22,7 +21,9 @@ def match_blocks(pattern: str, names: Sequence[str], flag: str) -> tuple[str, ..
     """
     if pattern == "all":
         return tuple(names)
-    backbone = tuple(names[: names.index(HEAD)])
+    backbone = tuple(names[:-1])
+    if pattern == "head" and "head" not in names:  # a margin head
+        return (names[-1],)
     if pattern == "backbone":
         return backbone
     if part := _PART.fullmatch(pattern):

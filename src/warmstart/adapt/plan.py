@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from warmstart.adapt.patterns import HEAD, match_blocks
+from warmstart.adapt.patterns import match_blocks
 from warmstart.adapt.stages import Stage, make_stages
 from warmstart.config.schema import AdaptConfig, OptimConfig
 from warmstart.errors import UserError, listing
@@ -104,10 +104,8 @@ def make_plan(
     frozen = {name for pattern in adapt.freeze for name in match_blocks(pattern, names, "--freeze")}
     stages, starts = make_stages(names, adapt, optim.lr)
     own_rates = _own_rates(names, adapt)
-    head = names.index(HEAD)
     decayed = {
-        name: optim.lr * (adapt.layer_decay or 1.0) ** max(0, head - place)
-        for place, name in enumerate(names)
+        name: optim.lr * (adapt.layer_decay or 1.0) ** depth for depth, name in enumerate(reversed(names))
     }
     rows = []
     for block in blocks:
@@ -171,7 +169,7 @@ def _notes(rows: Sequence[Row], stages: Sequence[Stage], adapt: AdaptConfig) -> 
             notes.append(f"--lrs {pattern} has no effect: earlier entries match first")
         taken.update(matched)
     free = [row for row in rows if row.trainable and not row.has_own_rate]
-    if adapt.layer_decay is not None and all(names.index(row.name) >= names.index(HEAD) for row in free):
+    if adapt.layer_decay is not None and all(row is rows[-1] for row in free):
         notes.append("--layer-decay has no effect: every block below the head is frozen or named in --lrs")
     for number, stage in enumerate(stages):
         if stage.sets_rate and all(row.from_stage > number for row in free):

@@ -9,11 +9,11 @@ RATE_2, RATE_3, THRESHOLD = "stage2-lr", "stage3-lr", "unfreeze-all-f1-threshold
 # Flag -> what it stands for by itself, with VALUE where its value goes; each needs FREEZE.
 ALONE = {
     FREEZE: ["--freeze", "backbone"],
-    EPOCH: ["--unfreeze", "0:*head,VALUE:backbone>0.5"],
-    RATIO: ["--unfreeze", "0:*head,EPOCH:backbone>VALUE"],
-    RATE_2: ["--unfreeze", "0:*head,EPOCH:backbone>0.5@VALUE"],
-    THRESHOLD: ["--unfreeze", "0:*head,f1>=VALUE:all"],
-    RATE_3: ["--unfreeze", "0:*head,f1>=THRESHOLD:all@VALUE"],
+    EPOCH: ["--unfreeze", "0:head,VALUE:backbone>0.5"],
+    RATIO: ["--unfreeze", "0:head,EPOCH:backbone>VALUE"],
+    RATE_2: ["--unfreeze", "0:head,EPOCH:backbone>0.5@VALUE"],
+    THRESHOLD: ["--unfreeze", "0:head,f1>=VALUE:all"],
+    RATE_3: ["--unfreeze", "0:head,f1>=THRESHOLD:all@VALUE"],
 }
 
 
@@ -35,7 +35,7 @@ def stages(given: Mapping[str, str]) -> tuple[list[str], dict[str, str]]:
     else:
         why = f"all trains already from --{EPOCH}" if THRESHOLD in given else f"without --{THRESHOLD}"
         dead |= {name: why for name in (THRESHOLD, RATE_3) if name in given}
-    tokens = ["--unfreeze", ",".join(["0:*head", *entries])] if entries else ALONE[FREEZE]
+    tokens = ["--unfreeze", ",".join(["0:head", *entries])] if entries else ALONE[FREEZE]
     return tokens, dead
 
 

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from warmstart.config.io import Loaded, from_dict
+from warmstart.config.io import Loaded
 from warmstart.console import log, table
 from warmstart.engine.beginning import Beginning
 from warmstart.engine.checkpoint import Saved
@@ -33,7 +33,7 @@ from warmstart.engine.parent import (
 )
 from warmstart.engine.prepare import Prepared
 from warmstart.engine.rates import Rates, announce_rates, rates_at_start
-from warmstart.engine.schedule import Plateau
+from warmstart.engine.stages import has_same_stages, stage_kept, without_stages
 from warmstart.engine.state import TrainState
 from warmstart.errors import UserError
 from warmstart.run import layout, reader, writer
@@ -132,8 +132,7 @@ class Child(Beginning):
             # What belongs to the run and not to its training begins anew; the start is measured (frozen_stage None).
             state = replace(saved.state, seconds=0.0, stop_reason=None, frozen_stage=None, frozen_hash=None)
             state.failed_steps, state.num_recoveries = [], 0
-            if not self._has_same_stages(job):
-                state.stage, state.stage_step, state.stage_plateau = 0, 0, Plateau()
+            state = state if has_same_stages(parent.run, job) else without_stages(state)
         if bar is not None:
             state.best_value, state.best_step = bar.value, self._best_step(job)
         if parent.keep == WEIGHTS:
@@ -142,11 +141,6 @@ class Child(Beginning):
             return state, _fresh(job, self._optimizer(job)[0])
         saved = replace(saved, state=state, optimizer=without_settings(job.config.optim, saved.optimizer))
         return state, saved if parent.keep == ALL else replace(saved, averaged={}, scaler={}, random=[])
-
-    def _has_same_stages(self, job: Job) -> bool:
-        """Whether the parent's count of stages means the same here."""
-        run = self.parent.run
-        return run is not None and from_dict(run.config).adapt.unfreeze == job.config.adapt.unfreeze
 
     @property
     def _holds_older_best(self) -> bool:
@@ -223,10 +217,7 @@ class Child(Beginning):
                 f"{bad} validations without a new best"
                 + ("" if patience is None else f", patience {patience}"),
             )
-            if job.plan.last_stage > 0:
-                same, stages = self._has_same_stages(job), len(job.plan.stages)
-                told = f"{saved.state.stage + 1} of {stages}, since step {saved.state.stage_step}"
-                yield "stage", "kept" if same else "new", told if same else "--unfreeze is another one here"
+            yield from stage_kept(parent.run, saved.state, job)
             if schedule.kind == "plateau":
                 yield "plateau factor", "kept", f"{saved.state.plateau.factor:g}"
             if saved.state.rescue_factor != 1:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from dataclasses import replace
 from typing import NamedTuple
 
+from warmstart.config.io import from_dict
 from warmstart.config.unfreezing import PLATEAU, Trigger
 from warmstart.console import log
 from warmstart.engine.job import Job
@@ -11,6 +14,7 @@ from warmstart.engine.schedule import Plateau
 from warmstart.engine.state import TrainState
 from warmstart.errors import listing
 from warmstart.run import layout, writer
+from warmstart.run.reader import Run
 
 
 def advance_stage(job: Job, state: TrainState, metrics: dict[str, float]) -> None:
@@ -86,3 +90,22 @@ def unreached(job: Job, state: TrainState) -> list[str]:
         for number, stage in enumerate(job.plan.stages)
         if number >= first
     ]
+
+
+def has_same_stages(parent: Run | None, job: Job) -> bool:
+    """Whether a parent's count of stages means the same in a run that continues it."""
+    return parent is not None and from_dict(parent.config).adapt.unfreeze == job.config.adapt.unfreeze
+
+
+def without_stages(state: TrainState) -> TrainState:
+    return replace(state, stage=0, stage_step=0, stage_plateau=Plateau())
+
+
+def stage_kept(parent: Run | None, state: TrainState, job: Job) -> Iterator[tuple[str, str, str]]:
+    """(what, kept or new, how) where a run that continues `parent` has stages."""
+    if job.plan.last_stage == 0:
+        return
+    if has_same_stages(parent, job):
+        yield "stage", "kept", f"{state.stage + 1} of {len(job.plan.stages)}, since step {state.stage_step}"
+    else:
+        yield "stage", "new", "--unfreeze is another one here"
