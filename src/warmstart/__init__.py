@@ -16,6 +16,7 @@ _VERBS = (
     "finetune",
     "init",
     "predict",
+    "prepare",
     "resume",
     "runs",
     "show",

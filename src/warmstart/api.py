@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from warmstart.verbs.folders import init, runs, show
+from warmstart.verbs.folders import init, prepare, runs, show
 from warmstart.verbs.methods import blend
 from warmstart.verbs.models import check, evaluate, predict
 from warmstart.verbs.training import continue_run, finetune, resume, verify_resume
@@ -22,6 +22,7 @@ __all__ = [
     "finetune",
     "init",
     "predict",
+    "prepare",
     "resume",
     "runs",
     "show",

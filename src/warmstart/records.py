@@ -21,13 +21,15 @@ class Preprocessing:
     """How pixels become a model's input: the same record in training, evaluation and prediction.
 
     `image_size` is (height, width) in pixels; `mean` and `std` are per channel, for pixels in [0, 1];
-    `crop_pct` is the share of the resized image that the centre crop keeps (timm's word).
+    `crop_pct` is the share of the resized image that the centre crop keeps (timm's word). `stretch`: both sides
+    are resized to their size, by Pillow's bilinear filter, instead of keeping the aspect ratio.
     """
 
     image_size: tuple[int, int]
     mean: tuple[float, ...]
     std: tuple[float, ...]
     crop_pct: float = 0.875
+    stretch: bool = False
 
     @property
     def num_channels(self) -> int:

@@ -9,9 +9,13 @@ from __future__ import annotations
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from glob import glob
+from itertools import takewhile
+from pathlib import Path
 from typing import Any
 
 from warmstart.config import stage_aliases
+from warmstart.config.ocec import FAMILY, joined_name
 from warmstart.errors import UserError, closest, listing
 
 
@@ -23,6 +27,7 @@ class Alias:
     why: str = ""
     takes_value: bool = True
     joins: bool = False  # with others of its kind into one setting: `becomes` is what it is alone
+    is_glob: bool = False  # the shell may have made several values of one
 
 
 def _to(flag: str) -> Alias:
@@ -32,6 +37,15 @@ def _to(flag: str) -> Alias:
 def _filled(tokens: list[str]) -> Callable[[str], list[str]]:
     """Tokens with the value where they say VALUE."""
     return lambda value: [token.replace("VALUE", value) for token in tokens]
+
+
+def _ocec(start: str = "") -> Alias:
+    """One part of the name of a built-in model; the parts are put together. `auto` is what a name does not say."""
+
+    def becomes(value: str) -> list[str]:
+        return ["--model", f"builtin:{FAMILY}" + ("" if value == "auto" else f"-{start}{value}")]
+
+    return Alias(becomes, "a part of the model's name")
 
 
 def _dead(why: str) -> Alias:
@@ -52,10 +66,21 @@ _SHARED = {
     "no-cuda": _no_accelerator("Linux", "no CUDA on macOS"),
     "no-mps": _no_accelerator("Darwin", "MPS exists on macOS only"),
 }
+# The flags of document 001's program that say which model it is.
+_OCEC = {
+    "arch-variant": _ocec(),
+    "head-variant": _ocec(),
+    "base-channels": _ocec("c"),
+    "num-blocks": _ocec("b"),
+    "token-mixer-grid": _ocec("g"),
+    "token-mixer-layers": _ocec("l"),
+}
 _FINETUNE = {
     **_SHARED,
+    **_OCEC,
     "model-path": _to("--weights"),
-    "pretrain": _to("--weights"),
+    "pretrain": Alias(lambda value: ["--weights", value], is_glob=True),
+    "test-ratio": Alias(lambda value: [], "what --train-ratio and --val-ratio leave is the test split"),
     "checkpoint": _to("--weights"),
     "learning-rate": _to("--lr"),
     "base-learning-rate": _to("--lr"),
@@ -128,6 +153,9 @@ def translate(command: str, tokens: Sequence[str]) -> tuple[list[str], list[str]
             value = "" if not pending or pending[0].startswith("--") else pending.pop(0)
         if alias.takes_value and not value:
             raise UserError(f"--{name} has no value", f"--{name} VALUE")
+        if alias.is_glob and (others := _values_at(pending)):
+            del pending[: len(others)]
+            value = _unexpanded([value, *others], name)
         given = f"--{name} {value}".rstrip() if alias.takes_value else f"--{name}"
         if alias.joins:
             joined[name.replace("_", "-")] = value
@@ -146,7 +174,40 @@ def translate(command: str, tokens: Sequence[str]) -> tuple[list[str], list[str]
         result += tokens
         notes += [f"{' '.join(used)} is {' '.join(tokens)}"] if used else []
         notes += [f"--{name} {joined[name]} has no effect here: {why}" for name, why in dead.items()]
-    return result, notes
+    return _with_one_model(result), notes
+
+
+def _values_at(tokens: Sequence[str]) -> list[str]:
+    """Those up to the next flag."""
+    return list(tokens[: next((at for at, token in enumerate(tokens) if token.startswith("-")), len(tokens))])
+
+
+def _unexpanded(files: list[str], name: str) -> str:
+    """The glob that the shell has made these files of, so that the best of them can be chosen."""
+    shared = "".join(
+        same[0] for same in takewhile(lambda found: len(set(found)) == 1, zip(*files, strict=False))
+    )
+    pattern = f"{shared}*{Path(files[0]).suffix}"
+    if sorted(glob(pattern)) != sorted(files):  # noqa: PTH207 (Path.glob takes no absolute pattern)
+        raise UserError(
+            f"--{name} has {len(files)} values: {listing(files, 3)}",
+            "one file, or a glob, of whose files the best is taken",
+            f"--{name} 'FOLDER/ocec_best_epoch*.pt', in quotes",
+        )
+    return pattern
+
+
+def _with_one_model(tokens: list[str]) -> list[str]:
+    """The parts of a model's name, each given by a flag of the document, as one --model."""
+    start = f"builtin:{FAMILY}"
+    places = [
+        at for at, token in enumerate(tokens[:-1]) if token == "--model" and tokens[at + 1].startswith(start)
+    ]
+    if len(places) < 2:
+        return tokens
+    name = joined_name([tokens[at + 1] for at in places])
+    kept = [token for at, token in enumerate(tokens) if at not in places and at - 1 not in places]
+    return [*kept, "--model", name]
 
 
 # Keys of document 002's YAML -> (path here, or None; why). Sections of the same name (`model`) are ours.

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from warmstart.config.loss_rules import loss_problems, unread_loss_settings
 from warmstart.config.mask_values import is_file_of_colours
+from warmstart.config.ocec import grid_problem, is_ocec, shape_of
 from warmstart.config.places import TORCHVISION, is_path
 from warmstart.config.schema import Config, leaves
 from warmstart.config.stage_rules import (
@@ -130,6 +131,7 @@ def _inputs(config: Config) -> list[UserError]:
                 "--model timm:NAME, torchvision:NAME or builtin:NAME",
             )
         )
+    found += _builtin(config)
     weights = config.model.weights
     if (
         weights not in (None, "none")
@@ -138,6 +140,18 @@ def _inputs(config: Config) -> list[UserError]:
     ):
         found.append(missing_path("--weights", weights))
     return found
+
+
+def _builtin(config: Config) -> list[UserError]:
+    """A variant that there is none of, and a token grid that the images do not fit."""
+    name, size = (config.model.name or "").removeprefix("builtin:"), config.data.image_size
+    if not is_ocec(name):
+        return []
+    try:
+        problem = grid_problem(shape_of(name), size) if size is not None else None
+    except UserError as error:
+        return [error]
+    return [] if problem is None else [problem]
 
 
 def _mask_files(config: Config) -> list[UserError]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,31 @@ def read_pieces(path: Path, columns: Sequence[str]) -> Iterator[tuple[pa.Table, 
                 group = file.metadata.row_group(number)
                 table = file.read_row_group(number, columns=list(columns), use_threads=False)
                 yield table, (group.num_rows, group.total_byte_size)
+
+
+def write_pieces(path: Path, pieces: Iterator[dict[str, list[Any]]]) -> None:
+    """A parquet file of columns that come piece by piece, each a row group; it appears whole or not at all.
+
+    Raises UserError where the disk refuses, and whatever `pieces` raises.
+    """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with ExitStack() as stack:
+            writer: pq.ParquetWriter | None = None
+            for piece in pieces:
+                table = pa.table(piece)
+                if writer is None:
+                    writer = stack.enter_context(
+                        pq.ParquetWriter(temporary, table.schema, compression="zstd")
+                    )
+                writer.write_table(table)
+        temporary.replace(path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}", "a folder with enough room"
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -18,7 +18,7 @@ import numpy as np
 
 from warmstart.console import log
 from warmstart.data.augment import Augment
-from warmstart.data.decode import CorruptImage, scale_to_cover, to_channels
+from warmstart.data.decode import CorruptImage, scale_to_cover, stretch_to, to_channels
 from warmstart.data.geometry import MaskRules, evaluation_crop
 from warmstart.data.masks import as_ids, is_wide
 from warmstart.data.mixing import Mixing
@@ -66,11 +66,15 @@ class View:
         return (*self.preprocessing.image_size, self.preprocessing.num_channels)
 
     def resize(self, image: np.ndarray) -> np.ndarray:
-        """One decoded image -> covering `resize_size`, or untouched where native and of the model's size."""
+        """One decoded image -> covering `resize_size`, or untouched where native and of the model's size.
+
+        Where the preprocessing stretches, it has `resize_size`.
+        """
         pixels = to_channels(image, self.preprocessing.num_channels)
         if self.native and image.shape[:2] == self.preprocessing.image_size:
             return pixels
-        return scale_to_cover(pixels, self.preprocessing.resize_size)
+        resize = stretch_to if self.preprocessing.stretch else scale_to_cover
+        return resize(pixels, self.preprocessing.resize_size)
 
     def finish(self, images: Sequence[np.ndarray], keys: np.ndarray, epoch: int) -> np.ndarray:
         """Resized images (N >= 1 of H_i, W_i, C) -> uint8 (N, h, w, C): augmented, or cropped to the centre."""

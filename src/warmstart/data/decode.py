@@ -137,6 +137,15 @@ def scale_to_cover(image: np.ndarray, size: tuple[int, int], nearest: bool = Fal
     return resize_to(image, (height, width), cv2.INTER_NEAREST_EXACT if nearest else smooth)
 
 
+def stretch_to(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """uint8 (H, W, 1 or 3) -> (*size, C), to the bit as torchvision's Resize of both sides does it with Pillow."""
+    if image.shape[:2] == size:
+        return image
+    pixels = image[..., 0] if image.shape[2] == 1 else image
+    resized = Image.fromarray(pixels).resize(size[::-1], Image.Resampling.BILINEAR)
+    return np.asarray(resized).reshape(*size, -1)
+
+
 def resize_to(image: np.ndarray, size: tuple[int, int], method: int) -> np.ndarray:
     """uint8 (H, W, C) -> (*size, C) by one of OpenCV's methods; untouched where it has that size."""
     if image.shape[:2] == size:

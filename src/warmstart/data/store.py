@@ -21,7 +21,7 @@ import PIL
 from warmstart.config.schema import DataConfig
 from warmstart.console import log
 from warmstart.data.cache_folder import PIXELS, cache_root, make_room, mark_used, memory_room, room
-from warmstart.data.decode import CorruptImage, scale_to_cover, to_channels
+from warmstart.data.decode import CorruptImage, scale_to_cover, stretch_to, to_channels
 from warmstart.data.listing import Everything, divide, shard_name
 from warmstart.data.samples import Pixels, Samples
 from warmstart.data.scan import Progress, ScanResult
@@ -39,7 +39,8 @@ Kept = dict[str, tuple[Samples, ScanResult]]
 class StorePlan:
     """Where pixels are kept (`auto`, `ram`, `disk`, `off`), and the size in pixels that they must cover.
 
-    `warm` takes what is on disk, if all of it is there, and builds nothing. `nearest`: pixels are ids.
+    `warm` takes what is on disk, if all of it is there, and builds nothing. `nearest`: pixels are ids. `stretch`: both
+    sides get their size (records.Preprocessing).
     """
 
     mode: str
@@ -48,16 +49,24 @@ class StorePlan:
     num_channels: int
     nearest: bool = False
     what: str = "images"
+    stretch: bool = False
 
     def for_masks(self, wide: bool) -> StorePlan:
         """The same for the masks of the images (masks.py), which then have their images' sizes."""
+        assert not self.stretch, "no segmenting model stretches"
         return replace(self, num_channels=2 if wide else 1, nearest=True, what="masks")
 
 
 def plan_store(settings: DataConfig, preprocessing: Preprocessing, mode: str | None = None) -> StorePlan:
     """What `--cache` and `--cache-dir` ask for, for a model's input."""
     folder = cache_root(settings.cache_dir)
-    return StorePlan(mode or settings.cache, folder, preprocessing.resize_size, preprocessing.num_channels)
+    return StorePlan(
+        mode or settings.cache,
+        folder,
+        preprocessing.resize_size,
+        preprocessing.num_channels,
+        stretch=preprocessing.stretch,
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,7 +123,7 @@ def keep(
     if not len(everything.keys):
         return None
     members = divide(everything.keys)
-    sampling = ("nearest",) if plan.nearest else ()
+    sampling = ("nearest",) if plan.nearest else ("stretch",) if plan.stretch else ()
     parameters = (_FORMAT, plan.size, plan.num_channels, cv2.__version__, PIL.__version__, *sampling)
     names = [shard_name(parameters, everything, rows, SUFFIX) for rows in members]
     folder = plan.folder / PIXELS
@@ -257,6 +266,8 @@ def shrink(image: np.ndarray, plan: StorePlan) -> np.ndarray:
     """As the store keeps it: covering the store size, unless that would enlarge it."""
     image = to_channels(image, plan.num_channels)
     height, width = image.shape[:2]
+    if plan.stretch:  # whichever is the smaller
+        return stretch_to(image, plan.size) if height * width > plan.size[0] * plan.size[1] else image
     is_smaller = height < plan.size[0] or width < plan.size[1]
     return image if is_smaller else scale_to_cover(image, plan.size, plan.nearest)
 

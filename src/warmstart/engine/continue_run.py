@@ -33,6 +33,7 @@ from warmstart.engine.parent import (
 )
 from warmstart.engine.prepare import Prepared
 from warmstart.engine.rates import Rates, announce_rates, rates_at_start
+from warmstart.engine.schedule import Plateau
 from warmstart.engine.stages import has_same_stages, stage_kept, without_stages
 from warmstart.engine.state import TrainState
 from warmstart.errors import UserError
@@ -128,6 +129,8 @@ class Child(Beginning):
         parent, saved, bar = self.parent, self.parent.saved, job.bar
         state = TrainState(step=job.pace.first_step)
         state.epoch, state.window = divmod(state.step, job.pace.steps_per_epoch)
+        if parent.foreign is not None and parent.keep == ALL:
+            state.plateau = Plateau(parent.foreign.plateau_factor)
         if saved is not None and parent.keep == ALL:
             # What belongs to the run and not to its training begins anew; the start is measured (frozen_stage None).
             state = replace(saved.state, seconds=0.0, stop_reason=None, frozen_stage=None, frozen_hash=None)
@@ -224,6 +227,13 @@ class Child(Beginning):
                 yield "rescues", "kept", f"{saved.state.rescue_factor:g} of every rate"
         else:
             lacking = "" if not is_all else "; the file holds none"
+            if is_all and schedule.kind == "plateau" and parent.foreign is not None:
+                factor = parent.foreign.plateau_factor
+                yield (
+                    "plateau factor",
+                    "kept",
+                    f"{factor:g}; its patience counts anew, as the loss was another's",
+                )
             yield "random numbers", "new", f"from --seed {job.config.train.seed}{lacking}"
             yield "early stopping", "new", f"counts from 0{lacking}"
         yield from self._kept_beside(job)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 
 from warmstart.config import aliases
 from warmstart.config.schema import leaves
+from warmstart.engine.foreign_ocec import first_epoch, ocec_settings, plateau_factor
 from warmstart.engine.job import Job
 from warmstart.engine.optimizer import OptimizerState
 from warmstart.errors import listing
@@ -22,6 +24,7 @@ from warmstart.models.zoo import outline
 
 _OPTIMIZERS = ("optimizer_state_dict", "optimizer_state", "optimizer")
 _SCHEDULERS = ("scheduler_state_dict", "scheduler_state", "scheduler", "lr_scheduler")
+_BUFFER = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
 # What torch's optimizers keep for a parameter; our own of the same name keep the same.
 _STATE_KEYS = {"adamw": ("step", "exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
 
@@ -36,6 +39,7 @@ class Foreign:
     rate: float | None
     settings: dict[str, Any]  # by path, as far as its config uses names that are known here
     notes: tuple[str, ...]
+    plateau_factor: float = 1.0  # of the rate, where its scheduler is one that waits for a lower loss
 
 
 def read_foreign(path: str) -> Foreign:
@@ -53,24 +57,27 @@ def read_foreign(path: str) -> Foreign:
     optimizer = _first(content, _OPTIMIZERS)
     rates = (_first(content, _SCHEDULERS) or {}).get("_last_lr")
     epoch, notes = content.get("epoch"), []
-    is_counted = isinstance(epoch, (int, np.integer))
+    is_counted, first = isinstance(epoch, (int, np.integer)), first_epoch(content)
     if is_counted:
-        notes.append(f"its epoch {epoch} is counted from 0: {epoch + 1} epochs are done")
+        notes.append(f"its epoch {epoch} is counted from {first}: {epoch + 1 - first} epochs are done")
     if "best_f_score" in content:
         notes.append(
             f"its best_f_score {float(content['best_f_score']):.6f} is no bar: such files hold the best before their "
             "own epoch, and it was measured elsewhere"
         )
-    settings = _settings(content.get("config"))
+    if "best_f1" in content:
+        notes.append(f"its best_f1 {float(content['best_f1']):.4f} is no bar: it was measured elsewhere")
+    settings = _settings(content.get("config")) | ocec_settings(content)
     if settings:
         notes.append(f"its config gives {listing(settings)}; other keys of it are not taken over")
     return Foreign(
         file,
         optimizer if optimizer is not None and {"state", "param_groups"} <= set(optimizer) else None,
-        int(epoch) + 1 if is_counted else None,
+        int(epoch) + 1 - first if is_counted else None,
         float(rates[0]) if isinstance(rates, (list, tuple)) and rates else None,
         settings,
         tuple(notes),
+        plateau_factor(content, settings),
     )
 
 
@@ -114,15 +121,18 @@ def optimizer_state(foreign: Foreign, job: Job) -> tuple[OptimizerState | None, 
     if len(groups) > 1:
         return None, f"its {len(groups)} groups of parameters do not tell which number is which parameter"
     shapes = {name: parameter.shape for name, parameter in job.built.module.named_parameters()}
-    fitted = fit_names(foreign.file, outline(job.built.name), job.built.name)
-    names, numbers = [key for key in fitted.state if key in shapes], list(groups[0]["params"])
+    known = outline(job.built.name)
+    fitted = fit_names(foreign.file, known, job.built.name)
+    beside = [key for key in fitted.state if key.startswith(known.training_only) and not _BUFFER.search(key)]
+    names = [key for key in fitted.state if key in shapes or key in beside]
+    numbers = list(groups[0]["params"])
     if len(names) != len(numbers):
         return None, f"it numbers {len(numbers)} parameters, and the file's weights have {len(names)}"
     tensors: dict[str, torch.Tensor] = {}
     kept = 0
     for name, number in zip(names, numbers, strict=True):
         row = state.get(number, {})
-        if not all(row.get(key) is not None for key in keys):
+        if name not in shapes or not all(row.get(key) is not None for key in keys):
             continue
         for key in keys:
             value = torch.as_tensor(row[key], dtype=torch.float32)
@@ -135,4 +145,4 @@ def optimizer_state(foreign: Foreign, job: Job) -> tuple[OptimizerState | None, 
     return (
         tensors,
         {"parameters": {}, "groups": {}},
-    ), f"moments of {kept} of {len(names)} parameters, by their order"
+    ), f"moments of {kept} of {len(names) - len(beside)} parameters, by their order"

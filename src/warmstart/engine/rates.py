@@ -55,7 +55,7 @@ def rates_at_start(parent: Parent, job: Job) -> Rates | None:
 def _foreign_rates(foreign: Foreign | None, job: Job) -> Rates | None:
     if foreign is None or foreign.rate is None:
         return None
-    new = job.config.optim.lr * job.schedule.shape(job.pace.first_step)
+    new = job.config.optim.lr * job.schedule.shape(job.pace.first_step, foreign.plateau_factor)
     return Rates(job.pace.first_step, foreign.rate, foreign.rate, new, None)
 
 

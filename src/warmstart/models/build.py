@@ -9,19 +9,20 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from warmstart.config.ocec import contradictions, is_ocec
 from warmstart.config.schema import ModelConfig
 from warmstart.errors import UserError
 from warmstart.models.blocks import find_blocks
 from warmstart.models.created import Created, Outline
 from warmstart.models.fitting import fit_names, fit_values, image_size_in, with_decoder
 from warmstart.models.gaps import compare, full_prefixes
-from warmstart.models.heads import HeadChange, fit_head
+from warmstart.models.heads import HeadChange, fit_head, num_outputs
 from warmstart.models.hf_zoo import config_text, remember_config
 from warmstart.models.metadata import write_metadata
 from warmstart.models.mismatch import explain, explain_unknown
 from warmstart.models.sizes import resize
 from warmstart.models.weights import WeightsFile, load_into, read_weights
-from warmstart.models.zoo import create, outline, split_name
+from warmstart.models.zoo import canonical, create, outline, split_name
 from warmstart.records import Block, Preprocessing
 
 _RGB = 3
@@ -100,7 +101,7 @@ def build(
     return BuiltModel(
         module=created.module,
         name=name,
-        blocks=find_blocks(created.module, created.head),
+        blocks=find_blocks(created.module, created.head_block or created.head),
         head=created.head,
         preprocessing=_preprocessing(created.preprocessing, stated, name),
         classes=classes,
@@ -131,7 +132,8 @@ def _own_classes(file: WeightsFile | None, name: str) -> tuple[str, ...]:
             "weights of a whole model",
             "`warmstart finetune` gives it a new head",
         )
-    return tuple(str(number) for number in range(rows.shape[0]))
+    num = 2 if rows.shape[0] == 1 and known.has_pair else rows.shape[0]
+    return tuple(str(number) for number in range(num))
 
 
 def metadata_for(built: BuiltModel) -> dict[str, str]:
@@ -148,7 +150,7 @@ def _resolve_name(settings: ModelConfig, file: WeightsFile | None) -> str:
             raise UserError(
                 "no model named", "--model NAME, or --weights FILE that names its model", "pass one"
             )
-        return asked
+        return canonical(asked)
     found = file.arch
     if found is not None and file.hf_config is not None:
         remember_config(found.partition(":")[2], file.hf_config)
@@ -156,14 +158,28 @@ def _resolve_name(settings: ModelConfig, file: WeightsFile | None) -> str:
         raise explain_unknown(file.state, str(file.path))
     if asked is None:
         assert found is not None
-        return ":".join(split_name(found))
+        return canonical(found)
+    if found is not None and all(is_ocec(name.removeprefix("builtin:")) for name in (asked, found)):
+        return _same_ocec(asked, found, file)
     if found is not None and _architecture(found) != _architecture(asked):
         raise UserError(
             f"--model {asked}, but {file.path} holds weights of {found}",
             "a model and weights of one architecture",
             f"leave --model out, or pass other --weights (none: random initialisation) for {asked}",
         )
-    return asked
+    return canonical(asked)
+
+
+def _same_ocec(asked: str, found: str, file: WeightsFile) -> str:
+    """The file's own name; what the one asked for does not say, the file decides. UserError where they disagree."""
+    differing = contradictions(asked.removeprefix("builtin:"), found.removeprefix("builtin:"))
+    if differing:
+        raise UserError(
+            f"{file.path} holds weights of {found}: {'; '.join(differing)}",
+            "the architecture that the checkpoint was trained with",
+            f"leave these settings out, and the file's are taken ({canonical(found)}); or pass other --weights",
+        )
+    return canonical(found)
 
 
 def _architecture(name: str) -> str:
@@ -235,10 +251,10 @@ def _load(
     assert loaded.has_head == (f"{created.head}.weight" in file.state), "a classifier was lost on the way"
     notes = (*_left_out(created, file), *adapted, *loaded.notes)
     if loaded.has_head:
-        num_outputs = state[f"{created.head}.weight"].shape[0]
-        if file.classes is not None and len(file.classes) != num_outputs:
+        num = num_outputs(created.module, created.head)
+        if file.classes is not None and len(file.classes) != num:
             raise UserError(
-                f"{file.path} names {len(file.classes)} classes, but its classifier has {num_outputs} outputs",
+                f"{file.path} names {len(file.classes)} classes, but its classifier has {num} outputs",
                 "one name per output",
                 "save the file again with all its class names, or without any",
             )

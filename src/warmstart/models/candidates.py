@@ -16,7 +16,7 @@ from itertools import zip_longest
 
 from warmstart.errors import UserError
 from warmstart.models import gaps
-from warmstart.models.builtin import BUILTINS
+from warmstart.models.builtin import NAMES
 from warmstart.models.created import Outline, Shape
 from warmstart.models.timm_zoo import import_timm
 from warmstart.models.torchvision_zoo import torchvision_names
@@ -139,7 +139,7 @@ def _same_shapes(shapes: Mapping[str, Shape], known: Outline) -> bool:
 def _candidates(asked: str | None) -> Iterator[str]:
     if asked is not None and not asked.startswith("object:"):
         yield from _relatives(asked)
-    yield from (f"builtin:{name}" for name in BUILTINS)
+    yield from (f"builtin:{name}" for name in NAMES)
     for bare, other in zip_longest(_POPULAR.split(), _POPULAR_TORCHVISION.split()):
         yield f"timm:{bare}"
         if other is not None:

@@ -40,6 +40,7 @@ class Created:
     training_only: tuple[str, ...] = ()  # prefixes of tensors that files have and the module leaves out
     notes: tuple[str, ...] = ()  # what was assumed of it
     segments: bool = False  # its outputs are (N, K, H, W): scores of every pixel
+    head_block: str | None = None  # path of all that counts as head, where that is more than the classifier
 
 
 @dataclass(frozen=True)
@@ -56,6 +57,8 @@ class Outline:
     image_size: tuple[int, int] | None  # (height, width) in pixels
     segments: bool = False
     encoder: str | None = None  # prefix of what a file of the encoder alone holds, in segmentation models
+    training_only: tuple[str, ...] = ()  # prefixes of tensors that files have and the module leaves out
+    has_pair: bool = False  # one row of the classifier stands for two classes (heads.PairLinear)
 
     @property
     def stem_shape(self) -> Shape | None:

@@ -33,7 +33,7 @@ def fit_names(file: WeightsFile, outline: Outline, name: str) -> WeightsFile:
     state, notes = _without_prefix(file, outline, name)
     state, told = _head_in_place(state, outline)
     file = replace(file, state=state, notes=(*file.notes, *notes, *told))
-    return _counted_classes(file, outline.head)
+    return _counted_classes(file, outline)
 
 
 def _encoder_alone(file: WeightsFile, outline: Outline) -> WeightsFile | None:
@@ -77,12 +77,16 @@ def _own_prefixes(file: WeightsFile, outline: Outline) -> WeightsFile:
     return replace(file, state=state, notes=notes, prefixes=file.prefixes[: -len(own)])
 
 
-def _counted_classes(file: WeightsFile, head: str) -> WeightsFile:
+def _counted_classes(file: WeightsFile, outline: Outline) -> WeightsFile:
     """The file without the class names of its wrapper, where the classifier has another number of outputs."""
-    rows, classes, key = file.state.get(f"{head}.weight"), file.classes, file.classes_key
-    if key is None or classes is None or rows is None or not rows.ndim or len(rows) == len(classes):
+    head, classes, key = outline.head, file.classes, file.classes_key
+    rows = file.state.get(f"{head}.weight")
+    if key is None or classes is None or rows is None or not rows.ndim:
         return file
-    ignored = f"{key!r} has {len(classes)} names, but the classifier {head!r} {len(rows)} outputs: ignored"
+    num = 2 if len(rows) == 1 and outline.has_pair else len(rows)
+    if num == len(classes):
+        return file
+    ignored = f"{key!r} has {len(classes)} names, but the classifier {head!r} {num} outputs: ignored"
     taken = classes_note(len(classes), key)
     return replace(file, classes=None, notes=(*(note for note in file.notes if note != taken), ignored))
 

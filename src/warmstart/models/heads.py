@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from warmstart.errors import UserError
 
@@ -29,6 +30,42 @@ class HeadChange:
     by_order: bool = False  # the weights name no classes: outputs were taken in the order of the data's
 
 
+class PairLinear(nn.Linear):
+    """A linear layer that has one row for two classes: (N, D) -> (N, 2), which are 0 and z.
+
+    Their softmax is the sigmoid of z and their cross entropy the binary one, so that a file with one logit computes,
+    trains and is saved as where it comes from. With more classes it is like any other.
+    """
+
+    def __init__(self, num_features: int, num_classes: int, bias: bool = True) -> None:
+        super().__init__(num_features, num_classes if num_classes > 2 else 1, bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = super().forward(x)
+        return torch.cat([torch.zeros_like(z), z], dim=-1) if self.out_features == 1 else z
+
+
+class CosineLinear(nn.Linear):
+    """`scale` times the cosines between input and rows: (N, D) -> (N, K). Of a margin head, what evaluation sees."""
+
+    def __init__(self, num_features: int, num_classes: int, scale: float) -> None:
+        super().__init__(num_features, num_classes, bias=False)
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.scale * F.linear(F.normalize(x, dim=-1), F.normalize(self.weight, dim=-1))
+
+
+def num_outputs(module: nn.Module, head: str) -> int:
+    """Of the classifier at path `head`: as many as its rows, or the two of a `PairLinear` with one."""
+    layer = _classifier(module, head)
+    return 2 if _is_pair(layer) else layer.weight.shape[0]
+
+
+def _is_pair(layer: nn.Module) -> bool:
+    return isinstance(layer, PairLinear) and layer.out_features == 1
+
+
 def fit_head(
     module: nn.Module,
     head: str,
@@ -38,11 +75,11 @@ def fit_head(
 ) -> HeadChange:
     """Make the layer at path `head` of a loaded model classify `target_classes`; changes `module` in place.
 
-    `source_classes` are the names of the layer's rows, None if nobody knows them, empty if its rows
+    `source_classes` are the names of the layer's outputs, None if nobody knows them, empty if its rows
     mean nothing. UserError: the layer is neither linear nor a convolution.
     """
     old = _classifier(module, head)
-    num_rows, targets = old.weight.shape[0], tuple(target_classes)
+    num_rows, targets = num_outputs(module, head), tuple(target_classes)
     if source_classes is None:
         if num_rows == len(targets):
             reason = f"the weights name no classes; {num_rows} outputs for {len(targets)} classes"
@@ -57,10 +94,12 @@ def fit_head(
     row_of = {name: row for row, name in enumerate(source_classes)}
     pairs = [(row, row_of[name]) for row, name in enumerate(targets) if name in row_of]
     replacement = _fresh(old, len(targets), seed)
+    if _is_pair(replacement) and len(pairs) < 2:
+        pairs = []  # its one row is the difference of two classes
     _copy_rows(old, replacement, pairs)
     _put(module, head, replacement)
-    kept = tuple(name for name in targets if name in row_of)
-    new = tuple(name for name in targets if name not in row_of)
+    kept = tuple(targets[row] for row, _ in pairs)
+    new = tuple(name for name in targets if name not in kept)
     reason = (
         f"{len(kept)} rows kept by name, {len(new)} made anew, {num_rows - len(kept)} of the source dropped"
     )
@@ -85,7 +124,11 @@ def _fresh(old: nn.Linear | nn.Conv2d, num_rows: int, seed: int) -> nn.Linear | 
     with torch.device("meta"):  # built without touching the global generator
         bias = old.bias is not None
         layer: nn.Linear | nn.Conv2d
-        if isinstance(old, nn.Linear):
+        if isinstance(old, PairLinear):
+            layer = PairLinear(old.in_features, num_rows, bias)
+        elif isinstance(old, CosineLinear):
+            layer = CosineLinear(old.in_features, num_rows, old.scale)
+        elif isinstance(old, nn.Linear):
             layer = nn.Linear(old.in_features, num_rows, bias=bias)
         else:
             same: dict[str, Any] = {key: getattr(old, key) for key in _FORM}
@@ -102,12 +145,19 @@ def _fresh(old: nn.Linear | nn.Conv2d, num_rows: int, seed: int) -> nn.Linear | 
 def _copy_rows(
     old: nn.Linear | nn.Conv2d, new: nn.Linear | nn.Conv2d, pairs: Sequence[tuple[int, int]]
 ) -> None:
-    """Copy (new row, old row) pairs."""
+    """Copy (new row, old row) pairs; the one row of a `PairLinear` stands for two, of which the first is 0."""
     with torch.no_grad():
-        for new_row, old_row in pairs:
-            new.weight[new_row] = old.weight[old_row]
-            if new.bias is not None and old.bias is not None:
-                new.bias[new_row] = old.bias[old_row]
+        for mine, theirs in ((new.weight, old.weight), (new.bias, old.bias)):
+            if mine is None or theirs is None:
+                continue
+            rows = torch.cat([torch.zeros_like(theirs), theirs]) if _is_pair(old) else theirs
+            if _is_pair(new):
+                source = dict(pairs)
+                if source:
+                    mine[0] = rows[source[1]] - rows[source[0]]
+                continue
+            for new_row, old_row in pairs:
+                mine[new_row] = rows[old_row]
 
 
 def _put(module: nn.Module, head: str, layer: nn.Linear | nn.Conv2d) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from warmstart.errors import UserError
-from warmstart.models.builtin import BUILTINS
+from warmstart.models.builtin import is_builtin
 from warmstart.records import Preprocessing
 
 NAME = "warmstart.name"  # with its zoo, `timm:resnet18`; `arch` in files of others
@@ -55,7 +55,7 @@ def expand(metadata: Mapping[str, str]) -> dict[str, str]:
 def arch_in(metadata: Mapping[str, str]) -> str | None:
     """The model's name with its zoo; a bare `arch` is timm's word, unless it names a model of our own."""
     arch = metadata.get("arch")
-    if arch and ":" not in arch and arch not in BUILTINS:
+    if arch and ":" not in arch and not is_builtin(arch):
         arch = f"timm:{arch}"
     return metadata.get(NAME) or arch
 

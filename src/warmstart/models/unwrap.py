@@ -8,13 +8,15 @@ import json
 import pathlib
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
+from warmstart.config.ocec import shape_in
 from warmstart.errors import UserError, listing
+from warmstart.models.builtin.ocec_files import margin_scale
 
 SAVE_BARE = "torch.save(model.state_dict(), 'weights.pt')"
 _PLAIN = ("state_dict", "model_state_dict", "model_state", "model", "module")
@@ -70,7 +72,9 @@ def unwrap(content: Any, file: pathlib.Path) -> Unwrapped:
     classes, key, told = _classes(content)
     # torch's own examples write `arch` too, but of torchvision: only timm also writes a version number.
     is_timm = isinstance(content.get("version"), int) and isinstance(content.get("arch"), str)
-    arch = f"timm:{content['arch']}" if is_timm and place else None
+    arch = f"timm:{content['arch']}" if is_timm and place else _ocec(content, state)
+    if arch is not None and not is_timm:
+        told.append(f"its model_config is {arch}")
     stated = _normalization(content)
     if stated:
         told.append(f"took {', '.join(stated)} under 'normalization'")
@@ -231,6 +235,17 @@ def _classes(content: Mapping[Any, Any]) -> tuple[tuple[str, ...] | None, str | 
     if names is None:
         return None, None, [f"{key!r} is not one name per output, numbered from 0: ignored"]
     return names, key, [classes_note(len(names), key)]
+
+
+def _ocec(content: Mapping[Any, Any], state: Mapping[str, Tensor]) -> str | None:
+    """The model that document 001's program states: its entry model_config, and how a margin head was trained."""
+    config, settings = (content.get(key) for key in ("model_config", "train_config"))
+    shape = shape_in(config) if isinstance(config, Mapping) else None
+    if shape is None:
+        return None
+    assert isinstance(config, Mapping)
+    method = settings.get("margin_method") if isinstance(settings, Mapping) else config.get("margin_method")
+    return f"builtin:{replace(shape, margin_scale=margin_scale(state, method)).name}"
 
 
 def _normalization(content: Mapping[Any, Any]) -> dict[str, str]:

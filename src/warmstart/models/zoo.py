@@ -8,9 +8,11 @@ from functools import lru_cache
 import torch
 from torch import nn
 
+from warmstart.config.ocec import grid_problem, is_ocec, shape_of
 from warmstart.errors import UserError, closest
-from warmstart.models.builtin import BUILTINS, recognise
+from warmstart.models.builtin import NAMES, builtin, is_builtin, recognise
 from warmstart.models.created import Created, Outline, Wanted, check_in_channels, shapes_of
+from warmstart.models.heads import num_outputs
 from warmstart.models.hf_zoo import check_hf, create_hf, outline_hf
 from warmstart.models.objects import check_kept, create_object, outline_object
 from warmstart.models.sizes import Size, check_image_size
@@ -42,7 +44,7 @@ def split_name(name: str) -> tuple[str, str]:
             )
         return zoo, _check_known(zoo, bare, name)
     holds = {
-        "builtin": name in BUILTINS,
+        "builtin": is_builtin(name),
         "timm": in_timm(name),
         "torchvision": check_torchvision(name),
     }
@@ -53,10 +55,18 @@ def split_name(name: str) -> tuple[str, str]:
             " or ".join(f"{zoo}:{name}" for zoo in found),
             "write the name with its zoo",
         )
+    if found == ["builtin"]:
+        return "builtin", _check_known("builtin", name, name)
     if not found:
-        own = [*(f"builtin:{n}" for n in BUILTINS), *BUILTINS]
+        own = [*(f"builtin:{n}" for n in NAMES), *NAMES]
         raise _unknown(name, [*own, *import_timm().list_models(), *torchvision_names()])
     return found[0], name
+
+
+def canonical(name: str) -> str:
+    """The name with its zoo, as `split_name`; of several names for one built-in model, the shortest."""
+    zoo, bare = split_name(name)
+    return f"{zoo}:{shape_of(bare).name if zoo == 'builtin' and is_ocec(bare) else bare}"
 
 
 def create(
@@ -86,12 +96,14 @@ def _create_builtin(bare: str, wanted: Wanted) -> Created:
             "--weights FILE, or --weights none for random initialisation",
             "pass one of the two",
         )
-    spec = BUILTINS[bare]
+    spec = builtin(bare)
     num_channels = spec.preprocessing.num_channels
     check_in_channels(f"builtin:{bare}", wanted, num_channels)
     size = wanted.image_size or spec.preprocessing.image_size
     classes = wanted.num_classes or spec.num_classes
     rate = spec.dropout if wanted.dropout is None else wanted.dropout
+    if is_ocec(bare) and (problem := grid_problem(shape_of(bare), size)) is not None:
+        raise problem
     if size != spec.preprocessing.image_size:
         check_image_size(lambda _: spec.make(classes, rate), f"builtin:{bare}", size, num_channels)
     return Created(
@@ -102,7 +114,9 @@ def _create_builtin(bare: str, wanted: Wanted) -> Created:
         channels_last=spec.channels_last,
         classes=None,
         origin=None,
+        training_only=spec.training_only,
         segments=spec.segments,
+        head_block=spec.head_block,
     )
 
 
@@ -132,11 +146,21 @@ def _outline(zoo: str, bare: str) -> Outline:
         return outline_timm(bare)
     if zoo == "smp":
         return outline_smp(bare)
-    spec = BUILTINS[bare]
+    spec = builtin(bare)
     with torch.device("meta"):
         module = spec.make(2, spec.dropout)
+    shapes = shapes_of(module)
     first = next((path for path, m in module.named_modules() if isinstance(m, nn.Conv2d)), None)
-    return Outline(spec.head, first, False, shapes_of(module), spec.preprocessing.image_size, spec.segments)
+    return Outline(
+        spec.head,
+        first,
+        False,
+        shapes,
+        spec.preprocessing.image_size,
+        spec.segments,
+        training_only=spec.training_only,
+        has_pair=num_outputs(module, spec.head) > shapes[f"{spec.head}.weight"][0],
+    )
 
 
 def _check_known(zoo: str, bare: str, name: str) -> str:
@@ -146,8 +170,9 @@ def _check_known(zoo: str, bare: str, name: str) -> str:
     if zoo == "hf":
         return check_hf(bare)
     if zoo == "builtin":
-        if bare not in BUILTINS:
-            raise _unknown(name, [f"builtin:{n}" for n in BUILTINS])
+        if not is_builtin(bare):
+            raise _unknown(name, [f"builtin:{n}" for n in NAMES])
+        builtin(bare)  # raises for a variant that there is none of
         return bare
     if zoo == "torchvision":
         if not check_torchvision(bare):
@@ -168,6 +193,6 @@ def _unknown(name: str, options: list[str]) -> UserError:
     return UserError(
         f"unknown model {name!r}",
         "timm:NAME, timm:NAME.TAG, torchvision:NAME, smp:ARCH/ENCODER, hf:FOLDER or builtin:NAME "
-        f"(builtin: {', '.join(BUILTINS)})",
+        f"(builtin: {', '.join(NAMES)})",
         closest(name, options) or "python -c 'import timm; print(timm.list_models())' lists timm's names",
     )

@@ -1,0 +1,76 @@
+"""What a checkpoint of document 001's program says of its training, in the names of the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+# Its train_config -> path here. What it names otherwise (its data, its folder, its batches) belongs to that machine.
+_NAMES = {
+    "lr": "optim.lr",
+    "weight_decay": "optim.weight_decay",
+    "epochs": "train.epochs",
+    "seed": "train.seed",
+    "dropout": "model.dropout",
+}
+# What that program does without asking: AdamW, no clipping, and the rate halved after the third validation in a row
+# without a lower loss.
+_FIXED = {
+    "optim.optimizer": "adamw",
+    "optim.scheduler": "plateau",
+    "optim.clip": None,
+    "train.select_by": "f1",
+}
+_FACTOR, _PATIENCE = 0.5, 2
+
+
+def _is_ocec(content: Mapping[Any, Any]) -> bool:
+    return isinstance(content.get("model_config"), Mapping) and "model_state" in content
+
+
+def first_epoch(content: Mapping[Any, Any]) -> int:
+    """The number that a program gives to its first epoch."""
+    return 1 if _is_ocec(content) else 0
+
+
+def ocec_settings(content: Mapping[Any, Any]) -> dict[str, Any]:
+    """Settings by path, {} for files of other programs."""
+    if not _is_ocec(content):
+        return {}
+    stated = {**_part(content, "model_config"), **_part(content, "train_config")}
+    scheduler = _part(content, "scheduler_state")
+    found = {path: stated[name] for name, path in _NAMES.items() if _is_number(stated.get(name))}
+    found |= _FIXED
+    found["optim.scheduler_gamma"] = _number(scheduler, "factor", _FACTOR)
+    found["optim.scheduler_patience"] = int(_number(scheduler, "patience", _PATIENCE))
+    if _number(stated, "warmup_epochs", 0):
+        found["optim.warmup"] = f"{int(stated['warmup_epochs'])}epochs"
+    if (
+        "margin_method" not in stated
+    ):  # BCE with pos_weight, the ratio of the classes; the fork weighs otherwise
+        found["task.class_weights"] = "balanced"
+    if content.get("amp_enabled") is True:
+        found["train.precision"] = "auto"
+    return found
+
+
+def plateau_factor(content: Mapping[Any, Any], settings: Mapping[str, Any]) -> float:
+    """What its scheduler has made of the rate; 1 where it is none that waits for a lower loss."""
+    scheduler, lr = _part(content, "scheduler_state"), settings.get("optim.lr")
+    rates = scheduler.get("_last_lr")
+    if "num_bad_epochs" not in scheduler or not lr or not isinstance(rates, (list, tuple)) or not rates:
+        return 1.0
+    return min(1.0, float(rates[0]) / float(lr))
+
+
+def _part(content: Mapping[Any, Any], key: str) -> Mapping[Any, Any]:
+    part = content.get(key)
+    return part if isinstance(part, Mapping) else {}
+
+
+def _number(values: Mapping[Any, Any], key: str, default: float) -> float:
+    return values[key] if _is_number(values.get(key)) else default
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
