@@ -52,7 +52,7 @@ VERSION_ONLY = "__version__"  # the one name of the package itself that every fl
 # Third party -> the only files (or folders, with a slash) that may import it.
 DOORS = {
     "matplotlib": [
-        *("analysis/figures.py", "analysis/plots.py", "analysis/label_plots.py"),
+        *("analysis/figures.py", "analysis/plots.py", "analysis/label_plots.py", "analysis/roc_plot.py"),
         *("analysis/mask_plots.py", "analysis/overlays.py", "analysis/blend_plot.py"),
     ],
     "mpl_toolkits": ["analysis/figures.py"],

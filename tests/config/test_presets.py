@@ -19,6 +19,7 @@ DOCUMENT = {
     "conservative": (256, 0.0005, 30, 1e-5, 0.2, ()),
     "stage-1": (256, 0.001, 30, 1e-5, 0.3, ()),
     "stage-2": (512, 0.0005, 20, 1e-5, 0.3, ()),
+    "document-001": (1024, 0.00005, 200, 0.0, 0.3, ()),  # row 1.03
 }
 
 
@@ -43,7 +44,7 @@ def test_numbers_of_the_document(name, tmp_path):
         config.adapt.freeze,
     )
     assert found == DOCUMENT[name]
-    assert config.optim.scheduler == "cosine"
+    assert config.optim.scheduler == ("plateau" if name == "document-001" else "cosine")
     assert loaded.warnings == ()
     assert set(loaded.origins.values()) == {"flag", f"preset {name}"}
 

@@ -139,6 +139,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "output.runs_dir": ({"runs_dir": "elsewhere"}, {"output_dir": None}),
     "output.name": ({"name": "called"}, {"output_dir": None}),
     "output.save_as": ({"save_as": "weights.pt"}, {}),
+    "output.output_style": ({"output_style": "ocec"}, {}),
     "output.tensorboard": ({"tensorboard": True}, {}),
 }
 

@@ -148,7 +148,8 @@ def _builtin(config: Config) -> list[UserError]:
     if not is_ocec(name):
         return []
     try:
-        problem = grid_problem(shape_of(name), size) if size is not None else None
+        shape = shape_of(name)
+        problem = grid_problem(shape, size) if size is not None else None
     except UserError as error:
         return [error]
     return [] if problem is None else [problem]

@@ -54,6 +54,7 @@ _RARE_NAMES = (
     " cutmix max_corrupt scheduler_step scheduler_gamma scheduler_patience log_every min_delta compile keep_checkpoints"
     " rescue stage_warmup eval_batch_size"
     " loss focal_gamma focal_alpha ce_weight dice_classes lovasz_weight tversky_weight tversky_alpha"
+    " output_style"
     " masks mask_classes ignore mask_remap mask_colours flip_pairs"
 )
 RARE = frozenset(_RARE_NAMES.split())
@@ -209,6 +210,10 @@ class OutputConfig(Section):
     runs_dir: str = Field("runs", description="folder that holds run directories")
     name: str | None = Field(None, description="name of the run directory [default: DATA-MODEL-TIME]")
     save_as: str | None = Field(None, description="also write the best weights as FILE.pt (bare state_dict)")
+    output_style: Literal["warmstart", "ocec"] = Field(
+        "warmstart",
+        description="ocec: document 001's files too, in RUN/ocec (names with epoch and F1, history.json)",
+    )
     tensorboard: bool = Field(True, description="write TensorBoard events to RUN/tb")
 
 

@@ -5,6 +5,7 @@ Then a model is tested on what it was trained on, and its scores are too good. S
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -41,8 +42,8 @@ def joined(groups: np.ndarray | None, digests: Sequence[bytes]) -> np.ndarray:
 
 def leakage(how: str, words: np.ndarray, groups: np.ndarray, digests: Sequence[bytes]) -> Leakage:
     is_train = words == "train"
-    places = {(group, word) for group, word in zip(groups.tolist(), words.tolist(), strict=True)}
-    torn = len(places) - len({group for group, _ in places})
+    num_splits = Counter(group for group, _ in set(zip(groups.tolist(), words.tolist(), strict=True)))
+    torn = sum(num > 1 for num in num_splits.values())
     seen = {digest for digest, known in zip(digests, is_train, strict=True) if known}
     copies = sum(digest in seen for digest, known in zip(digests, is_train, strict=True) if not known)
     images = int(np.isin(groups[~is_train], groups[is_train]).sum())

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from warmstart.engine.job import Job
 from warmstart.errors import UserError, closest, listing
+from warmstart.models.heads import is_pair
 
 
 def check_settings(job: Job) -> None:
@@ -16,6 +17,22 @@ def check_settings(job: Job) -> None:
             "--sampler balanced needs one class per image, and these images have several labels",
             "--sampler shuffle",
             "--class-weights balanced weighs rare labels instead",
+        )
+    if job.task.name == "multi-label" and is_pair(job.built.module.get_submodule(job.built.head)):
+        raise UserError(
+            f"{job.built.name} has one logit for two classes that exclude each other, and these are two labels",
+            "one class per image, or three labels or more",
+            "another --model",
+        )
+    if job.config.output.output_style == "ocec" and (job.task.name, len(job.task.classes)) != (
+        "classification",
+        2,
+    ):
+        raise UserError(
+            f"--output-style ocec writes F1 and ROC of a yes or no, and these data are of {job.task.name} with "
+            f"{len(job.task.classes)} classes",
+            "two classes, the second of which counts as positive",
+            "leave --output-style out",
         )
     has_live_norms = any(row.norms == "train" for row in job.plan.rows)
     if has_live_norms and min(num, job.config.data.batch_size) < 2 * job.world.size > 2:

@@ -27,7 +27,7 @@ from warmstart.engine.prepare import Prepared
 from warmstart.engine.state import TrainState
 from warmstart.errors import UserError, closest, listing
 from warmstart.inference.reference import WeightsReference, resolve_weights
-from warmstart.models.zoo import split_name
+from warmstart.models.zoo import disagreements, split_name
 from warmstart.run import layout, reader
 from warmstart.run.reader import Run
 
@@ -155,7 +155,7 @@ def contradictions(
             )
         )
     asked = ":".join(split_name(config.model.name or ""))
-    if model is not None and asked != model:
+    if model is not None and disagreements(asked, model):
         found.append(
             UserError(
                 f"--model {asked}, and {where} is a {model}",

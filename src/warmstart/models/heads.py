@@ -59,10 +59,11 @@ class CosineLinear(nn.Linear):
 def num_outputs(module: nn.Module, head: str) -> int:
     """Of the classifier at path `head`: as many as its rows, or the two of a `PairLinear` with one."""
     layer = _classifier(module, head)
-    return 2 if _is_pair(layer) else layer.weight.shape[0]
+    return 2 if is_pair(layer) else layer.weight.shape[0]
 
 
-def _is_pair(layer: nn.Module) -> bool:
+def is_pair(layer: nn.Module) -> bool:
+    """Whether one row of this classifier stands for two classes."""
     return isinstance(layer, PairLinear) and layer.out_features == 1
 
 
@@ -94,7 +95,7 @@ def fit_head(
     row_of = {name: row for row, name in enumerate(source_classes)}
     pairs = [(row, row_of[name]) for row, name in enumerate(targets) if name in row_of]
     replacement = _fresh(old, len(targets), seed)
-    if _is_pair(replacement) and len(pairs) < 2:
+    if is_pair(replacement) and len(pairs) < 2:
         pairs = []  # its one row is the difference of two classes
     _copy_rows(old, replacement, pairs)
     _put(module, head, replacement)
@@ -150,8 +151,8 @@ def _copy_rows(
         for mine, theirs in ((new.weight, old.weight), (new.bias, old.bias)):
             if mine is None or theirs is None:
                 continue
-            rows = torch.cat([torch.zeros_like(theirs), theirs]) if _is_pair(old) else theirs
-            if _is_pair(new):
+            rows = torch.cat([torch.zeros_like(theirs), theirs]) if is_pair(old) else theirs
+            if is_pair(new):
                 source = dict(pairs)
                 if source:
                     mine[0] = rows[source[1]] - rows[source[0]]

@@ -8,7 +8,7 @@ from functools import lru_cache
 import torch
 from torch import nn
 
-from warmstart.config.ocec import grid_problem, is_ocec, shape_of
+from warmstart.config.ocec import contradictions, grid_problem, is_ocec, shape_of
 from warmstart.errors import UserError, closest
 from warmstart.models.builtin import NAMES, builtin, is_builtin, recognise
 from warmstart.models.created import Created, Outline, Wanted, check_in_channels, shapes_of
@@ -67,6 +67,15 @@ def canonical(name: str) -> str:
     """The name with its zoo, as `split_name`; of several names for one built-in model, the shortest."""
     zoo, bare = split_name(name)
     return f"{zoo}:{shape_of(bare).name if zoo == 'builtin' and is_ocec(bare) else bare}"
+
+
+def disagreements(asked: str, own: str) -> list[str]:
+    """What the name `asked` says otherwise than `own`, in words; what it leaves open, it agrees on."""
+    asked, own = ":".join(split_name(asked)), ":".join(split_name(own))
+    names = [name.removeprefix("builtin:") for name in (asked, own)]
+    if all(map(is_ocec, names)):
+        return contradictions(*names)
+    return [] if asked == own else [f"{own} is not {asked}"]
 
 
 def create(

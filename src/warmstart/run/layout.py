@@ -24,6 +24,7 @@ CURVES = "analysis.png"
 BLEND = "blend.png"
 GAINS = "gains.json"
 THRESHOLDS = "thresholds.json"
+OCEC = "ocec"  # files in the way of document 001's program, where asked for
 CONTINUE_INFO = "continue_info.yaml"
 
 LAST = "LAST"

@@ -28,6 +28,10 @@ def finish(run: Path, device: str) -> FinetuneResult:
 
     gains, result = measure_gains(run, resolve_device(device), workers=0)
     draw_curves(run)
+    if reader.Run(run).config["output"].get("output_style") == "ocec":
+        from warmstart.analysis.ocec_files import write_ocec_files
+
+        write_ocec_files(run, resolve_device(device))
     compared = compare_with_parent(reader.Run(run))
     return FinetuneResult(str(run), result.metrics, result.num_samples, result.split, gains, compared)
 
