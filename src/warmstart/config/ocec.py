@@ -31,6 +31,7 @@ _LETTERS = {
 }
 _COUNTS = ("base_channels", "num_blocks", "expansion", "se_reduction", "token_mixer_layers")
 _MOST = 4096  # of anything that a file may state
+_MOST_CHANNELS = 65_536
 _LEAST = {"se_reduction": 0}  # 0 is off; all others are at least 1
 _UNDROPPED = "undropped"
 WORDS = (
@@ -119,8 +120,18 @@ def said(bare: str) -> dict[str, Any]:
 
 
 def shape_of(bare: str) -> OcecShape:
-    """The model of a name; UserError as `said`."""
-    return OcecShape(**said(bare))
+    """The model of a name; UserError as `said`, and for one that no memory holds."""
+    shape = OcecShape(**said(bare))
+    if not _is_possible(shape):
+        raise UserError(
+            f"builtin:{bare}: every second block doubles the channels, to more than {_MOST_CHANNELS:,} at the last",
+            "fewer blocks (b4) or channels (c32)",
+        )
+    return shape
+
+
+def _is_possible(shape: OcecShape) -> bool:
+    return shape.num_blocks >= 1 and shape.base_channels >= 1 and shape.channels <= _MOST_CHANNELS
 
 
 def _read(word: str) -> tuple[str | None, Any]:
@@ -171,13 +182,14 @@ def shape_in(config: Mapping[Any, Any]) -> OcecShape | None:
     is_grid = isinstance(grid, (list, tuple)) and len(grid) == 2 and all(map(_is_count, grid))
     if head not in (*HEADS, "auto") or not is_grid or not all(map(_is_count, counts.values())):
         return None
-    return OcecShape(
+    shape = OcecShape(
         arch_variant=config["arch_variant"],
         head_variant="" if head == "auto" else head,
         token_mixer_grid=(grid[0], grid[1]),
         undropped=config.get("dropout") in (0, 0.0),
         **counts,
     )
+    return shape if _is_possible(shape) else None
 
 
 def _is_count(value: Any) -> bool:
