@@ -91,6 +91,7 @@ def test_names_say_what_differs() -> None:
     for wrong, told in (
         ("ocec-inverted-se", "'inverted' means nothing.*inverted_se"),
         ("ocec-c0", "'c0' means nothing"),
+        ("ocec-b99999", "more than 65,536 at the last"),
         ("ocec-c32-c48", "says base_channels twice: 32 and 48"),
         ("builtin:ocec-", "'' means nothing"),
         ("ocecs", "unknown model 'ocecs'"),
