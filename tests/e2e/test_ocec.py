@@ -97,7 +97,7 @@ def test_the_full_command_runs_as_it_stands(
     run = Run(tmp_path / "out")
     assert run.resolved["model"]["name"] == "builtin:ocec"
     assert run.config["model"]["weights"].endswith("ocec_best_epoch*.pt")
-    assert run.config["data"]["image_size"] == [32, 64] and run.config["optim"]["lr"] == 5e-5
+    assert run.config["data"]["image_size"] == "32x64" and run.config["optim"]["lr"] == 5e-5
     plan = {row["block"]: row for row in run.plan["rows"]}
     assert list(plan) == ["stem", *(f"features.{i}" for i in range(4)), "head"]
 
@@ -220,7 +220,7 @@ def test_continue_of_a_margin_file_knows_which_number_is_which(
     child = ws.continue_run(str(file), **settings | {"epochs": 2})
     run = Run(Path(child.run))  # type: ignore[union-attr]
     saved = load_file(run.checkpoint(3) / layout.STATE_TENSORS)
-    assert run.resolved["model"]["name"] == "builtin:ocec-m6"
+    assert run.resolved["model"]["name"] == "builtin:ocec-cosface"
     number = len(list(module.parameters()))
     torch.testing.assert_close(
         saved["optimizer.exp_avg.margin_head.weight"], torch.full((2, 64), 0.1 * (number + 1))

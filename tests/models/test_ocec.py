@@ -80,12 +80,12 @@ def test_names_say_what_differs() -> None:
     assert canonical("ocec") == canonical("builtin:ocec-c32-b4-baseline-avg-g3x2") == "builtin:ocec"
     assert canonical("ocec-b6-c48-transformer-g3x2-convnext") == "builtin:ocec-convnext-c48-b6-g3x2"
     assert split_name("ocec-c32") == ("builtin", "ocec-c32")
-    shape = shape_of("ocec-inverted_se-mlp_mixer-x2-r0-l3-m4.5")
-    assert (shape.expansion, shape.se_reduction, shape.token_mixer_layers, shape.margin_scale) == (
+    shape = shape_of("ocec-inverted_se-mlp_mixer-x2-r0-l3-arcface")
+    assert (shape.expansion, shape.se_reduction, shape.token_mixer_layers, shape.margin) == (
         2,
         0,
         3,
-        4.5,
+        "arcface",
     )
     assert shape_of(shape.name) == shape
     for wrong, told in (
@@ -164,7 +164,11 @@ def test_a_margin_file_is_measured_by_its_cosines(tmp_path: Path) -> None:
             tmp_path, model_state=state, train_config={"margin_method": method} if method else {}
         )
         built = opened(file)
-        assert (built.name, built.head, built.classes) == (f"builtin:ocec-m{scale:g}", "margin_head", EYES)
+        assert (built.name, built.head, built.classes) == (
+            f"builtin:ocec-{method or 'cosface'}",
+            "margin_head",
+            EYES,
+        )
         with torch.no_grad():
             found = built.module.double().eval()(images.double())
         torch.testing.assert_close(found, scale * cosines)
@@ -174,7 +178,7 @@ def test_a_margin_file_is_measured_by_its_cosines(tmp_path: Path) -> None:
     assert sum(p.numel() for p in plain.module.parameters()) == COUNTS["ocec"]
     bare = tmp_path / "bare.pt"
     torch.save(state, bare)
-    assert opened(bare).name == "builtin:ocec-m6"
+    assert opened(bare).name == "builtin:ocec-cosface"
 
 
 def test_what_is_asked_for_must_agree_with_the_file(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ FAMILY = "ocec"
 VARIANTS = {"baseline": "avg", "inverted_se": "avgmax_mlp", "convnext": "transformer"}  # with their own heads
 HEADS = ("avg", "avgmax_mlp", "transformer", "mlp_mixer")
 TOKEN_HEADS = HEADS[2:]
-# What is trained and measured with these margins: cosines, multiplied in evaluation by so much.
+# Margin heads classify by cosines, in evaluation times so much.
 MARGIN_SCALES = {"cosface": 6.0, "arcface": 4.0}
 _LETTERS = {
     "c": "base_channels",
@@ -27,7 +27,6 @@ _LETTERS = {
     "r": "se_reduction",
     "g": "token_mixer_grid",
     "l": "token_mixer_layers",
-    "m": "margin_scale",
 }
 _COUNTS = ("base_channels", "num_blocks", "expansion", "se_reduction", "token_mixer_layers")
 _MOST = 4096  # of anything that a file may state
@@ -36,7 +35,7 @@ _LEAST = {"se_reduction": 0}  # 0 is off; all others are at least 1
 _UNDROPPED = "undropped"
 WORDS = (
     f"{', '.join(VARIANTS)}; {', '.join(HEADS)}; c32 (base channels), b4 (blocks), g2x3 (token grid, down x across), "
-    "l2 (token layers), x4 (expansion), r8 (SE reduction), m6 (margin head, times 6)"
+    "l2 (token layers), x4 (expansion), r8 (SE reduction); cosface or arcface (a margin head)"
 )
 _REACH = 64  # pixels around a side that does not fit, searched for some that do
 
@@ -53,7 +52,7 @@ class OcecShape:
     se_reduction: int = 8
     token_mixer_grid: tuple[int, int] = (2, 3)  # (down, across)
     token_mixer_layers: int = 2
-    margin_scale: float = 0.0  # of the cosines in evaluation; 0: no margin head
+    margin: str = ""  # the method of a margin head, which then classifies in place of `head`
     undropped: bool = False  # avgmax_mlp made with dropout 0 has no layer for it, and other numbers behind it
 
     @property
@@ -90,12 +89,15 @@ class OcecShape:
             words.append(self.arch_variant)
         if self.head != VARIANTS[self.arch_variant]:
             words.append(self.head)
-        unread = () if self.head in TOKEN_HEADS else ("token_mixer_grid", "token_mixer_layers")
+        unread: tuple[str, ...] = (
+            () if self.head in TOKEN_HEADS else ("token_mixer_grid", "token_mixer_layers")
+        )
         unread += () if self.arch_variant == "inverted_se" else ("expansion", "se_reduction")
         for letter, name in _LETTERS.items():
             value = getattr(self, name)
             if value != getattr(default, name) and name not in unread:
                 words.append(f"{letter}{_text(value)}")
+        words += [self.margin] if self.margin else []
         return "-".join([*words, *([_UNDROPPED] if self.undropped and self.head == "avgmax_mlp" else [])])
 
 
@@ -109,7 +111,7 @@ def said(bare: str) -> dict[str, Any]:
     for word in bare.split("-")[1:]:
         name, value = _read(word)
         if name is None:
-            hint = closest(word, (*VARIANTS, *HEADS)) or "leave it out"
+            hint = closest(word, (*VARIANTS, *HEADS, *MARGIN_SCALES)) or "leave it out"
             raise UserError(f"builtin:{bare}: {word!r} means nothing", WORDS, hint)
         if name in found and found[name] != value:
             raise UserError(
@@ -139,24 +141,21 @@ def _read(word: str) -> tuple[str | None, Any]:
         return "arch_variant", word
     if word in HEADS:
         return "head_variant", word
+    if word in MARGIN_SCALES:
+        return "margin", word
     if word == _UNDROPPED:
         return word, True
     name = _LETTERS.get(word[:1])
     if name == "token_mixer_grid":
         match = re.fullmatch(r"g([1-9]\d{0,3})x([1-9]\d{0,3})", word)
         return (name, (int(match[1]), int(match[2]))) if match else (None, None)
-    if name == "margin_scale":
-        match = re.fullmatch(r"m(\d{1,4}(?:\.\d{1,4})?)", word)
-        return (name, float(match[1])) if match and float(match[1]) > 0 else (None, None)
     if name is None or not re.fullmatch(r".\d{1,5}", word) or int(word[1:]) < _LEAST.get(name, 1):
         return None, None
     return name, int(word[1:])
 
 
 def _text(value: Any) -> str:
-    if isinstance(value, tuple):
-        return "x".join(map(str, value))
-    return f"{value:g}" if isinstance(value, float) else str(value)
+    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def contradictions(asked: str, found: str) -> list[str]:

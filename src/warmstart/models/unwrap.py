@@ -16,7 +16,7 @@ from torch import Tensor
 
 from warmstart.config.ocec import shape_in
 from warmstart.errors import UserError, listing
-from warmstart.models.builtin.ocec_files import margin_scale
+from warmstart.models.builtin.ocec_files import margin_of
 
 SAVE_BARE = "torch.save(model.state_dict(), 'weights.pt')"
 _PLAIN = ("state_dict", "model_state_dict", "model_state", "model", "module")
@@ -245,7 +245,7 @@ def _ocec(content: Mapping[Any, Any], state: Mapping[str, Tensor]) -> str | None
         return None
     assert isinstance(config, Mapping)
     method = settings.get("margin_method") if isinstance(settings, Mapping) else config.get("margin_method")
-    return f"builtin:{replace(shape, margin_scale=margin_scale(state, method)).name}"
+    return f"builtin:{replace(shape, margin=margin_of(state, method)).name}"
 
 
 def _normalization(content: Mapping[Any, Any]) -> dict[str, str]:

@@ -60,7 +60,7 @@ def builtin(bare: str) -> Builtin:
 
 
 def _ocec(shape: OcecShape) -> Builtin:
-    has_margin = bool(shape.margin_scale)
+    has_margin = bool(shape.margin)
     return Builtin(
         partial(Ocec, shape),
         2,

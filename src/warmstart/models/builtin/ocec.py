@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from warmstart.config.ocec import OcecShape
+from warmstart.config.ocec import MARGIN_SCALES, OcecShape
 from warmstart.models.heads import CosineLinear, PairLinear
 
 _LEAST_HIDDEN = 16  # of the head avgmax_mlp
@@ -164,7 +164,7 @@ class TokenHead(nn.Module):
 class Ocec(nn.Module):
     """(N, 3, H, W) -> logits (N, K). For two classes the classifier has one row (heads.PairLinear).
 
-    With a margin head, the logits are `shape.margin_scale` times the cosines between pooled features and the rows.
+    With a margin head, the logits are the cosines between pooled features and the rows, times `MARGIN_SCALES`.
     """
 
     def __init__(self, shape: OcecShape, num_classes: int = 2, dropout: float = 0.3) -> None:
@@ -177,16 +177,16 @@ class Ocec(nn.Module):
             blocks.append(_block(shape, channels, channels * stride, stride))
             channels *= stride
         self.features = nn.Sequential(*blocks)
-        if not shape.margin_scale:
+        if not shape.margin:
             self.head = _head(shape, num_classes, dropout)
         self.apply(_initialise)
-        if shape.margin_scale:
+        if shape.margin:
             width = 2 * channels if shape.head == "avgmax_mlp" else channels
-            self.margin_head = CosineLinear(width, num_classes, shape.margin_scale)
+            self.margin_head = CosineLinear(width, num_classes, MARGIN_SCALES[shape.margin])
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(self.stem(x))
-        if self.shape.margin_scale:
+        if self.shape.margin:
             return self.margin_head(_pooled(x, self.shape.head == "avgmax_mlp"))
         if isinstance(self.head, TokenHead):
             return self.head(x)
@@ -195,7 +195,7 @@ class Ocec(nn.Module):
 
 def classifier_of(shape: OcecShape) -> str:
     """The dotted path of the last layer."""
-    if shape.margin_scale:
+    if shape.margin:
         return "margin_head"
     return {"avg": "head.2", "avgmax_mlp": "head.4" if shape.undropped else "head.5"}.get(
         shape.head, "head.fc"

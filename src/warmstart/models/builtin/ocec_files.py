@@ -27,14 +27,14 @@ def shape_by(shapes: Mapping[str, tuple[int, ...]], margin_method: Any = None) -
     told: dict[str, Any] = {"arch_variant": variant, "base_channels": stem[0], "num_blocks": len(numbers)}
     if variant == "inverted_se":
         told |= _inverted(shapes, stem[0])
-    return OcecShape(**told, **_head_by(shapes), margin_scale=margin_scale(shapes, margin_method))
+    return OcecShape(**told, **_head_by(shapes), margin=margin_of(shapes, margin_method))
 
 
-def margin_scale(names: Iterable[str], method: Any) -> float:
-    """By the method that a file states, cosface being that program's default; 0 without margin head, or for `none`."""
+def margin_of(names: Iterable[str], method: Any) -> str:
+    """The method that a file states of its margin head, cosface being that program's default; "" where it has none."""
     if f"{MARGIN_HEAD}.weight" not in names or method == "none":
-        return 0.0
-    return MARGIN_SCALES.get(str(method), MARGIN_SCALES["cosface"])
+        return ""
+    return str(method) if method in MARGIN_SCALES else "cosface"
 
 
 def _numbers(names: Iterable[str]) -> list[int]:
