@@ -127,10 +127,9 @@ class Child(Beginning):
 
     def state(self, job: Job) -> tuple[TrainState, Saved | None]:
         parent, saved, bar = self.parent, self.parent.saved, job.bar
-        state = TrainState(step=job.pace.first_step)
+        factor = parent.foreign.plateau_factor if parent.foreign is not None and parent.keep == ALL else 1.0
+        state = TrainState(step=job.pace.first_step, plateau=Plateau(factor))
         state.epoch, state.window = divmod(state.step, job.pace.steps_per_epoch)
-        if parent.foreign is not None and parent.keep == ALL:
-            state.plateau = Plateau(parent.foreign.plateau_factor)
         if saved is not None and parent.keep == ALL:
             # What belongs to the run and not to its training begins anew; the start is measured (frozen_stage None).
             state = replace(saved.state, seconds=0.0, stop_reason=None, frozen_stage=None, frozen_hash=None)
@@ -228,12 +227,7 @@ class Child(Beginning):
         else:
             lacking = "" if not is_all else "; the file holds none"
             if is_all and schedule.kind == "plateau" and parent.foreign is not None:
-                factor = parent.foreign.plateau_factor
-                yield (
-                    "plateau factor",
-                    "kept",
-                    f"{factor:g}; its patience counts anew, as the loss was another's",
-                )
+                yield "plateau factor", "kept", f"{parent.foreign.plateau_factor:g}; patience counts anew"
             yield "random numbers", "new", f"from --seed {job.config.train.seed}{lacking}"
             yield "early stopping", "new", f"counts from 0{lacking}"
         yield from self._kept_beside(job)
