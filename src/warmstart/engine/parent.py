@@ -27,7 +27,7 @@ from warmstart.engine.prepare import Prepared
 from warmstart.engine.state import TrainState
 from warmstart.errors import UserError, closest, listing
 from warmstart.inference.reference import WeightsReference, resolve_weights
-from warmstart.models.zoo import disagreements, split_name
+from warmstart.models.zoo import disagreements
 from warmstart.run import layout, reader
 from warmstart.run.reader import Run
 
@@ -154,7 +154,7 @@ def contradictions(
                 f"weights {config.model.weights} beside the parent {parent.name}", "the parent's own weights"
             )
         )
-    asked = ":".join(split_name(config.model.name or ""))
+    asked = config.model.name or ""
     if model is not None and disagreements(asked, model):
         found.append(
             UserError(

@@ -74,7 +74,7 @@ def unwrap(content: Any, file: pathlib.Path) -> Unwrapped:
     is_timm = isinstance(content.get("version"), int) and isinstance(content.get("arch"), str)
     arch = f"timm:{content['arch']}" if is_timm and place else _ocec(content, state)
     if arch is not None and not is_timm:
-        told.append(f"its model_config is {arch}")
+        told.insert(0, f"its model_config is {arch}")
     stated = _normalization(content)
     if stated:
         told.append(f"took {', '.join(stated)} under 'normalization'")
