@@ -98,7 +98,7 @@ def test_the_full_command_runs_as_it_stands(
     assert run.resolved["model"]["name"] == "builtin:ocec"
     assert run.config["model"]["weights"].endswith("ocec_best_epoch*.pt")
     assert run.config["data"]["image_size"] == "32x64" and run.config["optim"]["lr"] == 5e-5
-    plan = {row["block"]: row for row in run.plan["rows"]}
+    plan = {row["name"]: row for row in run.plan["rows"]}
     assert list(plan) == ["stem", *(f"features.{i}" for i in range(4)), "head"]
 
 
@@ -184,9 +184,10 @@ def test_continue_keeps_optimizer_and_schedule(settings: dict[str, Any], tmp_pat
     run = Run(Path(child.run))
     assert run.resolved["pace"]["first_step"] == 3  # 24 images in steps of 8: one epoch is done
     kept = {what: how for what, how, _ in run.resolved["continued"]["kept"]}
-    assert kept["optimizer state"] == kept["step and epoch"] == kept["plateau factor"] == "kept"
+    assert kept["optimizer state"] == kept["step and epoch"] == "kept"
     log = (run.path / layout.LOG).read_text()
     assert "its epoch 1 is counted from 1: 1 epochs are done" in log
+    assert "has made 0.5 of the rate; patience counts anew" in log
     names = list(lively().state_dict())
     parameters = [name for name in names if "running" not in name and "num_batches" not in name]
     saved = load_file(run.checkpoint(3) / layout.STATE_TENSORS)

@@ -17,7 +17,7 @@ from warmstart.config.io import Loaded
 from warmstart.console import log, table
 from warmstart.engine.beginning import Beginning
 from warmstart.engine.checkpoint import Saved
-from warmstart.engine.foreign import optimizer_state
+from warmstart.engine.foreign import first_state, optimizer_state
 from warmstart.engine.job import Job
 from warmstart.engine.optimizer import OptimizerState, without_settings
 from warmstart.engine.parent import (
@@ -33,7 +33,6 @@ from warmstart.engine.parent import (
 )
 from warmstart.engine.prepare import Prepared
 from warmstart.engine.rates import Rates, announce_rates, rates_at_start
-from warmstart.engine.schedule import Plateau
 from warmstart.engine.stages import has_same_stages, stage_kept, without_stages
 from warmstart.engine.state import TrainState
 from warmstart.errors import UserError
@@ -127,8 +126,7 @@ class Child(Beginning):
 
     def state(self, job: Job) -> tuple[TrainState, Saved | None]:
         parent, saved, bar = self.parent, self.parent.saved, job.bar
-        factor = parent.foreign.plateau_factor if parent.foreign is not None and parent.keep == ALL else 1.0
-        state = TrainState(step=job.pace.first_step, plateau=Plateau(factor))
+        state = first_state(parent.foreign if parent.keep == ALL else None, job.pace.first_step)
         state.epoch, state.window = divmod(state.step, job.pace.steps_per_epoch)
         if saved is not None and parent.keep == ALL:
             # What belongs to the run and not to its training begins anew; the start is measured (frozen_stage None).
@@ -226,8 +224,6 @@ class Child(Beginning):
                 yield "rescues", "kept", f"{saved.state.rescue_factor:g} of every rate"
         else:
             lacking = "" if not is_all else "; the file holds none"
-            if is_all and schedule.kind == "plateau" and parent.foreign is not None:
-                yield "plateau factor", "kept", f"{parent.foreign.plateau_factor:g}; patience counts anew"
             yield "random numbers", "new", f"from --seed {job.config.train.seed}{lacking}"
             yield "early stopping", "new", f"counts from 0{lacking}"
         yield from self._kept_beside(job)

@@ -15,6 +15,8 @@ from warmstart.config.schema import leaves
 from warmstart.engine.foreign_ocec import first_epoch, ocec_settings, plateau_factor
 from warmstart.engine.job import Job
 from warmstart.engine.optimizer import OptimizerState
+from warmstart.engine.schedule import Plateau
+from warmstart.engine.state import TrainState
 from warmstart.errors import listing
 from warmstart.models.fitting import fit_names
 from warmstart.models.shards import INDEX_SUFFIX
@@ -70,6 +72,11 @@ def read_foreign(path: str) -> Foreign:
     settings = _settings(content.get("config")) | ocec_settings(content)
     if settings:
         notes.append(f"its config gives {listing(settings)}; other keys of it are not taken over")
+    factor = plateau_factor(content, settings)
+    if factor < 1:
+        notes.append(
+            f"its scheduler waits for a lower loss and has made {factor:g} of the rate; patience counts anew"
+        )
     return Foreign(
         file,
         optimizer if optimizer is not None and {"state", "param_groups"} <= set(optimizer) else None,
@@ -77,8 +84,14 @@ def read_foreign(path: str) -> Foreign:
         float(rates[0]) if isinstance(rates, (list, tuple)) and rates else None,
         settings,
         tuple(notes),
-        plateau_factor(content, settings),
+        factor,
     )
+
+
+def first_state(foreign: Foreign | None, step: int) -> TrainState:
+    """Where a run begins at `step`; of a foreign checkpoint (None: there is none to go on from) with what its
+    scheduler has made of the rate."""
+    return TrainState(step=step, plateau=Plateau(1.0 if foreign is None else foreign.plateau_factor))
 
 
 def _first(content: Mapping[Any, Any], keys: tuple[str, ...]) -> Mapping[Any, Any] | None:
