@@ -54,6 +54,7 @@ DOORS = {
     "matplotlib": [
         *("analysis/figures.py", "analysis/plots.py", "analysis/label_plots.py", "analysis/roc_plot.py"),
         *("analysis/mask_plots.py", "analysis/overlays.py", "analysis/blend_plot.py"),
+        "analysis/image_plots.py",
     ],
     "mpl_toolkits": ["analysis/figures.py"],
     "timm": ["models/", "engine/optimizer.py"],

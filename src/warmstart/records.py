@@ -43,6 +43,40 @@ class Preprocessing:
 
 
 @dataclass(frozen=True)
+class Margin:
+    """A margin head: logits are `scale` x (cosine with the class's weight - margin) in training, and `eval_scale` x
+    cosine, without margin, everywhere else. `method` is cosface (the margin is of the cosine) or arcface (of the angle,
+    in radians).
+    """
+
+    method: str
+    margin: float
+    scale: float
+    eval_scale: float
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How a binary classifier answers: with its `positive` class from the score `threshold` on.
+
+    `threshold` None: with the class of the higher score. `rule` is by what it was chosen on val; None: it was given.
+    """
+
+    positive: str
+    threshold: float | None = None
+    rule: str | None = None
+
+    @property
+    def for_other_weights(self) -> Decision:
+        """What of it holds for other weights: the class, and a threshold that was given."""
+        return self if self.rule is None else Decision(self.positive)
+
+    @property
+    def origin(self) -> str:
+        return "given" if self.rule is None else f"{self.rule}, chosen on the run's val split"
+
+
+@dataclass(frozen=True)
 class Block:
     """One row of a model from stem to head: the unit that is frozen, given a rate, or unfrozen.
 

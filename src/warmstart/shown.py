@@ -18,9 +18,17 @@ METRICS = (
     "f1",
     "f1_micro",
     "exact_match",
+    "f1_positive",
+    "precision_positive",
+    "recall_positive",
+    "threshold",
+    "accuracy_at_threshold",
+    "f1_positive_at_threshold",
     "loss",
     "top5",
     "ece",
+    "fisher_ratio",
+    "fisher_document",
 )
 
 

@@ -226,3 +226,37 @@ def test_the_flags_of_progressive_unfreezing_become_one_setting(given, becomes):
 def test_what_has_no_effect_in_progressive_unfreezing_is_said(given, dead):
     _, notes = translate("finetune", given.split())
     assert notes[-1].endswith(f"has no effect here: {dead}")
+
+
+# ---- document 001: imbalance and mining
+
+OCEC_FORK = {
+    "--pos_weight 2.5": "--class-weights positive=2.5",
+    "--neg_class_weight 1.2": "--class-weights negative=1.2",
+    "--mine RUN --enable_hard_negative_mining --hard_neg_min_prob .7 --hard_neg_weight 2.0": (
+        "--mine RUN --mine-prob .7 --mine-weight 2.0"
+    ),
+    "--margin_method cosface": "--margin_method cosface",
+}
+
+
+@pytest.mark.parametrize(("given", "becomes"), list(OCEC_FORK.items()))
+def test_flags_of_the_fork(given, becomes):
+    assert translate("finetune", given.split())[0] == becomes.split()
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ("--enable_hard_negative_mining", "does nothing by itself\nExpected: --mine RUN beside it"),
+        ("--hard_neg_weight 2", "--hard_neg_weight 2 does nothing by itself"),
+        (
+            "--pseudo_update_start_epoch 25",
+            "--pseudo_update_start_epoch 25: refused: a model that is taught what it thinks",
+        ),
+    ],
+)
+def test_what_would_do_nothing_or_harm_is_refused_by_name(given, words):
+    with pytest.raises(UserError) as caught:
+        translate("finetune", given.split())
+    assert words in str(caught.value)

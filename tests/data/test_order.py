@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from warmstart.data.order import balanced_order, epoch_order, epoch_windows
+from warmstart.data.order import balanced_order, epoch_order, epoch_windows, weighted_order
 
 
 def test_the_order_is_a_permutation_of_seed_and_epoch():
@@ -83,3 +83,24 @@ def test_over_epochs_a_frequent_class_shows_all_its_images():
     targets = np.repeat([0, 1], [90, 10])
     seen = {int(place) % 100 for epoch in range(12) for place in balanced_order(targets, 0, epoch)}
     assert len(seen) == 100
+
+
+def test_a_weight_says_how_often_an_image_comes():
+    rng = np.random.default_rng(0)
+    weights = np.where(rng.random(200) < 0.2, 3.0, 1.0)
+    expected = 200 * weights / weights.sum()
+    total = np.zeros(200)
+    for epoch in range(100):
+        order = weighted_order(weights, 1, epoch)
+        assert len(order) == len(set(order.tolist())) == 200, "every showing has a place of its own"
+        times = np.bincount(order % 200, minlength=200)
+        assert (np.abs(times - expected) < 1).all()
+        for index in np.flatnonzero(times > 1):
+            assert sorted(order[order % 200 == index] // 200) == list(range(times[index]))
+        total += times
+    assert np.abs(total / 100 - expected).max() < 0.25
+    assert (weighted_order(weights, 1, 7) == weighted_order(weights, 1, 7)).all()
+    assert (weighted_order(weights, 1, 7) != weighted_order(weights, 2, 7)).any()
+    assert sorted(weighted_order(np.full(50, 0.7), 0, 0).tolist()) == list(range(50)), (
+        "equal weights: once each"
+    )

@@ -18,6 +18,7 @@ from warmstart.config.io import load
 from warmstart.config.schema import leaves
 from warmstart.engine.train import finetune
 from warmstart.errors import UserError
+from warmstart.inference.predictions import write_predictions
 from warmstart.run import layout, reader
 
 BASE = {
@@ -54,6 +55,9 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "data.std": ({"std": "0.5"}, {"std": "0.3", "mean": "0.4"}),
     "data.crop_pct": ({"crop_pct": 0.5}, {}),
     "data.sampler": ({"sampler": "balanced"}, {}),
+    "data.mine": ({"mine": "absent"}, {}),  # with a run: test_heads.py
+    "data.mine_weight": ({"mine_weight": 5}, {"mine": "PREDICTIONS"}),
+    "data.mine_prob": ({"mine_prob": 0.99}, {"mine": "PREDICTIONS"}),
     "data.batch_size": ({"batch_size": 4}, {}),
     "data.eval_batch_size": ({"eval_batch_size": 3}, {}),
     "data.cache": ({"cache": "off"}, {}),
@@ -83,6 +87,13 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "model.dropout": ({"dropout": 0.9}, {}),
     "task.label_smoothing": ({"label_smoothing": 0.5}, {}),
     "task.class_weights": ({"class_weights": "a=5"}, {}),
+    "task.margin_method": ({"margin_method": "cosface"}, {}),
+    "task.margin": ({"margin": 0.5}, {"margin_method": "cosface"}),
+    "task.margin_scale": ({"margin_scale": 30}, {"margin_method": "cosface"}),
+    "task.margin_eval_scale": ({"margin_eval_scale": 2}, {"margin_method": "cosface"}),
+    "task.margin_ramp": ({"margin_ramp": "2epochs"}, {"margin_method": "cosface"}),
+    "task.positive": ({"positive": "a"}, {}),
+    "task.threshold": ({"threshold": 0.3}, {}),
     "task.loss": ({"loss": "focal"}, MASKED),
     "task.focal_gamma": ({"focal_gamma": 0.5}, {**MASKED, "loss": "focal"}),
     "task.focal_alpha": ({"focal_alpha": 1.0}, {**MASKED, "loss": "focal", "optimizer": "sgd", "clip": None}),
@@ -172,13 +183,20 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         Image.fromarray(pixels.astype(np.uint8)).save(root / "MASKED" / "images" / f"{index}.png")
         Image.fromarray(mask).save(root / "MASKED" / "masks" / f"{index}.png")
     (root / "MASKED" / "classes.txt").write_text("ground\nbox\nnobody\n")
+    ids = [f"{label}/{index}.png" for label in "ab" for index in range(20)]
+    scores = np.stack([generator.random(len(ids), np.float32)] * 2, axis=1)
+    scores[:, 1] = 1 - scores[:, 0]
+    content = write_predictions(ids, None, scores, ("a", "b"))
+    (root / "PREDICTIONS").write_bytes(content)
     return {path.name: path for path in root.iterdir()}
 
 
 def observe(settings: dict[str, Any], folders: dict[str, Path]) -> dict[str, Any]:
     """Everything that a run with these settings leaves behind, apart from the settings."""
     named = {"data": "DATA", "output_dir": "run", **BASE, **settings}
-    named["data"] = str(folders[named["data"]])
+    for leaf in ("data", "mine"):
+        if named.get(leaf) in folders:
+            named[leaf] = str(folders[named[leaf]])
     try:
         run = finetune(load({key: value for key, value in named.items() if value is not None}))
     except UserError as error:

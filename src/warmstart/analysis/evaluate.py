@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from warmstart.analysis.evaluation_files import draw_pictures, write_tables
+from warmstart.analysis.mistakes import MISLABELLED, draw_mistakes, write_mistakes
 from warmstart.analysis.samples import EvaluationSet, open_evaluation_set, task_and_targets
 from warmstart.config.schema import DataConfig
 from warmstart.console import progress, table
+from warmstart.data.samples import Samples
 from warmstart.errors import UserError
 from warmstart.inference.predictions import write_predictions
 from warmstart.inference.restore import Restored
@@ -43,6 +45,8 @@ class Evaluation(Shown):
     ids: tuple[str, ...]
     unreadable: tuple[tuple[str, str], ...]  # (id, reason) of images that were left out
     task: Classification | MultiLabel | Segmentation
+    samples: tuple[Samples, ...] = field(repr=False)
+    num_mislabelled: int = 0  # images whose label the model contradicts: see mislabelled.csv
 
     def to_json(self) -> dict[str, Any]:
         names = (
@@ -55,6 +59,7 @@ class Evaluation(Shown):
             "per_class",
             "folder",
             "unreadable",
+            "num_mislabelled",
         )
         return {name: getattr(self, name) for name in names}
 
@@ -65,7 +70,16 @@ class Evaluation(Shown):
         kept = self.folder or "not kept; pass --output-dir to keep tables and pictures"
         return (
             f"{self.model} on {self.split} of {self.data}: {self.num_samples} images\n{self._quality()}\n\n"
-            f"{table('', ('class', *names), rows)}\n\ntables and pictures: {kept}"
+            f"{table('', ('class', *names), rows)}\n\n{self._suspects()}tables and pictures: {kept}"
+        )
+
+    def _suspects(self) -> str:
+        if not self.num_mislabelled:
+            return ""
+        learned = " (of images that the model was trained on it finds fewer than there are)"
+        return (
+            f"{self.num_mislabelled} images look mislabelled{learned if 'train' in self.split.split(',') else ''}: "
+            f"{MISLABELLED}.csv\n"
         )
 
     @property
@@ -76,6 +90,8 @@ class Evaluation(Shown):
         """The same, after its pictures were drawn into its folder, if it has one."""
         if self.folder is not None:
             draw_pictures(Path(self.folder), self.task, self.outputs, self.targets)
+            if isinstance(self.task, Classification):
+                draw_mistakes(Path(self.folder), self.task, self.outputs, self.targets, self.samples)
         return self
 
     def _quality(self) -> str:
@@ -100,7 +116,24 @@ class Evaluation(Shown):
         return (
             f"accuracy {m['accuracy']:.4f} (95 % interval {m['accuracy_low']:.4f} to {m['accuracy_high']:.4f})  "
             f"{top5}f1 {m['f1']:.4f}  balanced accuracy {m['balanced_accuracy']:.4f}  "
-            f"loss {m['loss']:.4f}  calibration error {m['ece']:.4f}"
+            f"loss {m['loss']:.4f}  calibration error {m['ece']:.4f}{self._positive_quality()}"
+        )
+
+    def _positive_quality(self) -> str:
+        """Of two classes: what the positive one has at equal scores, and at the threshold in force."""
+        assert isinstance(self.task, Classification)
+        if not self.task.is_binary:
+            return ""
+        m, name = self.metrics, self.task.classes[self.task.positive]
+        rows = [("at .5", "")]
+        if self.task.decision is not None and "threshold" in m:
+            told = f"from {m['threshold']:.4f} on ({self.task.decision.origin})"
+            rows.append((told, "_at_threshold"))
+        return "".join(
+            f"\n{name} is positive, {place}: f1 {m[f'f1_positive{end}']:.4f}  precision "
+            f"{m[f'precision_positive{end}']:.4f}  recall {m[f'recall_positive{end}']:.4f}  accuracy "
+            f"{m[f'accuracy{end}']:.4f}"
+            for place, end in rows
         )
 
 
@@ -149,9 +182,10 @@ def evaluate(
         ids=chosen.ids,
         unreadable=chosen.unreadable,
         task=task,
+        samples=chosen.samples,
     )
     if folder is not None:
-        _write(folder, result)
+        result = replace(result, num_mislabelled=_write(folder, result))
     if run is not None and chosen.is_own and not restored.overridden:
         row = {
             "step": restored.reference.step,
@@ -199,15 +233,20 @@ def _folder(restored: Restored, chosen: EvaluationSet, output_dir: str | None) -
     return run.path / layout.EVALUATIONS / name
 
 
-def _write(folder: Path, result: Evaluation) -> None:
+def _write(folder: Path, result: Evaluation) -> int:
+    """Everything but the pictures; how many images look mislabelled."""
     folder.mkdir(parents=True, exist_ok=True)
-    scores = result.task.scores(result.outputs)
+    scores, num = result.task.scores(result.outputs), 0
+    if isinstance(result.task, Classification):
+        num = write_mistakes(folder, result.task, result.outputs, result.targets, result.ids)
+    result = replace(result, num_mislabelled=num)
     writer.write_json(folder / "metrics.json", finite(result.to_json()))
     targets = result.targets if result.task.statistics is None else None
     writer.write_whole(
         folder / "predictions.parquet", write_predictions(result.ids, targets, scores, result.classes)
     )
     write_tables(folder, result.task, result.outputs, result.targets)
+    return num
 
 
 def map_interval(task: MultiLabel, outputs: np.ndarray, targets: np.ndarray) -> tuple[float, float]:

@@ -26,7 +26,7 @@ def write_tables(folder: Path, task: AnyTask, outputs: np.ndarray, targets: np.n
         text = rows_csv(task.table(outputs, targets), kind, task.columns)
         writer.write_text(folder / ("labels.csv" if kind == "label" else "classes.csv"), text)
     else:
-        matrix = confusion(targets, outputs.argmax(axis=1), len(task.classes))
+        matrix = confusion(targets, task.answers(outputs), len(task.classes))
         writer.write_text(folder / "confusion.csv", confusion_csv(matrix, task.classes))
 
 
@@ -44,15 +44,15 @@ def draw_pictures(folder: Path, task: AnyTask, outputs: np.ndarray, targets: np.
         return
     from warmstart.analysis.plots import plot_calibration, plot_confusion
 
-    predicted = outputs.argmax(axis=1)
-    matrix = confusion(targets, predicted, len(task.classes))
+    matrix = confusion(targets, task.answers(outputs), len(task.classes))
     plot_confusion(matrix, task.classes, folder / "confusion.png")
+    predicted = outputs.argmax(axis=1)
     plot_calibration(task.scores(outputs).max(axis=1), predicted == targets, folder / "calibration.png")
 
 
 def confusion_csv(matrix: np.ndarray, classes: tuple[str, ...]) -> str:
     """Rows are targets, columns predictions."""
-    return _csv(
+    return rows_text(
         ("target \\ predicted", *classes),
         [(name, *counts) for name, counts in zip(classes, matrix.tolist(), strict=True)],
     )
@@ -60,10 +60,11 @@ def confusion_csv(matrix: np.ndarray, classes: tuple[str, ...]) -> str:
 
 def rows_csv(rows: Sequence[dict[str, Any]], kind: str, columns: Sequence[str]) -> str:
     """A row per label or class: see the `table` of a task."""
-    return _csv((kind, *columns), [(row["name"], *(row[name] for name in columns)) for row in rows])
+    return rows_text((kind, *columns), [(row["name"], *(row[name] for name in columns)) for row in rows])
 
 
-def _csv(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+def rows_text(header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """The content of a CSV file."""
     text = io.StringIO()
     writes = csv.writer(text)
     writes.writerow(header)

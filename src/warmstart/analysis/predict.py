@@ -30,7 +30,7 @@ _FILES = (".csv", ".json")
 
 @dataclass(frozen=True)
 class Prediction:
-    """One image: the classes with the highest scores, best first."""
+    """One image: its answer, then the other classes with the highest scores, best first."""
 
     id: str
     classes: tuple[str, ...]
@@ -143,7 +143,13 @@ def predict(
     task = restored.task
     assert not isinstance(task, Segmentation), "masks are predicted by predict_masks"
     scores = task.scores(outputs)
-    best = np.argsort(-scores, axis=1, kind="stable")[:, : min(top_k, len(built.classes))]
+    best = np.argsort(-scores, axis=1, kind="stable")
+    if isinstance(task, Classification):  # the answer first, which need not have the highest score
+        best = np.take_along_axis(
+            best, (best != task.answers(outputs)[:, None]).argsort(axis=1, kind="stable"), 1
+        )
+    notes = _notes(task, outputs)
+    best = best[:, : min(top_k, len(built.classes))]
     predictions = [
         Prediction(
             name, tuple(built.classes[c] for c in row), tuple(float(s[c]) for c in row), _labels(task, s)
@@ -152,7 +158,7 @@ def predict(
     ]
     run = restored.reference.run
     return PredictionResult(
-        str(run.path) if run is not None else None, restored.label, predictions, unreadable, _notes(task)
+        str(run.path) if run is not None else None, restored.label, predictions, unreadable, notes
     )
 
 
@@ -195,7 +201,14 @@ def _labels(task: Classification | MultiLabel, scores: np.ndarray) -> tuple[tupl
     return tuple((task.classes[k], float(scores[k])) for k in ordered.tolist())
 
 
-def _notes(task: Classification | MultiLabel) -> tuple[str, ...]:
+def _notes(task: Classification | MultiLabel, outputs: np.ndarray) -> tuple[str, ...]:
+    decision = task.decision if isinstance(task, Classification) else None
+    if isinstance(task, Classification) and decision is not None and decision.threshold is not None:
+        num_other = int((task.answers(outputs) != outputs.argmax(axis=1)).sum())
+        return (
+            f"the answer is {decision.positive} from a score of {decision.threshold:.4f} on ({decision.origin}); "
+            f"at .5 it would be another one for {num_other} of {len(outputs)} images",
+        )
     if isinstance(task, MultiLabel) and task.thresholds is None:
         return ("thresholds: 0.5 for every label, as none are recorded for these weights",)
     return ()

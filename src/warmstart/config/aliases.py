@@ -28,6 +28,8 @@ class Alias:
     takes_value: bool = True
     joins: bool = False  # with others of its kind into one setting: `becomes` is what it is alone
     is_glob: bool = False  # the shell may have made several values of one
+    needs: str = ""  # a flag without which this one would do nothing
+    fix: str = ""  # what to do instead, of a flag that is refused
 
 
 def _to(flag: str) -> Alias:
@@ -98,6 +100,18 @@ _FINETUNE = {
     "freeze-conv": Alias(lambda value: ["--freeze", "conv*"], takes_value=False),
     "use-amp": Alias(lambda value: ["--precision", "auto"], "half precision where the device has it", False),
     "save-model": _dead("the best model is always saved"),
+    "pos-weight": Alias(lambda value: ["--class-weights", f"positive={value}"]),
+    "neg-class-weight": Alias(lambda value: ["--class-weights", f"negative={value}"]),
+    "hard-neg-weight": Alias(lambda value: ["--mine-weight", value], needs="mine"),
+    "hard-neg-min-prob": Alias(lambda value: ["--mine-prob", value], needs="mine"),
+    "enable-hard-negative-mining": Alias(
+        lambda value: [], "--mine itself switches it on", takes_value=False, needs="mine"
+    ),
+    "pseudo-update-start-epoch": Alias(
+        lambda value: [],
+        "refused: a model that is taught what it thinks already confirms its own mistakes",
+        fix="`warmstart evaluate RUN --split train` lists the images that look mislabelled, to be corrected by hand",
+    ),
 }
 _FINETUNE |= {
     name: Alias(_filled(tokens), takes_value=name != stage_aliases.FREEZE, joins=True)
@@ -160,6 +174,16 @@ def translate(command: str, tokens: Sequence[str]) -> tuple[list[str], list[str]
         if alias.joins:
             joined[name.replace("_", "-")] = value
             continue
+        if alias.fix:
+            raise UserError(f"{given}: {alias.why}", fix=alias.fix)
+        if alias.needs and not any(
+            t.partition("=")[0].strip("-").replace("_", "-") == alias.needs for t in tokens
+        ):
+            raise UserError(
+                f"{given} does nothing by itself",
+                f"--{alias.needs} RUN beside it: the predictions of an earlier run",
+                f"`warmstart evaluate RUN --split train`, then --{alias.needs} RUN",
+            )
         becomes = alias.becomes(value)
         result += becomes
         reason = f" ({alias.why})" if alias.why else ""

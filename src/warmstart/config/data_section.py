@@ -70,6 +70,12 @@ class DataConfig(Section):
     sampler: Literal["shuffle", "balanced"] = Field(
         "shuffle", description="balanced: every class equally often, images of rare classes repeated"
     )
+    mine: str | None = Field(
+        None,
+        description="run, or its predictions.parquet of training images: those that it got wrong come more often",
+    )
+    mine_weight: float = Field(2.0, gt=0, description="mine: how often such an image comes, others have 1")
+    mine_prob: float = Field(0.7, gt=0, le=1, description="mine: least score of a wrong class")
     batch_size: int = Field(32, ge=1, description="images per forward and backward")
     eval_batch_size: OptionalInt = Field(
         None, ge=1, description="images per evaluation batch [default: 2 x batch size]"

@@ -19,7 +19,7 @@ VARIANTS = {"baseline": "avg", "inverted_se": "avgmax_mlp", "convnext": "transfo
 HEADS = ("avg", "avgmax_mlp", "transformer", "mlp_mixer")
 TOKEN_HEADS = HEADS[2:]
 # Margin heads classify by cosines, in evaluation times so much.
-MARGIN_SCALES = {"cosface": 6.0, "arcface": 4.0}
+MARGINS = ("cosface", "arcface")
 _LETTERS = {
     "c": "base_channels",
     "b": "num_blocks",
@@ -111,7 +111,7 @@ def said(bare: str) -> dict[str, Any]:
     for word in bare.split("-")[1:]:
         name, value = _read(word)
         if name is None:
-            hint = closest(word, (*VARIANTS, *HEADS, *MARGIN_SCALES)) or "leave it out"
+            hint = closest(word, (*VARIANTS, *HEADS, *MARGINS)) or "leave it out"
             raise UserError(f"builtin:{bare}: {word!r} means nothing", WORDS, hint)
         if name in found and found[name] != value:
             raise UserError(
@@ -141,7 +141,7 @@ def _read(word: str) -> tuple[str | None, Any]:
         return "arch_variant", word
     if word in HEADS:
         return "head_variant", word
-    if word in MARGIN_SCALES:
+    if word in MARGINS:
         return "margin", word
     if word == _UNDROPPED:
         return word, True

@@ -73,6 +73,14 @@ def _contradictions(config: Config) -> list[UserError]:
         found.append(
             UserError(f"--min-lr {optim.min_lr:g} is above --lr {optim.lr:g}", "a floor below the rate")
         )
+    if data.mine is not None and data.sampler == "balanced":
+        found.append(
+            UserError(
+                "--mine and --sampler balanced both say how often an image comes",
+                "one of them",
+                "--class-weights balanced beside --mine",
+            )
+        )
     intervals = {name: getattr(train, name) for name in ("eval_every", "save_every", "log_every")}
     found += [
         UserError(f"--{name.replace('_', '-')} is none", "an interval such as 1epochs or 500steps")
@@ -93,6 +101,7 @@ def _durations(config: Config) -> list[UserError]:
         ("optim", "warmup", ("steps", "epochs", "share")),
         ("optim", "stage_warmup", ("steps", "epochs")),
         ("train", "time_budget", ("seconds",)),
+        ("task", "margin_ramp", ("steps", "epochs")),
     ):
         given = getattr(getattr(config, section), name)
         for value in given.durations if isinstance(given, Cadence) else filter(None, (given,)):
@@ -117,6 +126,8 @@ def _inputs(config: Config) -> list[UserError]:
             )
         )
     found += _mask_files(config)
+    if config.data.mine is not None and not _exists(config.data.mine):
+        found.append(missing_path("--mine", config.data.mine))
     if config.model.name is None and config.model.weights is None:
         found.append(
             UserError(
@@ -262,12 +273,20 @@ def warnings(config: Config, origins: dict[str, str]) -> list[str]:
         if path in changed:
             found.append(f"--{path.partition('.')[2].replace('_', '-')} has no effect {reason}")
     found += stage_warnings(config)
+    if config.task.margin_method == "none":
+        for name in ("margin", "margin_scale", "margin_eval_scale", "margin_ramp"):
+            if f"task.{name}" in changed:
+                found.append(f"--{name.replace('_', '-')} has no effect with --margin-method none")
     if "optim.momentum" in changed and optim.optimizer.lower() in _MOMENTUM_FREE:
         found.append(
             f"--momentum has no effect with --optimizer {optim.optimizer} (read by sgd and its relatives)"
         )
     if "data.views" in changed and config.data.feature_cache == "off":
         found.append("--views has no effect with --feature-cache off")
+    if config.data.mine is None:
+        for name in ("mine_weight", "mine_prob"):
+            if f"data.{name}" in changed:
+                found.append(f"--{name.replace('_', '-')} has no effect without --mine")
     if "data.cache_dir" in changed and config.data.cache == config.data.feature_cache == "off":
         found.append("--cache-dir has no effect with --cache off and --feature-cache off")
     if config.data.sampler == config.task.class_weights == "balanced":

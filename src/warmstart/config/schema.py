@@ -14,6 +14,7 @@ from pydantic import Field
 
 from warmstart.config.data_section import DataConfig
 from warmstart.config.section import Section
+from warmstart.config.threshold import Threshold
 from warmstart.config.unfreezing import Unfreezing
 from warmstart.config.values import (
     Cadence,
@@ -39,6 +40,9 @@ SelectBy = Literal[
     "map",
     "f1_micro",
     "exact_match",
+    "f1_positive",
+    "precision_positive",
+    "recall_positive",
     "miou",
     "fscore",
     "fscore_per_image",
@@ -53,6 +57,8 @@ _RARE_NAMES = (
     "rotation crop_pad zoom flip crop_scale shear brightness contrast saturation hue blur erase randaugment mixup"
     " cutmix max_corrupt scheduler_step scheduler_gamma scheduler_patience log_every min_delta compile keep_checkpoints"
     " rescue stage_warmup eval_batch_size"
+    " margin_method margin margin_scale margin_eval_scale margin_ramp positive threshold mine mine_weight"
+    " mine_prob"
     " loss focal_gamma focal_alpha ce_weight dice_classes lovasz_weight tversky_weight tversky_alpha"
     " output_style"
     " masks mask_classes ignore mask_remap mask_colours flip_pairs"
@@ -81,6 +87,35 @@ class TaskConfig(Section):
 
     label_smoothing: float = Field(0.0, ge=0, lt=1, description="share of the target spread over all classes")
     class_weights: str | None = Field(None, description="balanced, or NAME=WEIGHT,... for the loss")
+    margin_method: Literal["auto", "none", "cosface", "arcface"] = Field(
+        "auto",
+        description="margin head: classify by the angle to each class [auto: as the weights have it, else none]",
+    )
+    margin: OptionalFloat = Field(
+        None,
+        ge=0,
+        lt=2,
+        description="margin in training, of the cosine or (arcface) in radians [default: the head's own, else .18, .2]",
+    )
+    margin_scale: OptionalFloat = Field(
+        None,
+        gt=0,
+        description="margin head: factor of the cosines in training [default: its own, else 12, 8]",
+    )
+    margin_eval_scale: OptionalFloat = Field(
+        None, gt=0, description="margin head: factor everywhere else [default: its own, else 6, 4]"
+    )
+    margin_ramp: OptionalDuration = Field(
+        None, description="let the margin grow from 0 over the first 10epochs or 500steps"
+    )
+    positive: str | None = Field(
+        None, description="two classes: the one that counts as positive [default: the second]"
+    )
+    threshold: Threshold = Field(
+        None,
+        description="two classes: score from which the answer is positive, chosen on val: f1, cost=FN:FP, recall>=.95;"
+        " or a number",
+    )
     loss: Literal["cross_entropy", "focal"] = Field("cross_entropy", description="masks: loss of each pixel")
     focal_gamma: float = Field(
         2.0,

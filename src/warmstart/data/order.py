@@ -15,10 +15,17 @@ from warmstart.data import counters
 
 
 def training_windows(
-    targets: np.ndarray, settings: DataConfig, accumulate: int, seed: int, epoch: int
+    targets: np.ndarray,
+    settings: DataConfig,
+    accumulate: int,
+    seed: int,
+    epoch: int,
+    weights: np.ndarray | None = None,
 ) -> list[list[np.ndarray]]:
-    """The optimizer steps of an epoch: `epoch_windows` of the order that `settings.sampler` asks for."""
-    if settings.sampler == "balanced":
+    """The optimizer steps of an epoch: `epoch_windows` of the order that `settings.sampler` or `weights` ask for."""
+    if weights is not None:
+        order = weighted_order(weights, seed, epoch)
+    elif settings.sampler == "balanced":
         order = balanced_order(targets, seed, epoch)
     else:
         order = epoch_order(len(targets), seed, epoch)
@@ -47,6 +54,24 @@ def balanced_order(targets: np.ndarray, seed: int, epoch: int) -> np.ndarray:
         turn = np.arange(share)
         places.append(shuffled[turn % len(members)] + turn // len(members) * num)
     everything = np.concatenate(places)
+    return everything[epoch_order(num, seed, epoch)]
+
+
+def weighted_order(weights: np.ndarray, seed: int, epoch: int) -> np.ndarray:
+    """As many places as images, int64 (N,), each image in proportion to its weight > 0, float64 (N,).
+
+    Image i comes N w_i / sum(w) times, rounded up or down by chance (systematic sampling: one random number for all
+    of them), so what a weight means does not change from epoch to epoch as it does with independent draws.
+    """
+    num = len(weights)
+    generator = counters.generator(seed, epoch, counters.BALANCE)
+    shuffled = generator.permutation(num)
+    ends = np.cumsum(weights[shuffled])
+    marks = (np.arange(num) + generator.random()) * (ends[-1] / num)
+    drawn = shuffled[np.minimum(np.searchsorted(ends, marks, side="right"), num - 1)]
+    found, times = np.unique(drawn, return_counts=True)
+    turn = np.arange(num) - np.repeat(np.cumsum(times) - times, times)
+    everything = np.repeat(found, times) + turn * num
     return everything[epoch_order(num, seed, epoch)]
 
 

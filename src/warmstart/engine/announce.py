@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Collection
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +13,24 @@ from warmstart.adapt.apply import live_norms
 from warmstart.adapt.plan import Plan, Row
 from warmstart.console import log, table
 from warmstart.engine.job import Job
+from warmstart.engine.mining import announce_mined
 from warmstart.errors import listing
 from warmstart.run import layout, writer
+from warmstart.tasks.binary import FEW
+from warmstart.tasks.classification import Classification
+from warmstart.tasks.label_metrics import FEWEST_POSITIVES
 
 
 def announce(job: Job, resolved: dict[str, Any]) -> None:
     """Log the data, the model, the head, the augmentation, the plan, and whatever deserves a warning."""
     _announce_data(job)
     _announce_model(job)
+    announce_mined(resolved["mined"], job.config.data.mine_prob)
     _announce_augmentation(job, resolved["augment"]["origin"])
     log.info("\n%s", plan_table(job.plan))
     if job.plan.last_stage > 0:
         log.info("\n%s", stage_table(job))
-    for note in (*job.plan.notes, *_unreached(job)):
+    for note in (*job.plan.notes, *_unreached(job), *_few_to_decide(job)):
         log.warning(note)
     _announce_features(job, resolved["features"])
     _announce_workers(resolved["workers"])
@@ -69,6 +75,10 @@ def _announce_model(job: Job) -> None:
     for note in built.notes:
         log.info("weights: %s", note)
     log.info("head: %s (%s)", built.head_change.kind, built.head_change.reason)
+    if built.margin is not None:
+        told = ", ".join(f"{name} {value}" for name, value in asdict(built.margin).items())
+        ramp = job.config.task.margin_ramp
+        log.info("head: %s%s", told, f", growing from 0 over {ramp}" if ramp is not None else "")
     if built.head_change.by_order and any(name != str(number) for number, name in enumerate(facts.classes)):
         pairs = listing((f"output {number} as {name!r}" for number, name in enumerate(facts.classes)), 6)
         log.warning(
@@ -150,6 +160,23 @@ def _unreached(job: Job) -> list[str]:
         for number, (stage, step) in enumerate(zip(job.plan.stages, steps, strict=True))
         if step is not None and step >= total
     ]
+
+
+def _few_to_decide(job: Job) -> list[str]:
+    """What a threshold chosen on few val images is worth."""
+    task = job.task
+    if not isinstance(task, Classification) or task.rule is None or task.rule.kind == "fixed":
+        return []
+    counts = job.dataset.facts.counts["val"]
+    name, num = min(counts.items(), key=lambda pair: pair[1])
+    if num < FEWEST_POSITIVES:
+        return [f"--threshold {task.rule}: val has only {num} images of {name!r}: the threshold stays 0.5"]
+    if num < FEW:
+        return [
+            f"--threshold {task.rule}: val has only {num} images of {name!r}: the threshold rests on single images, "
+            "and what val says at it is too kind"
+        ]
+    return []
 
 
 def plan_table(plan: Plan) -> str:

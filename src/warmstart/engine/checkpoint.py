@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from warmstart.engine.learner import Learner
 from warmstart.engine.optimizer import OptimizerState, state_by_name
 from warmstart.engine.state import NotFinite, TrainState
 from warmstart.errors import UserError, listing
-from warmstart.models.build import metadata_for
+from warmstart.models.build import BuiltModel, metadata_for
 from warmstart.run import layout, reader, writer
 from warmstart.run.lineage import reference_of
 
@@ -76,11 +76,12 @@ def save_checkpoint(
         "num_processes": world.size,
     }
     weights, others, text = _copies(used), _copies(kept), json.dumps(record, indent=1).encode()
+    metadata = metadata_for(_answering(job, state))
     step, good_step, is_best = state.step, state.good_step, state.best_step == state.step
 
     def write() -> None:
         files = {
-            layout.MODEL: save(weights, metadata_for(job.built)),
+            layout.MODEL: save(weights, metadata),
             layout.STATE_TENSORS: save(others),
             layout.STATE: text,
         }
@@ -90,6 +91,15 @@ def save_checkpoint(
         writer.prune_checkpoints(job.run, job.config.train.keep_checkpoints, good_step)
 
     background.run(write)
+
+
+def _answering(job: Job, state: TrainState) -> BuiltModel:
+    """The model with the threshold of these weights, where val has just chosen one."""
+    decision = job.built.decision
+    if decision is None or decision.threshold is not None or state.threshold is None:
+        return job.built
+    rule = str(job.config.task.threshold)
+    return replace(job.built, decision=replace(decision, threshold=state.threshold, rule=rule))
 
 
 def load_checkpoint(run: Path, newest: int | None = None) -> tuple[int, Saved]:

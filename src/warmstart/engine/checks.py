@@ -49,8 +49,13 @@ def check_settings(job: Job) -> None:
             "or hold the norms still with --freeze-bn",
         )
     _check_stages(job)
+    rule = job.config.task.threshold
+    is_chosen = rule is not None and rule.kind != "fixed"
+    if is_chosen and "val" in job.dataset.splits:
+        _check_both_sides(job)
     if "val" not in job.dataset.splits:
         needy = {
+            f"--threshold {rule}": is_chosen,
             "--patience": job.config.train.patience is not None,
             "--scheduler plateau": job.config.optim.scheduler == "plateau",
             **{f"--unfreeze {stage.trigger}": not stage.trigger.is_timed for stage in job.plan.stages},
@@ -82,3 +87,13 @@ def _check_stages(job: Job) -> None:
                 listing(job.task.metrics),
                 closest(trigger.metric, job.task.metrics),
             )
+
+
+def _check_both_sides(job: Job) -> None:
+    counts = job.dataset.facts.counts["val"]
+    if missing := [name for name, num in counts.items() if not num]:
+        raise UserError(
+            f"--threshold {job.config.task.threshold}: val has no image of {missing[0]!r}",
+            "val images of both classes",
+            "raise --val-ratio, or give the threshold as a number",
+        )

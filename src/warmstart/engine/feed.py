@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import chain
@@ -23,6 +24,7 @@ from warmstart.inference.features import FeatureTable, Prefix, feature_batches, 
 from warmstart.inference.inputs import InputBuffer, Inputs
 from warmstart.inference.memory import AtOnce
 from warmstart.inference.predictor import predict_outputs
+from warmstart.inference.separation import ClassSums
 
 
 class Feed:
@@ -65,8 +67,13 @@ class Feed:
         table = self._table(samples, job.train_view, view, f"features, view {view + 1} of {num}")
         return feature_batches(table, samples, map(job.world.part, chain.from_iterable(windows)))
 
-    def outputs(self, weights: nn.Module, samples: Samples, label: str) -> np.ndarray:
-        """Outputs of all samples in their order. Each process computes a part, and none is computed twice."""
+    def outputs(
+        self, weights: nn.Module, samples: Samples, label: str, watch: ClassSums | None = None
+    ) -> np.ndarray:
+        """Outputs of all samples in their order. Each process computes a part, and none is computed twice.
+
+        `watch` looks at what goes into the classifier of `weights` meanwhile; its sums are then those of all processes.
+        """
         job = self._job
         rows = np.array_split(np.arange(len(samples)), job.world.size)[job.world.rank]
         if self._prefix is None:
@@ -79,14 +86,15 @@ class Feed:
             table = self._table(samples, view, None, f"features of {label}")
             starts = range(0, len(rows), job.eval_batch_size)
             batches = feature_batches(table, samples, (rows[s : s + job.eval_batch_size] for s in starts))
-        outputs = predict_outputs(
-            self.part(weights),
-            batches,
-            self.inputs,
-            job.precision,
-            statistics=job.task.statistics,
-            at_once=self._at_once,
-        )
+        with nullcontext() if watch is None else watch:
+            outputs = predict_outputs(
+                self.part(weights),
+                batches,
+                self.inputs,
+                job.precision,
+                statistics=job.task.statistics if watch is None else watch,
+                at_once=self._at_once,
+            )
         parts = job.world.gather(outputs)
         return parts[0] if len(parts) == 1 else np.concatenate([part for part in parts if len(part)])
 

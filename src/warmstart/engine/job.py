@@ -18,7 +18,8 @@ from warmstart.engine.distributed import World
 from warmstart.engine.schedule import Schedule
 from warmstart.inference.cut import Cut
 from warmstart.models.build import BuiltModel
-from warmstart.tasks.task import Task
+from warmstart.tasks.classification import Classification
+from warmstart.tasks.task import Objective, Task
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,9 @@ class Job:
     precision: torch.dtype | None
     kept: tuple[Kept, ...] = ()  # by stage; empty: nowhere features
     bar: Bar | None = None  # of a run that continues another one
+    sample_weights: np.ndarray | None = (
+        None  # float64 (N,): how often each training image comes; None: all alike
+    )
 
     def kept_in(self, stage: int) -> Kept:
         return self.kept[stage] if stage < len(self.kept) else Kept()
@@ -124,7 +128,16 @@ class Job:
             f"the last checkpoint in {self.run} is from before that"
         )
 
+    def objective(self, step: int) -> Objective:
+        """What outputs cost in a step, counted from 0: the margin of a margin head may grow over the first steps."""
+        ramp = self.config.task.margin_ramp
+        if ramp is None or not isinstance(self.task, Classification):
+            return self.task.objective
+        num_steps = ramp.steps(self.pace.steps_per_epoch)
+        return self.task.at_margin(min(1.0, step / num_steps)).objective
+
     def windows(self, epoch: int) -> list[list[np.ndarray]]:
         """The optimizer steps of an epoch, over all processes."""
         config, targets = self.config, self.dataset.splits["train"].targets
-        return training_windows(targets, config.data, config.optim.accumulate, config.train.seed, epoch)
+        seed, weights = config.train.seed, self.sample_weights
+        return training_windows(targets, config.data, config.optim.accumulate, seed, epoch, weights)

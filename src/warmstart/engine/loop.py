@@ -136,7 +136,7 @@ def _step(
     rates = set_rates(learner.optimizer, shape)
     if state.is_left_out:
         return pass_over(window, job.device), rates
-    parts = part, window, inputs, job.task.objective, learner.optimizer, arithmetic
+    parts = part, window, inputs, job.objective(state.step), learner.optimizer, arithmetic
     result = train_window(*parts, state.trained_at_once)
     if learner.ema is not None:
         learner.ema.update_parameters(job.built.module)

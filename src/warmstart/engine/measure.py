@@ -17,8 +17,10 @@ from warmstart.engine.job import Job
 from warmstart.engine.state import TrainState
 from warmstart.errors import UserError
 from warmstart.inference.predictions import write_predictions
+from warmstart.inference.separation import ClassSums, separation
 from warmstart.run import layout, writer
 from warmstart.run.lineage import verdict
+from warmstart.tasks.classification import Classification
 
 
 def train_subset(samples: Samples, size: int, seed: int) -> Samples:
@@ -29,7 +31,7 @@ def train_subset(samples: Samples, size: int, seed: int) -> Samples:
     return samples.subset(np.sort(chosen))
 
 
-def measure(job: Job, state: TrainState, weights: nn.Module, feed: Feed) -> dict[str, float]:
+def measure(job: Job, state: TrainState, weights: nn.Module, feed: Feed) -> dict[str, Any]:
     """Evaluate on val and on a fixed train subset (the start: on test too), write the rows, return val's metrics."""
     splits = job.dataset.splits
     parts = {"val": splits["val"]} if "val" in splits else {}
@@ -39,10 +41,14 @@ def measure(job: Job, state: TrainState, weights: nn.Module, feed: Feed) -> dict
     # Half of val's images: the gap then has 1.22 times the standard error that as many as val's would give.
     size = (len(splits["val"]) + 1) // 2 if "val" in splits else min(1000, len(splits["train"]))
     parts["train"] = train_subset(splits["train"], size, job.config.train.seed)
-    rows: dict[str, dict[str, float]] = {}
+    rows: dict[str, dict[str, Any]] = {}
+    task = job.task
     for split, samples in parts.items():
-        outputs = feed.outputs(weights, samples, split)
-        rows[split] = job.task.evaluate(outputs, samples.targets)
+        outputs, measured = _look(job, weights, feed, samples, split)
+        if split == "val" and isinstance(task, Classification):  # val is the first; test never chooses
+            task = task.decided(outputs, samples.targets)
+            state.threshold = None if task.decision is None else task.decision.threshold
+        rows[split] = task.evaluate(outputs, samples.targets) | measured
         write_eval_row(job, state, split, len(samples), rows[split])
         if split != "train" and is_start:
             keep_start_predictions(job, split, samples, outputs)
@@ -55,6 +61,23 @@ def measure(job: Job, state: TrainState, weights: nn.Module, feed: Feed) -> dict
             "look at --ignore, and at the masks of val",
         )
     return rows.get("val", {})
+
+
+def _look(
+    job: Job, weights: nn.Module, feed: Feed, samples: Samples, split: str
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """Outputs, and how far the classes lie apart in front of the classifier, which takes one class per image."""
+    if not isinstance(job.task, Classification):
+        return feed.outputs(weights, samples, split), {}
+    sums = ClassSums(weights.get_submodule(job.built.head), len(job.task.classes))
+    outputs = feed.outputs(weights, samples, split, sums)
+    own = sums.counts.numpy(), sums.sums.numpy(), sums.squares.numpy()
+    found = [part for part in job.world.gather(own) if part[1].shape[1]]  # one may have had no image
+    # A classifier that is called otherwise, or after out of memory a part that was seen twice.
+    if sum(part[0].sum() for part in found) != len(samples):
+        return outputs, {}
+    counts, totals, squares = (np.sum([part[place] for part in found], axis=0) for place in range(3))
+    return outputs, separation(counts, totals, squares, job.task.classes)
 
 
 def _is_finite(job: Job, outputs: np.ndarray, row: dict[str, float]) -> bool:
@@ -79,7 +102,7 @@ def keep_start_predictions(job: Job, split: str, samples: Samples, outputs: np.n
 
 
 def write_eval_row(
-    job: Job, state: TrainState, split: str, num_samples: int, metrics: dict[str, float]
+    job: Job, state: TrainState, split: str, num_samples: int, metrics: dict[str, Any]
 ) -> None:
     row: dict[str, Any] = {
         "step": state.step,

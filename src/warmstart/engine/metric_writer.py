@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import time
 from types import TracebackType
+from typing import Any
 
 import torch
 
@@ -16,6 +17,9 @@ from warmstart.engine.state import NotFinite, TrainState
 from warmstart.engine.step import WindowResult
 from warmstart.run import layout, writer
 from warmstart.run.tensorboard import ScalarWriter
+from warmstart.tasks import binary
+
+_VALIDATION_SCALARS = ("loss", "accuracy", "map", "miou", *binary.METRICS, "fisher_ratio", "fisher_document")
 
 # The scale has been halved as often by then: the gradients are not too large, they are broken.
 _MOST_SKIPPED = 20
@@ -131,10 +135,12 @@ class MetricWriter:
         self._sums[2:] = 0
         state.epoch_loss_sum = state.epoch_weight_sum = 0.0
 
-    def validation(self, state: TrainState, metrics: dict[str, float]) -> None:
-        for tag, name in (("val_loss", "loss"), ("accuracy", "accuracy"), ("map", "map"), ("miou", "miou")):
+    def validation(self, state: TrainState, metrics: dict[str, Any]) -> None:
+        for name in _VALIDATION_SCALARS:
             if name in metrics:
-                self._scalar(tag, metrics[name], state.step)
+                self._scalar({"loss": "val_loss"}.get(name, name), metrics[name], state.step)
+        for name, value in metrics.get("separation", {}).items():
+            self._scalar(f"separation/{name}", value, state.step)
         self._last_time = time.perf_counter()  # time spent on validation is not training time
         self._last_step = state.step
 

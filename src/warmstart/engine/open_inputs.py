@@ -185,6 +185,6 @@ def build_model(
     data = config.data
     overrides = {"mean": data.mean, "std": data.std, "image_size": data.image_size, "crop_pct": data.crop_pct}
     settings = config.model.model_copy(update={"weights": reference.file or config.model.weights})
-    built = build(settings, overrides, classes, config.train.seed)
+    built = build(settings, overrides, classes, config.train.seed, config.task)
     built.move_to(device)
     return built

@@ -59,3 +59,10 @@ def save_as(job: Job, target: Path) -> None:
         values.crop_pct,
         listing(job.built.classes, 20),
     )
+    if job.built.margin is not None:
+        log.warning(
+            "that its classifier is a %s head of scale %g cannot be told from its tensors: warmstart needs %s for it",
+            job.built.margin.method,
+            job.built.margin.eval_scale,
+            job.run,
+        )

@@ -199,8 +199,8 @@ def check_same(parent: Parent, prepared: Prepared) -> None:
     """UserError unless data, classes and model are such that this is still the parent's run."""
     job = prepared.job
     fix = "other classes are another task: `warmstart finetune` keeps the rows of classes with the same name"
+    change = job.built.head_change
     if parent.run is None:
-        change = job.built.head_change
         if change.kind != "kept":
             raise UserError(
                 f"the classifier of {parent.name} does not fit these classes: {change.reason}",
@@ -229,6 +229,9 @@ def check_same(parent: Parent, prepared: Prepared) -> None:
             "the parent's data, unchanged",
             "--keep optimizer, or --keep weights",
         )
+    if parent.saved is not None and change.kind != "kept":
+        happened = f"--keep {parent.keep}: the classifier of {parent.name} cannot be kept: {change.reason}"
+        raise UserError(happened, "the parent's --margin-method", "--keep weights, with a new classifier")
     if parent.saved is not None:
         shapes = {name: tensor.shape for name, tensor in job.built.module.state_dict().items()}
         other = [name for name, tensor in parent.saved.weights.items() if shapes.get(name) != tensor.shape]
@@ -288,12 +291,8 @@ def _measure(job: Job, file: str | None) -> float:
     module = job.built.module
     if file is not None:
         module = build_model(job.config, job.dataset.classes, WeightsReference(file), job.device).module
-    alone = Feed(_alone(job), Clock(), TrainState())
+    # Without the other processes, and without features of frozen blocks, which are of other weights.
+    alone = Feed(replace(job, world=SOLO, kept=()), Clock(), TrainState())
     samples = job.dataset.splits["val"]
     outputs = alone.outputs(module, samples, "val")
     return float(job.task.evaluate(outputs, samples.targets)[job.select_by])
-
-
-def _alone(job: Job) -> Job:
-    """Without the other processes, and without features of frozen blocks, which are of other weights."""
-    return replace(job, world=SOLO, kept=())

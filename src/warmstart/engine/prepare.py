@@ -25,6 +25,7 @@ from warmstart.engine.compiled import check_compiler
 from warmstart.engine.distributed import SOLO, World
 from warmstart.engine.feature_plan import choices_from_json, choices_to_json, choose_features, kept_features
 from warmstart.engine.job import Bar, Job, Pace
+from warmstart.engine.mining import find_mined, sample_weights
 from warmstart.engine.open_inputs import open_inputs
 from warmstart.engine.optimizer import check_optimizer
 from warmstart.engine.pace import make_pace, within_budget
@@ -35,6 +36,7 @@ from warmstart.errors import UserError
 from warmstart.inference.device import resolve_device, resolve_precision
 from warmstart.inference.reference import WeightsReference, resolve_weights
 from warmstart.models.build import BuiltModel
+from warmstart.tasks.classification import Classification
 from warmstart.tasks.multilabel import MultiLabel
 from warmstart.tasks.task import Task, make_task, resolve_metric
 
@@ -72,23 +74,19 @@ def prepare(
     augment, augment_origin = _augment(config, reference, resolved)
     pace = make_pace(config, dataset, steps_done) if resolved is None else Pace(**resolved["pace"])
     task = _task(config, dataset, built)
+    mined = find_mined(config.data, dataset, resolved)
+    weights = sample_weights(mined, dataset.splits["train"])
     job = Job(
         run=run,
         config=config,
         dataset=dataset,
-        built=replace(built, multi_label=isinstance(task, MultiLabel)),
+        built=_answering(built, task),
         plan=plan,
         schedule=make_schedule(config.optim, pace.total_steps, pace.steps_per_epoch),
         task=task,
         select_by=resolve_metric(config.train.select_by, task),
         pace=pace,
-        train_view=View(
-            built.preprocessing,
-            dataset.native,
-            augment,
-            _mixing(config, augment, dataset),
-            dataset.mask_rules,
-        ),
+        train_view=_view(built, dataset, augment, _mixing(config, augment, dataset, weights)),
         workers=resolve_workers(
             config.data.workers, dataset.splits["train"], device.type != "cpu", world.local_size
         ),
@@ -97,14 +95,27 @@ def prepare(
         device=device,
         precision=precision,
         bar=None if resolved is None else Bar.recorded(resolved),
+        sample_weights=weights,
     )
     check_settings(job)
     if resolved is not None:
         return _decided(job, resolved)
     record = {"settings": asdict(augment), "origin": augment_origin}
-    return _decide(
-        job, lambda job, measured: make_record(job, reference, origins, record, measured), opened.split
-    )
+
+    def complete(job: Job, measured: Probe | None) -> dict[str, Any]:
+        return make_record(job, reference, origins, record, measured) | {"mined": mined}
+
+    return _decide(job, complete, opened.split)
+
+
+def _view(built: BuiltModel, dataset: Dataset, augment: Augment, mixing: Mixing | None) -> View:
+    return View(built.preprocessing, dataset.native, augment, mixing, dataset.mask_rules)
+
+
+def _answering(built: BuiltModel, task: Task) -> BuiltModel:
+    """The model with what its outputs mean."""
+    decision = task.decision if isinstance(task, Classification) else None
+    return replace(built, multi_label=isinstance(task, MultiLabel), decision=decision)
 
 
 def _device(config: Config, world: World) -> tuple[torch.device, torch.dtype | None]:
@@ -142,7 +153,12 @@ def _task(config: Config, dataset: Dataset, built: BuiltModel) -> Task:
     facts = dataset.facts
     counts = facts.counts["train"] if facts.pixels is None else facts.pixels
     return make_task(
-        config.task, dataset.classes, dataset.splits["train"].targets, counts, ignore=dataset.ignore
+        config.task,
+        dataset.classes,
+        dataset.splits["train"].targets,
+        counts,
+        ignore=dataset.ignore,
+        margin=built.margin,
     )
 
 
@@ -193,7 +209,9 @@ def _augment(
     return Augment(**{**settings, **changed, "seed": config.train.seed}), origin
 
 
-def _mixing(config: Config, augment: Augment, dataset: Dataset) -> Mixing | None:
+def _mixing(
+    config: Config, augment: Augment, dataset: Dataset, weights: np.ndarray | None = None
+) -> Mixing | None:
     """Mixup and CutMix, which pair the images as the epoch's order has them."""
     mixup = augment.mixup if dataset.ignore is None else 0.0  # a parent's: ids of masks cannot be blended
     if not (mixup or augment.cutmix):
@@ -201,7 +219,7 @@ def _mixing(config: Config, augment: Augment, dataset: Dataset) -> Mixing | None
     targets, accumulate = dataset.splits["train"].targets, config.optim.accumulate
 
     def order(epoch: int) -> np.ndarray:
-        windows = training_windows(targets, config.data, accumulate, config.train.seed, epoch)
+        windows = training_windows(targets, config.data, accumulate, config.train.seed, epoch, weights)
         return np.concatenate([*chain.from_iterable(windows)])
 
     return Mixing(mixup, augment.cutmix, len(dataset.classes), augment.seed, order)

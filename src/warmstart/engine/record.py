@@ -52,6 +52,7 @@ def make_record(
             "source": built.source,
             "licence": built.licence,
             "head": asdict(built.head_change),
+            "margin": None if built.margin is None else asdict(built.margin),
             "preprocessing": asdict(built.preprocessing),
         },
         "data": asdict(job.dataset.facts)

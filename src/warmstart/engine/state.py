@@ -51,6 +51,7 @@ class TrainState:
     unreadable: dict[str, str] = field(
         default_factory=dict
     )  # training images that were lost on the way, and why
+    threshold: float | None = None  # chosen on val for the weights of this very step
 
     @property
     def is_left_out(self) -> bool:
@@ -60,6 +61,7 @@ class TrainState:
     def advance(self, steps_per_epoch: int) -> None:
         """Count one optimizer step; the last one of an epoch opens the next."""
         self.step += 1
+        self.threshold = None
         self.epoch, self.window = divmod(self.step, steps_per_epoch)
 
     def to_json(self) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,8 +14,7 @@ from warmstart.data.batches import Batch
 from warmstart.engine.distributed import SOLO, World
 from warmstart.inference.inputs import Inputs
 from warmstart.inference.memory import AtOnce, within_memory
-
-Objective = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
+from warmstart.tasks.task import Objective
 
 
 @dataclass(frozen=True)

@@ -60,7 +60,7 @@ class Restored:
             recorded = run.resolved["data"].get("ignore") if run is not None else None
             return Segmentation(classes) if recorded is None else Segmentation(classes, recorded)
         if not self.built.multi_label:
-            return Classification(classes)
+            return Classification(classes, decision=self.built.decision)
         found = run.thresholds if run is not None else None
         if found is None or found["step"] != self.reference.step:
             return MultiLabel(classes)

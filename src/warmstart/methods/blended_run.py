@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -107,7 +107,9 @@ def write_blend(found: Blended, output_dir: str | None, workers: int) -> BlendRe
         if (parent.path / name).exists():
             writer.write_whole(run / name, (parent.path / name).read_bytes())
     writer.write_json(run / layout.PLAN, _plan(found))
-    files = {layout.MODEL: save(found.weights, metadata_for(found.tuned.built))}
+    built, decision = found.tuned.built, found.tuned.built.decision
+    built = replace(built, decision=decision and decision.for_other_weights)
+    files = {layout.MODEL: save(found.weights, metadata_for(built))}
     writer.write_checkpoint(run, 0, files)
     writer.mark_best(run, 0)
     row = {"step": 0, "epoch": 0.0}

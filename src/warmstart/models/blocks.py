@@ -9,11 +9,12 @@ from itertools import chain
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
+from warmstart.models.margin import CosineClassifier
 from warmstart.models.zoo import timm_groups
 from warmstart.records import Block
 
 # Words of --freeze, --lrs and --unfreeze, or names given here: no other block may take them.
-_RESERVED = frozenset({"stem", "head", "backbone", "all"})
+_RESERVED = frozenset({"stem", "head", "margin_head", "backbone", "all"})
 # What torchvision and segmentation_models_pytorch put all their stages in.
 _OPENED_PACKAGES = ("torchvision.models.", "segmentation_models_pytorch.")
 _CONTAINERS = frozenset(
@@ -32,7 +33,8 @@ _NORMS = (_NormBase, nn.GroupNorm, nn.LayerNorm)
 
 
 def find_blocks(module: nn.Module, head: str) -> tuple[Block, ...]:
-    """Blocks from stem to head; the classifier at path `head` is always the last, named `head`.
+    """Blocks from stem to head; the classifier at path `head` is always the last, named `head`
+    (`margin_head` where it is one).
 
     A timm model is cut by its own layer groups (`group_matcher`), any other by its children,
     those of torchvision and segmentation_models_pytorch also by those of its `features` and the like.
@@ -49,7 +51,8 @@ def find_blocks(module: nn.Module, head: str) -> tuple[Block, ...]:
     backbone = [[name for name in group if not _under(name, head)] for group in groups]
     backbone = _join_trailing_norms([group for group in backbone if group], parameters)
     names = _block_names(backbone, parameters, first_name)
-    return _assemble(module, [*zip(names, backbone, strict=True), ("head", in_head)])
+    last = "margin_head" if isinstance(module.get_submodule(head), CosineClassifier) else "head"
+    return _assemble(module, [*zip(names, backbone, strict=True), (last, in_head)])
 
 
 def _under(name: str, path: str) -> bool:

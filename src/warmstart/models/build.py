@@ -10,22 +10,24 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.config.ocec import contradictions, is_ocec
-from warmstart.config.schema import ModelConfig
+from warmstart.config.schema import ModelConfig, TaskConfig
 from warmstart.errors import UserError
+from warmstart.models.answers import check_random, own_classes, own_decision, own_margin
 from warmstart.models.blocks import find_blocks
-from warmstart.models.created import Created, Outline
+from warmstart.models.created import Created, Outline, with_stated
 from warmstart.models.fitting import fit_names, fit_values, image_size_in, with_decoder
-from warmstart.models.gaps import compare, full_prefixes
-from warmstart.models.heads import HeadChange, fit_head, num_outputs
+from warmstart.models.heads import HeadChange, fit_head, fit_kind, num_outputs
 from warmstart.models.hf_zoo import config_text, remember_config
+from warmstart.models.margin import resolve_margin
 from warmstart.models.metadata import write_metadata
-from warmstart.models.mismatch import explain, explain_unknown
+from warmstart.models.mismatch import explain_unknown
 from warmstart.models.sizes import resize
 from warmstart.models.weights import WeightsFile, load_into, read_weights
 from warmstart.models.zoo import canonical, create, outline, split_name
-from warmstart.records import Block, Preprocessing
+from warmstart.records import Block, Decision, Margin, Preprocessing
 
 _RGB = 3
+_DEFAULT_TASK = TaskConfig()
 _PREPROCESSING_KEYS = frozenset({"mean", "std", "image_size", "crop_pct"})
 
 
@@ -47,6 +49,8 @@ class BuiltModel:
     notes: tuple[str, ...] = ()  # what was done to a file's contents to make them fit
     multi_label: bool = False  # each output is a yes or no of its own, by the file or the training data
     segments: bool = False  # by its architecture: outputs are (N, K, H, W), scores of every pixel
+    margin: Margin | None = None  # its classifier is a margin head
+    decision: Decision | None = None  # of a binary classifier, by the file or the run
 
     def move_to(self, device: torch.device) -> None:
         """Move the module, in the memory layout that it computes fastest in."""
@@ -55,91 +59,78 @@ class BuiltModel:
 
 
 def build(
-    settings: ModelConfig, overrides: Mapping[str, Any], classes: tuple[str, ...] | None, seed: int
+    settings: ModelConfig,
+    overrides: Mapping[str, Any],
+    classes: tuple[str, ...] | None,
+    seed: int,
+    task: TaskConfig = _DEFAULT_TASK,
 ) -> BuiltModel:
     """Build, load and fit a model for `classes`. Equal arguments give equal weights, to the bit.
 
     `classes` None keeps the classifier of a file as it is, with the file's names, or numbers for them.
 
     `overrides` are the mean, std, image_size and crop_pct that the user gave (None: not given); they
-    win over what a file of weights states, which wins over the model's own.
+    win over what a file of weights states, which wins over the model's own. `task` says whether the classifier is
+    a margin head; by default it is what the file has.
     UserError: whatever `create`, `read_weights`, `load_into` and `fit_head` find, no or two models named.
     """
     unknown = set(overrides) - _PREPROCESSING_KEYS
     assert not unknown, f"not a preprocessing setting: {unknown}"
     given = {key: value for key, value in overrides.items() if value is not None}
     random = settings.weights == "none"
-    if random and (settings.name or "").startswith("object:"):
-        raise UserError(
-            f"--weights none: the weights of {settings.name} are the object's own",
-            "no --weights (the object's own), or a file",
-            "pass a freshly built object to start from random weights",
-        )
+    check_random(settings)
     file = None if random or settings.weights is None else read_weights(settings.weights)
     name = _resolve_name(settings, file)
     if file is not None:
         file = fit_names(file, outline(name), name)
-    multi_label = classes is None and file is not None and file.multi_label
+    kept = file if classes is None else None  # with the answers of its classifier
     names_known = classes is not None or (file is not None and file.classes is not None)
     if classes is None:
-        classes = _own_classes(file, name)
+        classes = own_classes(file, name)
+    decision = own_decision(kept, classes) if kept is not None else None
     stated = {**(file.preprocessing if file else {}), **given}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that would seed CUDA too
         created = _create(name, settings, file, len(classes) if random else None, stated)
     notes = created.notes
+    margin = resolve_margin(task, own_margin(created, file))
     if file is not None:
-        change, source, loaded = _load(created, file, classes, name, seed)
+        change, source, loaded = _load(created, file, classes, name, (margin, seed))
         notes = (*file.notes, *notes, *loaded, *_resized(created, file, name, stated))
-    elif random:
-        change = HeadChange("new", (), classes, "random initialisation")
-        source = {"kind": "random", "path": None, "sha256": None}
     else:
-        change = fit_head(created.module, created.head, created.classes, classes, seed)
-        kind = "object" if name.startswith("object:") else "pretrained"
-        source = {"kind": kind, "path": created.origin, "sha256": None}
+        change, source = _fit(created, classes, name, (margin, seed), random)
     return BuiltModel(
         module=created.module,
         name=name,
         blocks=find_blocks(created.module, created.head_block or created.head),
         head=created.head,
-        preprocessing=_preprocessing(created.preprocessing, stated, name),
+        preprocessing=with_stated(created.preprocessing, stated, name),
         classes=classes,
         channels_last=created.channels_last,
         licence=created.licence,
         head_change=change,
         source=source,
         names_known=names_known,
-        multi_label=multi_label,
+        multi_label=kept is not None and kept.multi_label,
         segments=created.segments,
+        margin=margin,
+        decision=decision,
         notes=notes,
     )
-
-
-def _own_classes(file: WeightsFile | None, name: str) -> tuple[str, ...]:
-    """The classes of a file's classifier, by number where it does not name them."""
-    assert file is not None, "only a file's classifier can be kept as it is"
-    if file.classes is not None:
-        return file.classes
-    known = outline(name)
-    rows = file.state.get(f"{known.head}.weight")
-    if rows is None or not rows.ndim:
-        if not full_prefixes(file.shapes, known):
-            gaps, _ = compare(file.shapes, known.shapes, known.head)
-            raise explain(file.state, known.shapes, gaps, str(file.path), name)
-        raise UserError(
-            f"{file.path} holds no classifier that is one linear layer",
-            "weights of a whole model",
-            "`warmstart finetune` gives it a new head",
-        )
-    num = 2 if rows.shape[0] == 1 and known.has_pair else rows.shape[0]
-    return tuple(str(number) for number in range(num))
 
 
 def metadata_for(built: BuiltModel) -> dict[str, str]:
     """Metadata for the safetensors file of this model, from which `build` makes the same model again."""
     hf_config = config_text(built.module) if built.name.startswith("hf:") else None
-    return write_metadata(built.name, built.classes, built.preprocessing, built.multi_label, hf_config)
+    return write_metadata(
+        built.name,
+        built.classes,
+        built.preprocessing,
+        built.multi_label,
+        hf_config,
+        built.margin,
+        built.decision,
+    )
 
 
 def _resolve_name(settings: ModelConfig, file: WeightsFile | None) -> str:
@@ -240,10 +231,32 @@ def _resized(created: Created, file: WeightsFile, name: str, stated: Mapping[str
     return ()
 
 
+def _fit(
+    created: Created, classes: tuple[str, ...], name: str, wanted: tuple[Margin | None, int], random: bool
+) -> tuple[HeadChange, dict[str, str | None]]:
+    """Fit the classifier of a model that no file is loaded into; `wanted` is its margin and seed."""
+    margin, seed = wanted
+    if random:
+        fit_kind(created.module, created.head, margin, seed)
+        change = HeadChange("new", (), classes, "random initialisation")
+        return change, {"kind": "random", "path": None, "sha256": None}
+    lost = fit_kind(created.module, created.head, margin, seed)
+    change = fit_head(created.module, created.head, () if lost else created.classes, classes, seed)
+    kind = "object" if name.startswith("object:") else "pretrained"
+    source = {"kind": kind, "path": created.origin, "sha256": None}
+    return replace(change, reason=lost or change.reason), source
+
+
 def _load(
-    created: Created, file: WeightsFile, classes: tuple[str, ...], name: str, seed: int
+    created: Created,
+    file: WeightsFile,
+    classes: tuple[str, ...],
+    name: str,
+    wanted: tuple[Margin | None, int],
 ) -> tuple[HeadChange, dict[str, str | None], tuple[str, ...]]:
-    """Load the file, and fit the classifier to the classes; the last are notes."""
+    """Load the file, and fit the classifier to the classes; `wanted` is its margin and seed. The last are notes."""
+    margin, seed = wanted
+    fit_kind(created.module, created.head, own_margin(created, file), seed)
     source: dict[str, str | None] = {"kind": "file", "path": str(file.path), "sha256": file.sha256}
     known = outline(name)
     state, adapted = fit_values(created, with_decoder(created, _needed(created, file), known), known)
@@ -258,8 +271,11 @@ def _load(
                 "one name per output",
                 "save the file again with all its class names, or without any",
             )
-        return fit_head(created.module, created.head, file.classes, classes, seed), source, notes
+        lost = fit_kind(created.module, created.head, margin, seed)
+        change = fit_head(created.module, created.head, () if lost else file.classes, classes, seed)
+        return replace(change, reason=lost or change.reason), source, notes
     # Names that no output of the file has: every row is drawn anew.
+    fit_kind(created.module, created.head, margin, seed)
     drawn = fit_head(created.module, created.head, (), classes, seed)
     return replace(drawn, reason="the file holds no classifier"), source, notes
 
@@ -273,20 +289,3 @@ def _needed(created: Created, file: WeightsFile) -> dict[str, Tensor]:
 def _left_out(created: Created, file: WeightsFile) -> tuple[str, ...]:
     num = len(file.state) - len(_needed(created, file))
     return (f"left out {num} tensors of auxiliary classifiers",) if num else ()
-
-
-def _preprocessing(default: Preprocessing, stated: Mapping[str, Any], name: str) -> Preprocessing:
-    """The model's own, with what was stated; a single mean or std stands for every channel."""
-    channels = default.num_channels
-    chosen = dict(stated)
-    for key in ("mean", "std"):
-        if key in chosen:
-            values = tuple(chosen[key])
-            if len(values) not in (1, channels):
-                raise UserError(
-                    f"{key} has {len(values)} values, but {name} takes {channels} channel(s)",
-                    f"1 or {channels} values",
-                    f"--{key} {','.join(['0.5'] * channels)}",
-                )
-            chosen[key] = values * channels if len(values) == 1 else values
-    return replace(default, **chosen)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 from torch import nn
 
@@ -85,3 +86,20 @@ def check_in_channels(name: str, wanted: Wanted, own: int) -> None:
             needed,
             "choose a timm model, which can take any number of channels",
         )
+
+
+def with_stated(default: Preprocessing, stated: Mapping[str, Any], name: str) -> Preprocessing:
+    """The model's own, with what was stated; a single mean or std stands for every channel."""
+    channels = default.num_channels
+    chosen = dict(stated)
+    for key in ("mean", "std"):
+        if key in chosen:
+            values = tuple(chosen[key])
+            if len(values) not in (1, channels):
+                raise UserError(
+                    f"{key} has {len(values)} values, but {name} takes {channels} channel(s)",
+                    f"1 or {channels} values",
+                    f"--{key} {','.join(['0.5'] * channels)}",
+                )
+            chosen[key] = values * channels if len(values) == 1 else values
+    return replace(default, **chosen)

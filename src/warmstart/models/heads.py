@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from warmstart.errors import UserError
+from warmstart.models.margin import CosineClassifier, named
+from warmstart.records import Margin
 
+Classifier = nn.Linear | nn.Conv2d | CosineClassifier
 _FORM = ("in_channels", "kernel_size", "stride", "padding", "dilation", "padding_mode")  # of a convolution
 
 
@@ -43,17 +45,6 @@ class PairLinear(nn.Linear):
     def forward(self, x: Tensor) -> Tensor:
         z = super().forward(x)
         return torch.cat([torch.zeros_like(z), z], dim=-1) if self.out_features == 1 else z
-
-
-class CosineLinear(nn.Linear):
-    """`scale` times the cosines between input and rows: (N, D) -> (N, K). Of a margin head, what evaluation sees."""
-
-    def __init__(self, num_features: int, num_classes: int, scale: float) -> None:
-        super().__init__(num_features, num_classes, bias=False)
-        self.scale = scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.scale * F.linear(F.normalize(x, dim=-1), F.normalize(self.weight, dim=-1))
 
 
 def num_outputs(module: nn.Module, head: str) -> int:
@@ -109,9 +100,48 @@ def fit_head(
     return HeadChange("new" if not kept else "mixed" if new else "kept", kept, new, reason)
 
 
-def _classifier(module: nn.Module, head: str) -> nn.Linear | nn.Conv2d:
+def margin_of(module: nn.Module, head: str) -> Margin | None:
+    """That of the layer at path `head`; None: it is linear."""
     layer = module.get_submodule(head)
-    if isinstance(layer, nn.Linear) or (isinstance(layer, nn.Conv2d) and layer.groups == 1):
+    return layer.margin if isinstance(layer, CosineClassifier) else None
+
+
+def fit_kind(module: nn.Module, head: str, margin: Margin | None, seed: int) -> str:
+    """Make the layer at path `head` the margin head that is asked for, or linear for None; changes `module` in place.
+
+    What is of that kind already keeps its weights, and takes the new values. Otherwise every row is drawn anew from
+    `seed`, and the answer says so in words; else it is empty.
+    UserError: a margin head in place of a convolution.
+    """
+    old = _classifier(module, head)
+    own = margin_of(module, head)
+    if (own is None) == (margin is None) and (own is None or margin is None or own.method == margin.method):
+        if isinstance(old, CosineClassifier) and margin is not None:
+            old.margin = margin
+        return ""
+    if isinstance(old, nn.Conv2d):
+        raise UserError(
+            f"--margin-method: the classifier {head!r} is a convolution",
+            "a linear layer, in front of which every image is one vector",
+            "choose another --model, or --margin-method none",
+        )
+    num = num_outputs(module, head)
+    with torch.device("meta"):
+        form: Classifier
+        if margin is None:
+            form = nn.Linear(old.in_features, num)
+        else:
+            form = CosineClassifier(old.in_features, num, margin)
+    form = form.to(old.weight.dtype).train(old.training)
+    _put(module, head, _fresh(form, num, seed, old.weight.device))
+    return f"the weights have {named(own)}, and {named(margin)} is asked for: initialised anew"
+
+
+def _classifier(module: nn.Module, head: str) -> Classifier:
+    layer = module.get_submodule(head)
+    if isinstance(layer, (nn.Linear, CosineClassifier)) or (
+        isinstance(layer, nn.Conv2d) and layer.groups == 1
+    ):
         return layer
     raise UserError(
         f"the classifier {head!r} is a {type(layer).__name__}, which cannot be given new classes",
@@ -120,15 +150,15 @@ def _classifier(module: nn.Module, head: str) -> nn.Linear | nn.Conv2d:
     )
 
 
-def _fresh(old: nn.Linear | nn.Conv2d, num_rows: int, seed: int) -> nn.Linear | nn.Conv2d:
+def _fresh(old: Classifier, num_rows: int, seed: int, device: torch.device | None = None) -> Classifier:
     """A layer like `old` with `num_rows` outputs, initialised as nn.Linear does, from `seed` alone."""
     with torch.device("meta"):  # built without touching the global generator
         bias = old.bias is not None
-        layer: nn.Linear | nn.Conv2d
+        layer: Classifier
         if isinstance(old, PairLinear):
             layer = PairLinear(old.in_features, num_rows, bias)
-        elif isinstance(old, CosineLinear):
-            layer = CosineLinear(old.in_features, num_rows, old.scale)
+        elif isinstance(old, CosineClassifier):
+            layer = CosineClassifier(old.in_features, num_rows, old.margin)
         elif isinstance(old, nn.Linear):
             layer = nn.Linear(old.in_features, num_rows, bias=bias)
         else:
@@ -140,12 +170,10 @@ def _fresh(old: nn.Linear | nn.Conv2d, num_rows: int, seed: int) -> nn.Linear | 
     with torch.no_grad():
         for parameter in layer.parameters():
             parameter.uniform_(-bound, bound, generator=generator)
-    return layer.to(old.weight.device).train(old.training)
+    return layer.to(device or old.weight.device).train(old.training)
 
 
-def _copy_rows(
-    old: nn.Linear | nn.Conv2d, new: nn.Linear | nn.Conv2d, pairs: Sequence[tuple[int, int]]
-) -> None:
+def _copy_rows(old: Classifier, new: Classifier, pairs: Sequence[tuple[int, int]]) -> None:
     """Copy (new row, old row) pairs; the one row of a `PairLinear` stands for two, of which the first is 0."""
     with torch.no_grad():
         for mine, theirs in ((new.weight, old.weight), (new.bias, old.bias)):
@@ -161,9 +189,9 @@ def _copy_rows(
                 mine[new_row] = rows[old_row]
 
 
-def _put(module: nn.Module, head: str, layer: nn.Linear | nn.Conv2d) -> None:
+def _put(module: nn.Module, head: str, layer: Classifier) -> None:
     """Set the layer at its path, and the counts that timm keeps on the model and the head around it."""
-    num_rows = module.get_submodule(head).weight.shape[0]  # type: ignore[index]
+    num_rows = _classifier(module, head).weight.shape[0]
     parent_path, _, name = head.rpartition(".")
     parents = [module]
     for part in filter(None, parent_path.split(".")):

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 from warmstart.errors import UserError
 from warmstart.models.builtin import is_builtin
-from warmstart.records import Preprocessing
+from warmstart.records import Decision, Margin, Preprocessing
 
 NAME = "warmstart.name"  # with its zoo, `timm:resnet18`; `arch` in files of others
 _TASK, _MULTI_LABEL = "task", "multi-label"  # without the entry, an image has one class
+_MARGIN, _DECISION = "margin_head", "decision"
 HF_CONFIG = "hf_config"  # of a model of transformers, whose name is that of a folder
 _OURS = "warmstart"  # the one entry of a file of ours
 
@@ -22,6 +24,8 @@ def write_metadata(
     preprocessing: Preprocessing,
     multi_label: bool = False,
     hf_config: str | None = None,
+    margin: Margin | None = None,
+    decision: Decision | None = None,
 ) -> dict[str, str]:
     """The text entry that makes a saved model self-describing.
 
@@ -38,6 +42,8 @@ def write_metadata(
         "crop_pct": json.dumps(preprocessing.crop_pct),
     } | ({_TASK: _MULTI_LABEL} if multi_label else {})
     entries |= {HF_CONFIG: hf_config} if hf_config else {}
+    for key, record in ((_MARGIN, margin), (_DECISION, decision)):
+        entries |= {key: json.dumps(asdict(record), ensure_ascii=False)} if record is not None else {}
     return {_OURS: json.dumps(entries, ensure_ascii=False)}
 
 
@@ -74,6 +80,35 @@ def classes_in(metadata: Mapping[str, str], source: str) -> tuple[str, ...] | No
 def is_multi_label(metadata: Mapping[str, str]) -> bool:
     """Whether the outputs are questions of their own (sigmoid) instead of classes that exclude each other."""
     return metadata.get(_TASK) == _MULTI_LABEL
+
+
+def margin_in(metadata: Mapping[str, str], source: str) -> Margin | None:
+    """The margin head that the file's classifier is; None: it is linear."""
+    if _MARGIN not in metadata:
+        return None
+    values = _json(metadata[_MARGIN])
+    values = values if isinstance(values, dict) else {}
+    numbers = [values.get(name) for name in ("margin", "scale", "eval_scale")]
+    if values.get("method") not in ("cosface", "arcface") or not all(map(_is_number, numbers)):
+        raise _bad(
+            _MARGIN,
+            metadata,
+            source,
+            '{"method": "cosface", "margin": 0.18, "scale": 12, "eval_scale": 6}',
+        )
+    margin, scale, eval_scale = (float(number or 0) for number in numbers)
+    return Margin(values["method"], margin, scale, eval_scale)
+
+
+def decision_in(metadata: Mapping[str, str], source: str) -> Decision | None:
+    """The positive class and the threshold that the file's classifier answers with, where they are stated."""
+    if _DECISION not in metadata:
+        return None
+    values = _json(metadata[_DECISION])
+    threshold = values.get("threshold") if isinstance(values, dict) else "none"
+    if not (threshold is None or _is_number(threshold)) or not isinstance(values.get("positive"), str):
+        raise _bad(_DECISION, metadata, source, '{"positive": "open", "threshold": 0.4, "rule": "f1"}')
+    return Decision(values["positive"], None if threshold is None else float(threshold), values.get("rule"))
 
 
 def preprocessing_in(metadata: Mapping[str, str], source: str) -> dict[str, Any]:

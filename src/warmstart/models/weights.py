@@ -35,14 +35,17 @@ from warmstart.models.metadata import (
     NAME,
     arch_in,
     classes_in,
+    decision_in,
     expand,
     is_multi_label,
+    margin_in,
     preprocessing_in,
 )
 from warmstart.models.mismatch import explain
 from warmstart.models.shards import INDEX_SUFFIX, check_shard, digest, shard_files
 from warmstart.models.sizes import first_line
 from warmstart.models.unwrap import SAVE_BARE, Unwrapped, harmless_classes, strip_prefixes, unwrap
+from warmstart.records import Decision, Margin
 
 _NUM_EXAMPLES = 5
 _LFS_POINTER = b"version https://git-lfs"
@@ -63,6 +66,8 @@ class WeightsFile:
     prefixes: tuple[str, ...] = ()  # stripped from all names, from the outermost on
     classes_key: str | None = None  # of a wrapper dict, whose `classes` need not be of the classifier
     hf_config: str | None = None  # of a model of transformers that was saved here
+    margin: Margin | None = None  # of its classifier; None: that is linear
+    decision: Decision | None = None  # of a binary classifier
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -119,6 +124,8 @@ def read_weights(path: str | Path) -> WeightsFile:
         prefixes=found.prefixes,
         classes_key=None if named else found.classes_key,
         hf_config=metadata.get(HF_CONFIG),
+        margin=margin_in(metadata, str(file)),
+        decision=decision_in(metadata, str(file)),
     )
 
 

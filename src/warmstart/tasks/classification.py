@@ -6,8 +6,8 @@ Shapes: N samples, K classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,32 +15,65 @@ import torch
 from numpy.typing import NDArray
 
 from warmstart import stats
-from warmstart.errors import UserError, closest, listing
-from warmstart.tasks import metrics, objectives
+from warmstart.config.threshold import ThresholdRule
+from warmstart.records import Decision, Margin
+from warmstart.tasks import binary, metrics, objectives
+from warmstart.tasks.margin import with_margin
 
+_METRICS = ("accuracy", "loss", "f1", "balanced_accuracy", "top5", "ece")
 _MAX_LOGITS_AT_ONCE = 4_000_000  # 32 MB in float64
-_EXPECTED_WEIGHTS = "balanced, or NAME=WEIGHT,... with weights that are numbers from 0 on"
 
 
 @dataclass(frozen=True)
 class Classification:
-    """One class per image. `class_weights` are in the order of `classes`; None is 1 for each."""
+    """One class per image. `class_weights` are in the order of `classes`; None is 1 for each.
+
+    `margin` is that of the model's head, and part of the objective alone. Of two classes one is positive:
+    `decision` names it, and holds the threshold once that was chosen by `rule`.
+    """
 
     classes: tuple[str, ...]
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
+    margin: Margin | None = None
+    decision: Decision | None = None
+    rule: ThresholdRule | None = None
 
     name = "classification"
     statistics = None
-    metrics = ("accuracy", "loss", "f1", "balanced_accuracy", "top5", "ece")
     columns = ("precision", "recall", "f1", "support")
 
     def __post_init__(self) -> None:
         num_weights = len(self.classes if self.class_weights is None else self.class_weights)
         assert num_weights == len(self.classes), f"{num_weights} weights for {len(self.classes)} classes"
+        assert self.decision is None or self.is_binary, f"a decision among {len(self.classes)} classes"
+
+    @property
+    def is_binary(self) -> bool:
+        return len(self.classes) == 2
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        return _METRICS + (binary.METRICS if self.is_binary else ())
+
+    @property
+    def positive(self) -> int:
+        """The number of the positive class of two: the one named, else the second."""
+        return 1 if self.decision is None else self.classes.index(self.decision.positive)
+
+    def at_margin(self, share: float) -> Classification:
+        """The same task with a share of its margin: while that grows."""
+        if self.margin is None:
+            return self
+        return replace(self, margin=replace(self.margin, margin=self.margin.margin * share))
 
     def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """(loss_sum, weight) of logits (N, K) and class indices (N,): see `objectives.cross_entropy`."""
+        """(loss_sum, weight) of logits (N, K) and class indices (N,): see `objectives.cross_entropy`.
+
+        Of a margin head the logits are those `with_margin`: see tasks/margin.py.
+        """
+        if self.margin is not None:
+            outputs = with_margin(outputs, targets, self.margin)
         weights = None
         if self.class_weights is not None:
             dtype = torch.promote_types(outputs.dtype, torch.float32)
@@ -51,7 +84,9 @@ class Classification:
         """Metrics of logits (N, K) and class indices (N,); `loss` is plain cross-entropy in nats.
 
         `loss` knows neither smoothing nor class weights, so that runs can be compared. `accuracy_low`
-        and `accuracy_high` are its 95 % interval. A row without a finite maximum predicts
+        and `accuracy_high` are its 95 % interval. Of two classes: F1, precision and recall of the
+        positive one. All are of the class with the highest score; what the threshold in force
+        changes is repeated as `NAME_at_threshold`. A row without a finite maximum predicts
         nothing: then every metric is NaN.
         """
         assert len(logits) and logits.shape == (len(targets), len(self.classes)), f"{logits.shape}"
@@ -74,14 +109,50 @@ class Classification:
             "ece": stats.expected_calibration_error(confidence, correct),
             "accuracy_low": low,
             "accuracy_high": high,
+            **(self._of_positive(predicted, targets) if self.is_binary else {}),
+            **self._at_threshold(logits, targets),
         }
 
+    def _of_positive(self, predicted: NDArray[Any], targets: NDArray[Any]) -> dict[str, float]:
+        return binary.positive_metrics(predicted == self.positive, targets == self.positive)
+
+    def _at_threshold(self, logits: NDArray[np.float32], targets: NDArray[Any]) -> dict[str, float]:
+        """The threshold, and what changes with it; nothing where none is in force."""
+        if self.decision is None or self.decision.threshold is None:
+            return {}
+        predicted = self.answers(logits)
+        matrix = metrics.confusion(targets, predicted, len(self.classes))
+        changed = {
+            "accuracy": metrics.accuracy(matrix),
+            "f1": metrics.macro_f1(matrix),
+            **self._of_positive(predicted, targets),
+        }
+        return {
+            "threshold": self.decision.threshold,
+            **{f"{name}_at_threshold": value for name, value in changed.items()},
+        }
+
+    def answers(self, logits: NDArray[np.float32]) -> NDArray[np.int64]:
+        """(N,): the class with the highest logit; of two, the positive one from the threshold on, if there is one."""
+        if self.decision is None or self.decision.threshold is None:
+            return logits.argmax(axis=1)
+        reached = self.scores(logits)[:, self.positive] >= self.decision.threshold
+        return np.where(reached, self.positive, 1 - self.positive)
+
+    def decided(self, logits: NDArray[np.float32], targets: NDArray[Any]) -> Classification:
+        """The same task with the threshold that `rule` chooses on these samples; as it is without one."""
+        if self.rule is None or self.rule.kind == "fixed":
+            return self
+        scores, name = self.scores(logits)[:, self.positive], self.classes[self.positive]
+        threshold = binary.choose_threshold(self.rule, scores, targets == self.positive)
+        return replace(self, decision=Decision(name, threshold, str(self.rule)))
+
     def table(self, logits: NDArray[np.float32], targets: NDArray[Any]) -> list[dict[str, Any]]:
-        """One row per class (name, precision, recall, f1, support): see `metrics.per_class`.
+        """One row per class (name, precision, recall, f1, support) of the `answers`: see `metrics.per_class`.
 
         Where a row of the logits predicts nothing, all but name and support is None.
         """
-        matrix = metrics.confusion(targets, logits.argmax(axis=1), len(self.classes))
+        matrix = metrics.confusion(targets, self.answers(logits), len(self.classes))
         rows = metrics.per_class(matrix, self.classes)
         if _have_predictions(logits):
             return rows
@@ -100,8 +171,17 @@ class Classification:
         top5 = f"top-5 {m['top5']:.4f}  " if "top5" in m else ""
         return (
             f"loss {m['loss']:.4f}  accuracy {m['accuracy']:.4f} [{m['accuracy_low']:.3f}, "
-            f"{m['accuracy_high']:.3f}]  {top5}f1 {m['f1']:.4f}"
+            f"{m['accuracy_high']:.3f}]  {top5}f1 {m['f1']:.4f}{self._decided_headline(m)}"
         )
+
+    def _decided_headline(self, m: Mapping[str, float]) -> str:
+        """F1 of the positive class where one was named, and at the threshold."""
+        if self.decision is None:
+            return ""
+        text = f"  f1 of {self.decision.positive} {m['f1_positive']:.4f}"
+        if "threshold" in m:
+            text += f" ({m['f1_positive_at_threshold']:.4f} from {m['threshold']:.3f} on)"
+        return text
 
 
 def _have_predictions(logits: NDArray[np.float32]) -> bool:
@@ -124,105 +204,3 @@ def _losses_and_confidence(
         losses[rows] = np.log(total) - own
         confidence[rows] = 1 / total
     return losses, confidence
-
-
-def resolve_class_weights(
-    setting: str | None, classes: Sequence[str], counts: Mapping[str, int], num_images: int | None = None
-) -> tuple[float, ...] | None:
-    """Weights in the order of `classes` from `task.class_weights`; `counts` are training images by class.
-
-    `balanced` gives N / (K * count), which makes every class weigh the same in sum (King & Zeng 2001).
-    Labels, of which each of `num_images` images has any number, are weighed where an image has them:
-    `balanced` is then negatives / positives, which makes both sides of a label weigh the same in sum.
-    `cat=2,dog=1` names weights, classes left out weigh 1; `none` is None. Raises one UserError with
-    all problems.
-    """
-    if setting is None or setting.strip().lower() == "none":
-        return None
-    if setting.strip().lower() == "balanced":
-        return _balanced(classes, counts) if num_images is None else _positive(classes, counts, num_images)
-    weights, problems = _named_weights(setting, classes)
-    if problems:
-        raise UserError.of_problems(problems, "class_weights")
-    resolved = tuple(weights.get(name, 1.0) for name in classes)
-    if not any(resolved):
-        raise UserError(
-            f"class_weights = {setting!r} gives every class a weight of 0: there would be nothing to learn",
-            "at least one class with a weight above 0",
-            "raise a weight, or leave class_weights out",
-        )
-    return resolved
-
-
-def _balanced(classes: Sequence[str], counts: Mapping[str, int]) -> tuple[float, ...]:
-    empty = [name for name in classes if not counts.get(name)]
-    if empty:
-        raise UserError(
-            f"class_weights = 'balanced', but there are no training images of {listing(map(repr, empty))}",
-            "at least one training image of every class",
-            "add images, raise --limit, or name the weights (cat=2,dog=1)",
-        )
-    total = sum(counts[name] for name in classes)
-    return tuple(total / (len(classes) * counts[name]) for name in classes)
-
-
-def _positive(classes: Sequence[str], counts: Mapping[str, int], num_images: int) -> tuple[float, ...]:
-    one_sided = [name for name in classes if not 0 < counts.get(name, 0) < num_images]
-    if one_sided:
-        raise UserError(
-            f"class_weights = 'balanced', but none or all of the {num_images} training images have "
-            f"{listing(map(repr, one_sided))}",
-            "training images with and without every label",
-            "add images, raise --limit, or name the weights (cat=2,dog=1)",
-        )
-    return tuple((num_images - counts[name]) / counts[name] for name in classes)
-
-
-def _named_weights(setting: str, classes: Sequence[str]) -> tuple[dict[str, float], list[UserError]]:
-    """Weights by class, and every problem found. The last `=` of an entry ends the name."""
-    weights: dict[str, float] = {}
-    problems: list[UserError] = []
-    for entry in _entries(setting, classes):
-        name, equals, number = (part.strip() for part in entry.rpartition("="))
-        if not equals:
-            problem = f"class_weights: {entry.strip()!r} is not NAME=WEIGHT"
-            problems.append(UserError(problem, _EXPECTED_WEIGHTS, "write for example cat=2,dog=1"))
-            continue
-        weight = _weight(number)
-        if name not in classes:
-            hint = closest(name, classes) or "use the name of a class"
-            problems.append(UserError(f"class_weights: no class is named {name!r}", listing(classes), hint))
-        elif weight is None:
-            problem = f"class_weights: {number!r} is no weight for {name!r}"
-            problems.append(UserError(problem, "a finite number from 0 on", f"write for example {name}=2"))
-        elif name in weights:
-            problem = f"class_weights: {name!r} has two weights, {weights[name]:g} and {weight:g}"
-            problems.append(UserError(problem, "one weight per class", "keep one of them"))
-        else:
-            weights[name] = weight
-    return weights, problems
-
-
-def _entries(setting: str, classes: Sequence[str]) -> list[str]:
-    """The setting cut at commas, except at a comma that is part of a class name (`tench, Tinca tinca=2`)."""
-    entries: list[str] = []
-    for piece in setting.split(","):
-        joined = f"{entries[-1]},{piece}" if entries else piece
-        if entries and "=" not in entries[-1] and _could_begin(joined.rpartition("=")[0] or joined, classes):
-            entries[-1] = joined
-        else:
-            entries.append(piece)
-    return entries
-
-
-def _could_begin(text: str, classes: Sequence[str]) -> bool:
-    return any(name.startswith(text.strip()) for name in classes)
-
-
-def _weight(text: str) -> float | None:
-    """A finite number from 0 on, or None."""
-    try:
-        weight = float(text)
-    except ValueError:
-        return None
-    return weight if math.isfinite(weight) and weight >= 0 else None

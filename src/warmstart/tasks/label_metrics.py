@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-_FEWEST_POSITIVES = 5  # with fewer, a threshold would be that of single images
+FEWEST_POSITIVES = 5  # with fewer, a threshold would be that of single images
 _MAX_CELLS = 400_000_000  # R x N x K of a bootstrap: a few seconds
 _MAX_CELLS_AT_ONCE = 4_000_000
 
@@ -115,13 +115,25 @@ def best_thresholds(scores: NDArray[Any], targets: NDArray[Any]) -> tuple[float,
 
 def _best_threshold(scores: NDArray[np.float64], targets: NDArray[Any]) -> float:
     support = int(targets.sum())
-    if min(support, len(targets) - support) < _FEWEST_POSITIVES:
+    if min(support, len(targets) - support) < FEWEST_POSITIVES:
         return 0.5
+    places, hits, predicted = cuts(scores, targets)
+    f1 = 2 * hits / (support + predicted)
+    best = np.flatnonzero(f1 == f1.max())
+    return float(places[best[np.argmin(np.abs(places[best] - 0.5))]])
+
+
+def cuts(
+    scores: NDArray[np.float64], targets: NDArray[Any]
+) -> tuple[NDArray[np.float64], NDArray[np.int64], NDArray[np.int64]]:
+    """(places, hits, predicted) of every threshold that tells some scores (N,) from others, from the highest on.
+
+    Between two neighbouring scores it is 0.5 if that lies there, else the middle. `hits` of the `predicted` samples
+    have a target (N,) of 1.
+    """
     order = np.argsort(-scores, kind="stable")
     ranked = scores[order]
     ends = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
-    f1 = 2 * np.cumsum(targets[order], dtype=np.int64)[ends] / (support + ends + 1)
     upper, lower = ranked[ends], np.append(ranked[np.minimum(ends + 1, len(ranked) - 1)][:-1], 0.0)
-    middle = np.where((lower < 0.5) & (upper >= 0.5), 0.5, (lower + upper) / 2)
-    best = np.flatnonzero(f1 == f1.max())
-    return float(middle[best[np.argmin(np.abs(middle[best] - 0.5))]])
+    places = np.where((lower < 0.5) & (upper >= 0.5), 0.5, (lower + upper) / 2)
+    return places, np.cumsum(targets[order], dtype=np.int64)[ends], ends + 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,7 +13,9 @@ from numpy.typing import NDArray
 
 from warmstart.config.schema import TaskConfig
 from warmstart.errors import UserError, closest, listing
-from warmstart.tasks.classification import Classification, resolve_class_weights
+from warmstart.records import Decision, Margin
+from warmstart.tasks.class_weights import resolve_class_weights
+from warmstart.tasks.classification import Classification
 from warmstart.tasks.mask_objectives import MaskLoss
 from warmstart.tasks.multilabel import MultiLabel
 from warmstart.tasks.segmentation import Segmentation
@@ -28,6 +32,9 @@ MASK_SETTINGS = (
     "tversky_weight",
     "tversky_alpha",
 )
+
+
+Objective = Callable[[torch.Tensor, torch.Tensor], tuple[torch.Tensor, torch.Tensor]]
 
 
 class Task(Protocol):
@@ -77,13 +84,16 @@ def make_task(
     targets: NDArray[Any],
     counts: Mapping[str, int],
     ignore: int | None = None,
+    margin: Margin | None = None,
 ) -> Task:
     """The task of the training data: segmentation where masks have an `ignore` id, else by the targets:
     classification for (N,), multi-label for (N, K).
 
-    `counts` are training images by class; for masks, training pixels by class. Raises UserError for class
-    weights that do not fit, and for settings that this task does not read.
+    `counts` are training images by class; for masks, training pixels by class. `margin` is that of the model's head.
+    Raises UserError for class weights that do not fit, and for settings that this task does not read.
     """
+    kind = "masks" if ignore is not None else "multi-label" if targets.ndim == 2 else ""
+    _check_one_class(settings, margin, kind, classes)
     if ignore is not None:
         weights = resolve_class_weights(settings.class_weights, classes, counts)
         return Segmentation(classes, ignore, settings.label_smoothing, weights, _mask_loss(settings))
@@ -91,8 +101,62 @@ def make_task(
     if targets.ndim == 2:
         weights = resolve_class_weights(settings.class_weights, classes, counts, len(targets))
         return MultiLabel(classes, settings.label_smoothing, weights)
-    weights = resolve_class_weights(settings.class_weights, classes, counts)
-    return Classification(classes, settings.label_smoothing, weights)
+    decision = None
+    if settings.positive is not None or settings.threshold is not None:
+        decision = Decision(settings.positive or classes[1])
+        if settings.threshold is not None and settings.threshold.kind == "fixed":
+            decision = replace(decision, threshold=settings.threshold.value)
+    task = Classification(classes, settings.label_smoothing, None, margin, decision, settings.threshold)
+    setting = settings.class_weights
+    if task.is_binary and setting is not None:
+        setting = _by_side(setting, classes[1 - task.positive], classes[task.positive])
+    return replace(task, class_weights=resolve_class_weights(setting, classes, counts))
+
+
+def _by_side(setting: str, negative: str, positive: str) -> str:
+    """Class weights with the names of classes for `negative=` and `positive=`."""
+    for word, name in (("negative", negative), ("positive", positive)):
+        if word not in (negative, positive):
+            setting = re.sub(rf"(^|,)\s*{word}\s*=", lambda found, name=name: f"{found[1]}{name}=", setting)  # type: ignore[misc]
+    return setting
+
+
+def _check_one_class(
+    settings: TaskConfig, margin: Margin | None, kind: str, classes: tuple[str, ...]
+) -> None:
+    """What needs one class per image, or two classes: UserError names the settings that these data cannot have.
+
+    `kind` is what the data are if an image has not one class.
+    """
+    problems = []
+    if margin is not None and kind:
+        problems.append(
+            UserError(
+                f"a margin head ({margin.method}) needs one class per image, and these data are {kind}",
+                "images with one label each",
+                "--margin-method none",
+            )
+        )
+    for name in ("positive", "threshold"):
+        value = getattr(settings, name)
+        if value is not None and (kind or len(classes) != 2):
+            problems.append(
+                UserError(
+                    f"--{name} {value} is for two classes, and these data are {kind or f'of {len(classes)} classes'}",
+                    "two classes, one per image",
+                    f"leave --{name} out",
+                )
+            )
+    if not problems and settings.positive is not None and settings.positive not in classes:
+        problems.append(
+            UserError(
+                f"--positive: no class is named {settings.positive!r}",
+                listing(classes),
+                closest(settings.positive, classes) or "use the name of a class",
+            )
+        )
+    if problems:
+        raise UserError.of_problems(problems, "the section task")
 
 
 def _mask_loss(settings: TaskConfig) -> MaskLoss:

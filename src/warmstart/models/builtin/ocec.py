@@ -11,8 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from warmstart.config.ocec import MARGIN_SCALES, OcecShape
-from warmstart.models.heads import CosineLinear, PairLinear
+from warmstart.config.ocec import OcecShape
+from warmstart.models.heads import PairLinear
+from warmstart.models.margin import DEFAULTS, CosineClassifier
 
 _LEAST_HIDDEN = 16  # of the head avgmax_mlp
 _MOST_HEADS = 8  # of attention
@@ -164,7 +165,7 @@ class TokenHead(nn.Module):
 class Ocec(nn.Module):
     """(N, 3, H, W) -> logits (N, K). For two classes the classifier has one row (heads.PairLinear).
 
-    With a margin head, the logits are the cosines between pooled features and the rows, times `MARGIN_SCALES`.
+    With a margin head, the logits are the cosines between pooled features and the rows, times its scale.
     """
 
     def __init__(self, shape: OcecShape, num_classes: int = 2, dropout: float = 0.3) -> None:
@@ -182,7 +183,7 @@ class Ocec(nn.Module):
         self.apply(_initialise)
         if shape.margin:
             width = 2 * channels if shape.head == "avgmax_mlp" else channels
-            self.margin_head = CosineLinear(width, num_classes, MARGIN_SCALES[shape.margin])
+            self.margin_head = CosineClassifier(width, num_classes, DEFAULTS[shape.margin])
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.features(self.stem(x))

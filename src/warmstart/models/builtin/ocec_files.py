@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from warmstart.config.ocec import HEADS, MARGIN_SCALES, OcecShape
+from warmstart.config.ocec import HEADS, MARGINS, OcecShape
 
 MARGIN_HEAD = "margin_head"
 
@@ -34,7 +34,7 @@ def margin_of(names: Iterable[str], method: Any) -> str:
     """The method that a file states of its margin head, cosface being that program's default; "" where it has none."""
     if f"{MARGIN_HEAD}.weight" not in names or method == "none":
         return ""
-    return str(method) if method in MARGIN_SCALES else "cosface"
+    return str(method) if method in MARGINS else "cosface"
 
 
 def _numbers(names: Iterable[str]) -> list[int]:
