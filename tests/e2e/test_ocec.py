@@ -21,7 +21,6 @@ import warmstart as ws
 from published_ocec import COUNTS, Published, checkpoint, lively
 from warmstart.analysis.predict import PredictionResult
 from warmstart.cli import main
-from warmstart.commands import COMMANDS
 from warmstart.config.aliases import translate
 from warmstart.config.ocec import shape_of
 from warmstart.errors import UserError
@@ -37,7 +36,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 FULL = """
     --data_root {data} --output_dir {out} --pretrain {model} --epochs 200 --batch_size 1024 --num_workers 16
     --train_ratio 0.8 --val_ratio 0.2 --image_size 32x64 --base_channels 32 --num_blocks 4 --arch_variant baseline
-    {margin} --lr 5e-5 --weight_decay 1e-4 --seed 42 --device auto --warmup_epochs 10 --use_amp
+    --margin_method cosface --lr 5e-5 --weight_decay 1e-4 --seed 42 --device auto --warmup_epochs 10 --use_amp
 """
 
 
@@ -86,8 +85,7 @@ def test_the_full_command_runs_as_it_stands(
         checkpoint(tmp_path, "ocec", file=f"ocec_best_epoch{epoch:04}_f1_{f1}.pt")
     os.utime(tmp_path / "ocec_best_epoch0126_f1_0.9845.pt", (1, 1))  # the best is not the newest (1.28)
     places = {"data": eyes, "out": tmp_path / "out", "model": f"{tmp_path}/ocec_best_epoch*.pt"}
-    has_margins = "margin-method" in COMMANDS["finetune"].flag_names()
-    command = FULL.format(**places, margin="--margin_method none" if has_margins else "").split()
+    command = FULL.format(**places).split()
     assert main(["finetune", *command, "--dry-run"]) == 0
     assert not (tmp_path / "out").exists()
     assert main(["finetune", *command, "--max-steps", "2"]) == 0

@@ -18,7 +18,7 @@ FAMILY = "ocec"
 VARIANTS = {"baseline": "avg", "inverted_se": "avgmax_mlp", "convnext": "transformer"}  # with their own heads
 HEADS = ("avg", "avgmax_mlp", "transformer", "mlp_mixer")
 TOKEN_HEADS = HEADS[2:]
-# Margin heads classify by cosines, in evaluation times so much.
+# Of a margin head, which classifies by cosines: see models/margin.py.
 MARGINS = ("cosface", "arcface")
 _LETTERS = {
     "c": "base_channels",
