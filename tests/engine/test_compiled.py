@@ -16,7 +16,8 @@ from warmstart.config import io
 from warmstart.engine import train
 from warmstart.engine.compiled import CompiledPart, check_compiler, forget_compiled
 from warmstart.errors import Interrupted, UserError
-from warmstart.inference.cut import Cut, Tail, find_cut, prefix_features
+from warmstart.inference.cut import Cut, Tail, prefix_features
+from warmstart.inference.find_cut import find_cut
 from warmstart.models.builtin.fashion_cnn import FashionCNN
 from warmstart.run import layout
 from warmstart.run.reader import Run

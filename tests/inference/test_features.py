@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import logging
+import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +19,13 @@ from warmstart import api
 from warmstart.config.schema import ModelConfig
 from warmstart.data.augment import Augment
 from warmstart.data.batches import View, deliver
-from warmstart.data.samples import Samples
+from warmstart.data.geometry import MaskRules
+from warmstart.data.samples import ArrayPixels, Samples
 from warmstart.data.sources import open_source
 from warmstart.engine.state import TrainState
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference import features
-from warmstart.inference.cut import Cut, prefix_features
+from warmstart.inference.cut import Cut, Slot, prefix_features
 from warmstart.inference.features import Prefix, feature_batches
 from warmstart.inference.inputs import InputBuffer
 from warmstart.models.build import build
@@ -43,7 +46,7 @@ def prefix(tmp_path: Path) -> Prefix:
     built = build(
         ModelConfig(name="builtin:fashion_cnn", weights="none"), {"image_size": (16, 16)}, ("a", "b"), 0
     )
-    cut = Cut(("conv1",), ((32, 16, 16),), "conv1", "bn1", False, False)
+    cut = Cut(("conv1",), (Slot((32, 16, 16), True),), "bn1", False, False)
     return Prefix(
         built.module, cut, ("model",), True, torch.device("cpu"), None, 0, tmp_path / "cache" / "features"
     )
@@ -141,6 +144,34 @@ def test_a_damaged_file_is_computed_again(
     with caplog.at_level(logging.WARNING, "warmstart"):
         again = prefix.table(samples, view_of(), 0, "").take(np.arange(len(samples)))
     assert (again == first).all() and "computed again" in caplog.text
+
+
+@pytest.fixture
+def masked(samples: Samples) -> Samples:
+    masks = np.random.default_rng(1).integers(0, 3, (len(samples), 16, 16, 1), dtype=np.uint8)
+    labels = np.ones((len(samples), 3), np.uint8)
+    return replace(samples, targets=labels, masks=ArrayPixels(masks))
+
+
+def test_masks_lie_beside_the_features_of_their_view(masked: Samples, prefix: Prefix) -> None:
+    view = replace(view_of(Augment(rotation=20, flip=0.5)), masks=MaskRules(ignore=9, flip_pairs=((0, 1),)))
+    places = np.array([5, 41, 0, 5 + len(masked)])
+    for epoch in (2, 3):
+        (batch,) = feature_batches(prefix.table(masked, view, epoch, ""), masked, [places])
+        (pixels,) = deliver(masked, [places % len(masked)], view, epoch=epoch)
+        assert (batch.targets == pixels.targets).all() and (batch.targets == 9).any()
+    assert prefix.folder is not None
+    contents = {file.name: file.read_bytes() for file in prefix.folder.iterdir()}
+    assert len(contents) == 2
+    shutil.rmtree(prefix.folder)
+    for epoch in (3, 2):
+        prefix.table(masked, view, epoch, "")
+    assert {file.name: file.read_bytes() for file in prefix.folder.iterdir()} == contents
+    assert masked.masks is not None
+    other = np.stack([masked.masks.read(index) for index in range(len(masked))])
+    other[7, 0, 0] ^= 1
+    prefix.table(replace(masked, masks=ArrayPixels(other)), view, 2, "")
+    assert len(list(prefix.folder.iterdir())) == 3, "another mask, another file"
 
 
 Finetune = Callable[..., Run]

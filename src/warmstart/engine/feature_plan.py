@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from warmstart.adapt.apply import set_modes
 from warmstart.console import log
@@ -17,11 +18,14 @@ from warmstart.data.cache_folder import cache_root, memory_room, room
 from warmstart.engine.feed import keeps_files
 from warmstart.engine.job import Job, Kept
 from warmstart.errors import UserError
-from warmstart.inference.cut import Cut, NoCut, find_cut, prefix_features
+from warmstart.inference.cut import Cut, NoCut, prefix_features
+from warmstart.inference.find_cut import find_cut
 from warmstart.inference.inputs import InputBuffer
 
 _MOST_VIEWS = 4  # of an image, where nobody asks for a number
 _NUM_PROBED = 8
+_LEAST_REPEATS = 4  # of a view: writing larger features cost an smp:Unet what three epochs of reading them saved
+_LEAST_OPERATIONS = 500  # floating-point, for a number that is read; 50 or so take as long as reading it
 
 
 @dataclass(frozen=True)
@@ -37,10 +41,7 @@ class FeatureChoice:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> FeatureChoice:
-        cut = values["cut"]
-        if cut is not None:
-            shapes = tuple(tuple(shape) for shape in cut["shapes"])
-            cut = Cut(**{**cut, "frozen": tuple(cut["frozen"]), "shapes": shapes})
+        cut = None if values["cut"] is None else Cut.from_json(values["cut"])
         return cls(cut, values["views"], values["reason"])
 
 
@@ -109,8 +110,6 @@ def _cut(job: Job, stage: int, views: int, by_name: bool) -> tuple[Cut, int]:
     trained_rows = [row for row in rows if row.trains_in(stage)]
     if rows[0] in trained_rows:
         raise NoCut("the first block trains")
-    if job.dataset.ignore is not None:
-        raise NoCut("masks move with their images")
     if job.train_view.mixing is not None:
         raise NoCut("mixed images have no features of their own")
     epochs = _num_epochs(job, stage)
@@ -126,16 +125,32 @@ def _cut(job: Job, stage: int, views: int, by_name: bool) -> tuple[Cut, int]:
     trained = list(dict.fromkeys(name.rpartition(".")[0] for row in trained_rows for name in row.trainable))
     cut, images = _proved(job, stage, frozen, trained)
     size = prefix_features(built.module, cut, images)[0].numel()
+    if job.config.train.compile and len(cut.shapes) > 1:
+        raise NoCut(f"--compile takes one tensor, and {len(cut.shapes)} cross the cut")
     if not by_name and size > images[0].numel():
-        raise NoCut(f"the features at the {cut.name} are larger than the images")
+        _check_worth(job, cut, images, epochs / views)
     splits = job.dataset.splits
-    num_bytes = 4 * size * (views * len(splits["train"]) + sum(map(len, splits.values())))
+    per_image = 4 * size + (0 if job.dataset.ignore is None else images[0, 0].numel())
+    num_bytes = per_image * (views * len(splits["train"]) + sum(map(len, splits.values())))
     limit = _room(job)
     if num_bytes > limit:
         raise NoCut(
             f"the features would take {num_bytes / 1e9:.1f} GB, and there is room for {limit / 1e9:.1f}"
         )
     return cut, num_bytes
+
+
+def _check_worth(job: Job, cut: Cut, images: torch.Tensor, repeats: float) -> None:
+    """Raises NoCut unless a processor reads large features well before it could compute them, and often."""
+    large = f"the features at the {cut.name} are larger than the images"
+    if job.device.type != "cpu":
+        raise NoCut(f"{large}, and {job.device.type} computes faster than it is fed")
+    with FlopCounterMode(display=False) as counter:
+        features = prefix_features(job.built.module, cut, images)
+    if counter.get_total_flops() < _LEAST_OPERATIONS * features.numel():
+        raise NoCut(f"{large}, and soon computed")
+    if repeats < _LEAST_REPEATS:
+        raise NoCut(f"{large}, and each is used only {repeats:.3g} times")
 
 
 def _proved(job: Job, stage: int, frozen: list[str], trained: list[str]) -> tuple[Cut, torch.Tensor]:

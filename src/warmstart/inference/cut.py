@@ -1,15 +1,18 @@
 """A model cut in two where its frozen part ends: the prefix is computed once per image, the tail is trained.
 
 No model offers such a cut by itself. The tail is the model's own forward pass, in which the frozen modules hand over
-zeros of the right shape instead of computing, until at the cut the kept features take their place. Whether that is
-the same function is not argued but tried: on real images, in evaluation and in training mode.
+zeros of the right shape instead of computing, until at the cut the kept features take their place. find_cut.py says
+where, and proves it. Where several tensors cross the cut (an encoder's maps, for a decoder), they lie side by side in
+one row of numbers per image, maps (C, h, w) as h w C.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property, partial
+from math import prod
 from typing import Any
 
 import torch
@@ -25,52 +28,131 @@ class _Reached(Exception):
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Where a model is cut: at the input of module `first` (the first that trains), or at the output of `last`.
+class Slot:
+    """A tensor that a frozen module gives: its shape for one image, and whether it is one of the kept features."""
 
-    `shapes` are what each frozen module gives for one image. `expands`: whether code between them asks for
-    the true number of images.
+    shape: tuple[int, ...]
+    kept: bool
+
+
+@dataclass(frozen=True)
+class Cut:
+    """Where a model is cut: at the input of module `first` (the first that trains), or at outputs of frozen modules.
+
+    `outputs` are what each frozen module gives: a slot, or a tuple of slots and plain numbers. `expands`: whether code
+    between the modules asks for the true number of images.
     """
 
     frozen: tuple[str, ...]
-    shapes: tuple[tuple[int, ...], ...]
-    last: str
+    outputs: tuple[Any, ...]
     first: str
     at_input: bool
     expands: bool
 
     @property
     def name(self) -> str:
-        return f"input of {self.first}" if self.at_input else f"output of {self.last}"
+        places = [self.first] if self.at_input else list(self.kept)
+        kind = "input" if self.at_input else "output"
+        listed = ", ".join(places[:-1]) + " and " if places[1:] else ""
+        return f"{kind} of {listed}{places[-1]}"
+
+    @cached_property
+    def kept(self) -> dict[str, tuple[bool, ...]]:
+        """For each frozen module with features, which of its tensors they are."""
+        pairs = zip(self.frozen, self.outputs, strict=True)
+        marks = {path: tuple(slot.kept for slot in parts(output)) for path, output in pairs}
+        return {path: found for path, found in marks.items() if any(found)}
+
+    @cached_property
+    def shapes(self) -> tuple[tuple[int, ...], ...]:
+        """Those of the features of one image, where they are outputs."""
+        return tuple(slot.shape for output in self.outputs for slot in parts(output) if slot.kept)
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Cut:
+        """Inverse of `dataclasses.asdict` and a JSON file."""
+        outputs = tuple(_output_from_json(output) for output in values["outputs"])
+        return cls(**{**values, "frozen": tuple(values["frozen"]), "outputs": outputs})
+
+
+def _output_from_json(value: Any) -> Any:
+    if isinstance(value, dict):
+        return Slot(tuple(value["shape"]), value["kept"])
+    return tuple(map(_output_from_json, value)) if isinstance(value, list) else value
+
+
+def changed(output: Any, change: Callable[[Any], Any]) -> Any:
+    """What a module gives, as nested tuples, with `change` of each tensor (or slot) in its place.
+
+    Raises:
+        NoCut: it is something else than tensors and numbers.
+    """
+    if isinstance(output, torch.Tensor | Slot):
+        return change(output)
+    if isinstance(output, tuple | list):
+        return tuple(changed(each, change) for each in output)
+    if output is None or isinstance(output, int | float):
+        return output
+    raise NoCut(f"{type(output).__name__} is something else than tensors and numbers")
+
+
+def parts(output: Any) -> list[Any]:
+    """The tensors (or slots) of what a module gives."""
+    found: list[Any] = []
+    changed(output, found.append)
+    return found
 
 
 def prefix_features(module: nn.Module, cut: Cut, images: torch.Tensor) -> torch.Tensor:
     """What reaches the cut, computed in evaluation mode without a graph; nothing behind it is run."""
-    found: list[torch.Tensor] = []
+    found: dict[str, list[torch.Tensor]] = {}
 
     def keep_input(_: nn.Module, arguments: tuple[Any, ...]) -> None:
-        found.append(arguments[0])
+        found[cut.first] = [arguments[0]]
         raise _Reached
 
-    def keep_output(_: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
-        found.append(output)
-        raise _Reached
+    def keep_output(path: str, _: nn.Module, arguments: tuple[Any, ...], output: Any) -> None:
+        chosen = [tensor for tensor, kept in zip(parts(output), cut.kept[path], strict=True) if kept]
+        # What follows may work in place, and the next module may be far.
+        found[path] = chosen if len(cut.shapes) == 1 else [_as_row(tensor).clone() for tensor in chosen]
+        if len(found) == len(cut.kept):
+            raise _Reached
 
-    place = module.get_submodule(cut.first if cut.at_input else cut.last)
-    hook = (
-        place.register_forward_pre_hook(keep_input)
-        if cut.at_input
-        else place.register_forward_hook(keep_output)
-    )
+    if cut.at_input:
+        hooks = [module.get_submodule(cut.first).register_forward_pre_hook(keep_input)]
+    else:
+        hooks = [
+            module.get_submodule(path).register_forward_hook(partial(keep_output, path)) for path in cut.kept
+        ]
     module.eval()
     try:
         with torch.inference_mode():
             module(images)
     except _Reached:
-        return found[0]
+        with torch.inference_mode():
+            tensors = [tensor for path in cut.kept or found for tensor in found[path]]
+            return tensors[0] if len(tensors) == 1 else torch.cat(tensors, dim=1)
     finally:
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
     raise AssertionError("the forward pass never reached the cut")
+
+
+def _as_row(tensor: torch.Tensor) -> torch.Tensor:
+    """(N, ...) -> (N, numbers); maps with channels last, as most models compute them."""
+    return (tensor.permute(0, 2, 3, 1) if tensor.ndim == 4 else tensor).flatten(1)
+
+
+def _from_rows(rows: torch.Tensor, shapes: tuple[tuple[int, ...], ...]) -> list[torch.Tensor]:
+    """The inverse of `_as_row`, of several side by side; views."""
+    found = []
+    for part, shape in zip(rows.split([prod(shape) for shape in shapes], dim=1), shapes, strict=True):
+        if len(shape) == 3:
+            channels, height, width = shape
+            found.append(part.unflatten(1, (height, width, channels)).permute(0, 3, 1, 2))
+        else:
+            found.append(part.unflatten(1, shape))
+    return found
 
 
 class Tail(nn.Module):
@@ -82,148 +164,57 @@ class Tail(nn.Module):
         self._zeros: dict[tuple[int, torch.device, torch.dtype], tuple[torch.Tensor, ...]] = {}
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
+        cut = self._cut
         images, *outputs = self._stand_ins(features)
-        with _standing_in(self.module, self._cut, features, outputs):
+        shapes = cut.shapes
+        kept, zeros = iter(_from_rows(features, shapes) if len(shapes) > 1 else [features]), iter(outputs)
+        handed = {
+            path: changed(output, lambda slot: next(kept if slot.kept else zeros))
+            for path, output in zip(cut.frozen, cut.outputs, strict=True)
+        }
+        with standing_in(self.module, handed), _given(self.module, cut, features):
             return self.module(images)
 
     def _stand_ins(self, features: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Zeros for the images and for every frozen module, made once: nobody reads what becomes of them."""
+        """Zeros for the images and for every other output, made once: nobody reads what becomes of them."""
         num = len(features) if self._cut.expands else 1
         key = num, features.device, features.dtype
         if key not in self._zeros:
+            slots = (slot for output in self._cut.outputs for slot in parts(output) if not slot.kept)
             with torch.inference_mode(False):
-                shapes = (self._image_shape, *self._cut.shapes)
+                shapes = (self._image_shape, *(slot.shape for slot in slots))
                 self._zeros = {key: tuple(features.new_zeros((num, *shape)) for shape in shapes)}
         return self._zeros[key]
 
 
 @contextmanager
-def _standing_in(
-    module: nn.Module, cut: Cut, features: torch.Tensor, outputs: Sequence[torch.Tensor]
-) -> Iterator[None]:
-    """While it lasts the frozen modules compute nothing, and the features appear at the cut."""
+def standing_in(module: nn.Module, handed: Mapping[str, Any]) -> Iterator[None]:
+    """While it lasts these modules compute nothing and hand over what is given."""
     stood_in: list[nn.Module] = []
-    hooks = []
 
-    def hand_over(result: torch.Tensor) -> Callable[..., torch.Tensor]:
+    def hand_over(result: Any) -> Callable[..., Any]:
         return lambda *arguments, **settings: result
 
     try:
-        for path, zeros in zip(cut.frozen, outputs, strict=True):
+        for path, result in handed.items():
             frozen = module.get_submodule(path)
-            is_cut = path == cut.last and not cut.at_input
-            frozen.forward = hand_over(features if is_cut else zeros)
+            frozen.forward = hand_over(result)
             stood_in.append(frozen)
-        if cut.at_input:
-            first = module.get_submodule(cut.first)
-            hooks.append(first.register_forward_pre_hook(lambda _, arguments: (features, *arguments[1:])))
         yield
     finally:
         for frozen in stood_in:
             del frozen.forward  # the class's own again
-        for hook in hooks:
-            hook.remove()
 
 
-def find_cut(
-    module: nn.Module,
-    frozen: Sequence[str],
-    trained: Sequence[str],
-    images: torch.Tensor,
-    set_modes: Callable[[], None],
-) -> Cut:
-    """The cut between `frozen` subtrees and `trained` layers (paths) of a model, proved on `images` (N, C, H, W).
-
-    `set_modes` puts the model in its training mode. The cut lies at the input of the first trained module, or, where
-    something random comes in between (dropout), at the output of the last frozen one.
-
-    Raises:
-        NoCut: frozen and trained modules take turns, or the tail does not give what the whole model gives.
-    """
-    order, shapes = _trace(module, frozen, trained, images)
-    first_trained = next((place for place, path in enumerate(order) if path in set(trained)), None)
-    if first_trained is None:
-        raise NoCut("no trained module was reached in a forward pass")
-    late = [path for path in order[first_trained:] if path in set(frozen)]
-    if late:
-        raise NoCut(f"{late[0]} is frozen and computed after {order[first_trained]}, which trains")
-    ran = order[:first_trained]
-    if not ran:
-        raise NoCut("no frozen module comes before the first one that trains")
-    reason = ""
-    for at_input in (True, False):
-        for expands in (False, True):
-            cut = Cut(
-                tuple(ran),
-                tuple(shapes[path] for path in ran),
-                ran[-1],
-                order[first_trained],
-                at_input,
-                expands,
-            )
-            reason = _difference(module, cut, images, set_modes)
-            if not reason:
-                return cut
-    raise NoCut(reason)
-
-
-def _trace(
-    module: nn.Module, frozen: Sequence[str], trained: Sequence[str], images: torch.Tensor
-) -> tuple[list[str], dict[str, tuple[int, ...]]]:
-    """Paths in the order of their first call, and what each frozen one gives for one image."""
-    order: list[str] = []
-    shapes: dict[str, tuple[int, ...]] = {}
-    hooks = []
-
-    def watch(path: str) -> None:
-        def note(_: nn.Module, arguments: Any, output: Any) -> None:
-            if path in order:
-                raise NoCut(f"{path} is computed twice")
-            order.append(path)
-            if path in set(frozen):
-                if not isinstance(output, torch.Tensor) or len(output) != len(images):
-                    raise NoCut(f"{path} gives something else than one tensor per image")
-                shapes[path] = tuple(output.shape[1:])
-
-        hooks.append(module.get_submodule(path).register_forward_hook(note))
-
-    for path in (*frozen, *trained):
-        watch(path)
-    module.eval()
+@contextmanager
+def _given(module: nn.Module, cut: Cut, features: torch.Tensor) -> Iterator[None]:
+    """While it lasts the features appear at the input where the cut is, if it is at one."""
+    if not cut.at_input:
+        yield
+        return
+    first = module.get_submodule(cut.first)
+    hook = first.register_forward_pre_hook(lambda _, arguments: (features, *arguments[1:]))
     try:
-        with torch.inference_mode():
-            module(images)
+        yield
     finally:
-        for hook in hooks:
-            hook.remove()
-    return order, shapes
-
-
-def _difference(module: nn.Module, cut: Cut, images: torch.Tensor, set_modes: Callable[[], None]) -> str:
-    """Why the tail is not the rest of the model; empty if it is, to rounding, in both modes."""
-    devices = [images.device] if images.device.type == "cuda" else []
-    tail = Tail(module, cut, tuple(images.shape[1:]))
-    buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
-    try:
-        features = prefix_features(module, cut, images).clone()
-        for change_mode in (module.eval, set_modes):
-            outputs = []
-            for whole in (True, False):
-                with torch.random.fork_rng(devices), torch.no_grad():
-                    torch.manual_seed(0)
-                    change_mode()
-                    # The code behind the cut may work in place.
-                    outputs.append(module(images) if whole else tail(features.clone()))
-            if outputs[0].shape != outputs[1].shape or not torch.allclose(
-                outputs[0], outputs[1], rtol=1e-3, atol=1e-4
-            ):
-                return f"cut at the {cut.name}, the model gives something else"
-    except torch.OutOfMemoryError:
-        raise
-    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
-        return f"cut at the {cut.name}, the model cannot be run: {str(error).splitlines()[0][:120]}"
-    finally:
-        with torch.no_grad():
-            for name, buffer in module.named_buffers():
-                buffer.copy_(buffers[name])
-    return ""
+        hook.remove()

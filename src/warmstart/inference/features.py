@@ -1,5 +1,7 @@
 """Features of a frozen prefix, computed once per image and view, and kept as files of fixed content.
 
+Where images have masks, those of the same view lie in the same file, in the same row.
+
 The images of a file and their order follow from their ids, so that files built twice are equal to the bit. Its name
 says all that it depends on: weights, cut, preprocessing, view, images.
 Shapes: N samples, then whatever the cut gives for one image, without a batch axis.
@@ -28,6 +30,7 @@ from warmstart.inference.inputs import InputBuffer
 from warmstart.inference.memory import AtOnce, within_memory
 
 SUFFIX = ".npy"
+FEATURES, MASKS = "features", "masks"  # the fields of a row
 _IMAGES_AT_ONCE = 64  # fixed: another number would round differently
 
 
@@ -35,17 +38,33 @@ _IMAGES_AT_ONCE = 64  # fixed: another number would round differently
 class FeatureTable:
     """The features of some samples in one view: `places` (N, 2) says in which array and row each lies."""
 
-    arrays: tuple[np.ndarray, ...]  # float32, channels last where the model computes so
+    arrays: tuple[np.ndarray, ...]  # see `_row_type`
     places: np.ndarray
 
     def take(self, indices: np.ndarray) -> np.ndarray:
-        """float32 (len(indices), ...), a copy."""
+        """Features, float32 (len(indices), ...), a copy; channels last where the model computes so."""
+        return self._gather(indices, FEATURES)
+
+    def masks(self, indices: np.ndarray) -> np.ndarray | None:
+        """The masks of the view (len(indices), h, w), a copy, where there are some."""
+        return self._gather(indices, MASKS) if MASKS in (self.arrays[0].dtype.names or ()) else None
+
+    def _gather(self, indices: np.ndarray, name: str) -> np.ndarray:
+        arrays = [array[name] for array in self.arrays]
         places = self.places[indices]
-        found = np.empty((len(indices), *self.arrays[0].shape[1:]), dtype=np.float32)
+        found = np.empty((len(indices), *arrays[0].shape[1:]), dtype=arrays[0].dtype)
         for number in np.unique(places[:, 0]).tolist():
             rows = np.flatnonzero(places[:, 0] == number)
-            found[rows] = self.arrays[number][places[rows, 1]]
+            found[rows] = arrays[number][places[rows, 1]]
         return found
+
+
+def _row_type(features: np.ndarray, masks: np.ndarray | None) -> np.dtype:
+    """A row of a file: an image's features and, where there are some, its mask, each on a multiple of four bytes."""
+    fields = [(FEATURES, features.dtype, features.shape[1:])]
+    if masks is not None:
+        fields.append((MASKS, masks.dtype, masks.shape[1:]))
+    return np.dtype(fields, align=True)
 
 
 @dataclass(frozen=True)
@@ -92,12 +111,15 @@ class Prefix:
             self.device.type,
             *([] if limit is None else [limit]),
         )
-        names = [shard_name((*parameters, self.precision), everything, rows, SUFFIX) for rows in members]
+        names = [
+            shard_name((*parameters, self.precision, _mask_stamps(samples, rows)), everything, rows, SUFFIX)
+            for rows in members
+        ]
         arrays: list[np.ndarray] = []
         done = 0
         with progress(label, len(samples)) as bar:
             for rows, name in zip(members, names, strict=True):
-                array = self._open(name, len(rows))
+                array = self._open(name, len(rows), samples.masks is not None)
                 if array is None:
                     array = self._compute(samples, rows, view, epoch)
                     if self.at_once.limit != limit:
@@ -118,6 +140,8 @@ class Prefix:
     def _compute(self, samples: Samples, rows: np.ndarray, view: View, epoch: int) -> np.ndarray:
         inputs = InputBuffer(view.preprocessing, self.device, self.channels_last)
         parts = [rows[start : start + _IMAGES_AT_ONCE] for start in range(0, len(rows), _IMAGES_AT_ONCE)]
+        result: np.ndarray = np.empty(0)
+        done = 0
         is_low = self.precision is not None
 
         def compute(pieces: Iterable[Batch]) -> list[np.ndarray]:
@@ -125,11 +149,17 @@ class Prefix:
                 outputs = (prefix_features(self.module, self.cut, inputs(piece.images)) for piece in pieces)
                 return [self._to_array(features.to("cpu", torch.float32)) for features in outputs]
 
-        found: list[np.ndarray] = []
         with closing(deliver(samples, parts, view, self.workers, epoch)) as batches:
             for batch in batches:
-                found += within_memory(compute, [batch], self.at_once)
-        return np.concatenate(found)
+                array = np.concatenate(within_memory(compute, [batch], self.at_once))
+                masks = None if samples.masks is None else batch.targets
+                if not done:
+                    result = np.zeros(len(rows), _row_type(array, masks))  # what lies between fields, too
+                result[FEATURES][done : done + len(batch)] = array
+                if masks is not None:
+                    result[MASKS][done : done + len(batch)] = masks
+                done += len(batch)
+        return result
 
     def _to_array(self, features: torch.Tensor) -> np.ndarray:
         """A copy; maps as N H W C where the model reads them so, since reordering costs as much as a layer."""
@@ -142,7 +172,7 @@ class Prefix:
         tensor = torch.from_numpy(array).to(self.device, non_blocking=True)
         return tensor.permute(0, 3, 1, 2) if self.channels_last and tensor.ndim == 4 else tensor
 
-    def _open(self, name: str, num: int) -> np.ndarray | None:
+    def _open(self, name: str, num: int, has_masks: bool) -> np.ndarray | None:
         if self.folder is None or not (self.folder / name).exists():
             return None
         try:
@@ -150,7 +180,7 @@ class Prefix:
         except (ValueError, OSError, EOFError) as error:
             log.warning("%s is damaged (%s): its features are computed again", self.folder / name, error)
             return None
-        if array.dtype != np.float32 or len(array) != num:
+        if array.dtype.names != ((FEATURES, MASKS) if has_masks else (FEATURES,)) or len(array) != num:
             log.warning("%s holds something else: its features are computed again", self.folder / name)
             return None
         mark_used(self.folder / name)
@@ -180,6 +210,11 @@ def _mapped(path: Path) -> np.ndarray:
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
 
 
+def _mask_stamps(samples: Samples, rows: np.ndarray) -> list[bytes] | None:
+    """What tells the masks of these samples from any other state of them."""
+    return None if samples.masks is None else [samples.masks.stamp(row) for row in rows.tolist()]
+
+
 def hash_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     """sha256 over names and values."""
     digest = sha256()
@@ -195,4 +230,6 @@ def feature_batches(
     """Batches whose `images` are features; `wanted` are places in an epoch's order."""
     for places in wanted:
         indices = places % len(samples)
-        yield Batch(table.take(indices), samples.targets[indices], samples.keys[indices], indices)
+        masks = table.masks(indices)
+        targets = samples.targets[indices] if masks is None else masks
+        yield Batch(table.take(indices), targets, samples.keys[indices], indices)
