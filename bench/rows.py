@@ -6,9 +6,23 @@ import shutil
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 
 from setting import Setting, cifar_folder, count_classes, count_images, part_of, synthetic_jpegs
-from sides import LIMIT, OURS, PEERS, alone, run_limit, run_peer, run_process, run_warmstart, score_of
+from sides import (
+    LIMIT,
+    OURS,
+    PEERS,
+    alone,
+    resume_copy,
+    run_limit,
+    run_peer,
+    run_process,
+    run_script,
+    run_warmstart,
+    score_of,
+    stopped_run,
+)
 
 Records = Iterator[dict]
 HEAD = {"freeze": "backbone", "views": 2}
@@ -20,13 +34,14 @@ def alternate(
 ) -> Records:
     """All sides in every round, each round beginning with another one; `sides` map a round to a record."""
     names, seconds = list(sides), {}
-    for number in range(rounds or (1 if setting.quick else setting.rounds)):
+    first, rounds = setting.first_round, rounds or (1 if setting.quick else setting.rounds)
+    for number in range(first, first + rounds):
         shift = number % len(names)
         for side in names[shift:] + names[:shift]:
             record = sides[side](number)
             seconds.setdefault(side, record.get("wall_s"))
             yield {"round": number, "side": side} | record
-        if setting.leave_out is not None and number == 0:
+        if setting.leave_out is not None and number == first:
             fastest = min((seconds[side] for side in PEERS if seconds.get(side)), default=0)
             slow = [side for side in PEERS if (seconds.get(side) or 0) > setting.leave_out * fastest]
             names = [side for side in names if side not in slow]
@@ -157,6 +172,79 @@ def workers(setting: Setting) -> Records:
         for side in ("features, cold", "features, warm"):
             record = run_warmstart(shared, count_images(data)["train"], **frozen)
             yield {"round": 0, "side": side, "images": kind} | record
+
+
+SEGMENTERS = {"builtin:microsegformer": "patch_embed*,block*", "smp:Unet/resnet18": "encoder*"}
+MASK_BATCH = 8
+
+
+def mask_flags(setting: Setting, model: str, epochs: int) -> dict:
+    flags = {
+        "data": setting.camvid,
+        "model": model,
+        "weights": "none",
+        "ignore": 11,
+        "batch_size": MASK_BATCH,
+    }
+    return {**flags, "epochs": epochs, "image_size": setting.px(128)}
+
+
+def count_masks(data: Path, split: str) -> int:
+    return sum(1 for _ in (data / split / "masks").iterdir())
+
+
+def segmentation(setting: Setting) -> Records:
+    """Two models, each beside its limit."""
+    if setting.camvid is None:
+        yield from (failed(side, "no --camvid folder was given") for side in (LIMIT, OURS))
+        return
+    counts = (count_masks(setting.camvid, "train"), count_masks(setting.camvid, "val"), 11)
+    limit = {"px": setting.px(128), "epochs": 2, "batch": MASK_BATCH, "counts": counts}
+
+    def sides(model: str) -> dict[str, Callable[[int], dict]]:
+        ours = mask_flags(setting, model, epochs=2)
+        return {
+            f"{LIMIT} {model}": lambda _: run_script(setting, "masks_in_memory", {"model": model, **limit}),
+            f"{OURS} {model}": lambda seed: run_warmstart(setting, counts[0], seed=seed, **ours),
+        }
+
+    for record in alternate(
+        setting, {name: run for model in SEGMENTERS for name, run in sides(model).items()}
+    ):
+        side, model = record["side"].split()
+        yield record | {"side": side, "model": model}
+
+
+def masks_frozen(setting: Setting) -> Records:
+    """The decoder trained under a frozen encoder, which is computed in every epoch, or once per view."""
+    if setting.camvid is None:
+        yield failed(OURS, "no --camvid folder was given")
+        return
+    num_images = count_masks(setting.camvid, "train")
+
+    def run(model: str, settings: dict) -> Callable[[int], dict]:
+        flags = {**mask_flags(setting, model, epochs=4), "freeze": SEGMENTERS[model], **settings}
+        return lambda seed: run_warmstart(setting, num_images, seed=seed, **flags)
+
+    ways = {"features off": {"feature_cache": "off"}, "features on": {"feature_cache": "on", "views": 2}}
+    sides = {f"{way}, {model}": run(model, ways[way]) for model in SEGMENTERS for way in ways}
+    for record in alternate(setting, sides):
+        side, model = record["side"].split(", ")
+        yield record | {"side": side, "model": model}
+
+
+def resume_start(setting: Setting) -> Records:
+    """Six steps from a warm store; the same run, stopped after three and resumed."""
+    images, cache = count_images(setting.data)["train"], setting.work / "resume"
+    flags = {"epochs": 1, "max_steps": 6, "log_every": "1steps", "image_size": setting.px(128)}
+    flags |= {"cache_dir": cache}
+    run_warmstart(setting, images, **flags)  # builds the store
+    stopped = stopped_run(setting, num_rows=3, **flags)
+    sides = {
+        "fresh": lambda _: run_warmstart(setting, images, **flags),
+        "resumed": lambda _: resume_copy(setting, stopped, images),
+    }
+    yield from alternate(setting, sides)
 
 
 def failed(side: str, why: str) -> dict:

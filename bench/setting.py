@@ -23,12 +23,14 @@ class Setting:
     """One call of the bench. `work` is a temporary folder; `limit` shortens CIFAR-10.
 
     After the first round, peers that took `leave_out` times as long as the fastest one are left out. The file
-    `lock` is held while something is measured, so that other work on the machine can take turns.
+    `lock` is held while something is measured, so that other work on the machine can take turns. Rounds are
+    counted from `first_round`, where others were measured before.
     """
 
     data: Path
     weights: Path
     cifar: Path | None
+    camvid: Path | None
     work: Path
     device: str = "cpu"
     rounds: int = 5
@@ -37,6 +39,7 @@ class Setting:
     workers: int = 2
     leave_out: float | None = None
     lock: Path | None = None
+    first_round: int = 0
 
     def px(self, px: int) -> int:
         return QUICK_PX if self.quick else px
@@ -64,13 +67,20 @@ def start_weights(source: Path, work: Path) -> Path:
     return copy
 
 
-def part_of(data: Path, folder: Path, per_class: int = QUICK_PER_CLASS) -> Path:
-    """Links to the first images of every class of every split."""
-    for split in SPLITS:
+def part_of(
+    data: Path,
+    folder: Path,
+    per_class: int = QUICK_PER_CLASS,
+    splits: tuple[str, ...] = SPLITS,
+    share: int = 1,
+) -> Path:
+    """Links to the first images of every folder of these splits; outside of train one of `share`."""
+    for split in splits:
+        number = per_class if split == "train" else per_class // share
         for source in sorted((data / split).iterdir()):
             target = folder / split / source.name
             target.mkdir(parents=True)
-            for image in sorted(source.iterdir())[:per_class]:
+            for image in sorted(source.iterdir())[:number]:
                 (target / image.name).symlink_to(image.resolve())
     return folder
 

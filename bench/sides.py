@@ -14,6 +14,7 @@ import importlib.util
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from setting import Setting, read_lines
+from setting import Setting
 
 PEERS = {
     "plain loop": ("plain_loop", "torchvision"),
@@ -66,25 +67,71 @@ def run_warmstart(setting: Setting, images_per_epoch: int, **settings: object) -
     An epoch ends there with its last step, before the validation: the difference of two ends holds
     one epoch and one validation, as on the other sides.
     """
+    run, command = finetune_command(setting, settings)
+    return measured(setting, run, command, images_per_epoch)
+
+
+def finetune_command(setting: Setting, settings: Flags) -> tuple[Path, list[str]]:
+    """A run directory that is not there yet, and the command that makes it."""
     run = Path(tempfile.mkdtemp(dir=setting.work)) / "run"
     fixed = {"weights": setting.weights, "device": setting.device, "batch_size": 32, "lr": 1e-3}
     fixed |= {"data": setting.data, "augment": "standard", "log_every": "1epochs", "output_dir": run}
     fixed |= {"cache_dir": run.parent / "cache"}
-    command = [sys.executable, "-m", "warmstart", "finetune", *as_flags({**fixed, **settings}), "--json"]
+    return run, [sys.executable, "-m", "warmstart", "finetune", *as_flags({**fixed, **settings}), "--json"]
+
+
+def stopped_run(setting: Setting, num_rows: int, **settings: object) -> Path:
+    """A run that was asked to stop (SIGTERM) when it had written so many rows of training."""
+    run, command = finetune_command(setting, settings)
+    with alone(setting.lock):
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        while process.poll() is None and len(train_rows(run)) < num_rows:
+            time.sleep(0.005)
+        process.terminate()
+        process.wait()
+    assert process.returncode, "the run ended before it could be stopped"
+    return run
+
+
+def resume_copy(setting: Setting, stopped: Path, images_per_epoch: int) -> dict:
+    """`warmstart resume` of a copy; `epoch_ends` are those of the resumed part."""
+    run = Path(tempfile.mkdtemp(dir=setting.work)) / "run"
+    shutil.copytree(stopped, run)
+    command = [sys.executable, "-m", "warmstart", "resume", str(run), "--json"]
+    return measured(setting, run, command, images_per_epoch)
+
+
+def train_rows(run: Path) -> list[dict]:
+    path = run / "metrics.jsonl"
+    lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+    rows = [json.loads(line) for line in lines if line.endswith("\n")]
+    return [row for row in rows if row["kind"] == "train"]
+
+
+def has_train_row(path: Path, offset: int) -> bool:
+    """Whether there is one behind so many bytes; a resumed run first notes that it was resumed."""
+    if not path.exists() or path.stat().st_size <= offset:
+        return False
+    return b'"train"' in path.read_bytes()[offset:]
+
+
+def measured(setting: Setting, run: Path, command: list[str], images_per_epoch: int) -> dict:
+    """Run a command that trains, and read what it added to its run directory."""
+    before = len(train_rows(run))
     with alone(setting.lock):
         record, _, err = run_process(command, watch=run / "metrics.jsonl")
     if "failure" in record:
         return record
-    rows = [row for row in read_lines(run / "metrics.jsonl") if row["kind"] == "train"]
+    rows = train_rows(run)[before:]
     status = json.loads((run / "status.json").read_text())
     last = run / "checkpoints" / (run / "checkpoints" / "LAST").read_text().strip() / "model.safetensors"
-    before = IMPORT.findall(err.split("step 0/")[0])
+    imported = IMPORT.findall(err.split("step 0/")[0])
     return record | {
         "fit_s": status["seconds"],
         "epoch_ends": [row["seconds"] for row in rows],
         "images_per_epoch": images_per_epoch,
         "hash": hashlib.sha256(last.read_bytes()).hexdigest()[:16],
-        "heavy": [name for name in HEAVY if any(module.split(".")[0] == name for _, module in before)],
+        "heavy": [name for name in HEAVY if any(module.split(".")[0] == name for _, module in imported)],
         "checkpoint": str(last),
     }
 
@@ -117,9 +164,10 @@ def as_flags(settings: Flags) -> list[str]:
 
 
 def run_process(command: list[str], watch: Path | None = None) -> tuple[dict, str, str]:
-    """(record, stdout, stderr) of a command; `first_row_s` is when the file `watch` got its first line."""
+    """(record, stdout, stderr) of a command; `first_row_s` is when `watch` got a new row of training."""
     environment = {**os.environ, "PYTHONPROFILEIMPORTTIME": "1", "HF_HUB_OFFLINE": "1"}
     with tempfile.TemporaryFile("w+") as out, tempfile.TemporaryFile("w+") as err:
+        size = watch.stat().st_size if watch is not None and watch.exists() else 0
         start = time.perf_counter()
         process = subprocess.Popen(command, stdout=out, stderr=err, env=environment)
         first_row = None
@@ -128,7 +176,7 @@ def run_process(command: list[str], watch: Path | None = None) -> tuple[dict, st
             now = time.perf_counter() - start
             if pid:
                 break
-            if watch is not None and first_row is None and watch.exists() and watch.stat().st_size:
+            if watch is not None and first_row is None and has_train_row(watch, size):
                 first_row = round(now, 3)
             time.sleep(0.005)
         process.returncode = os.waitstatus_to_exitcode(status)

@@ -1,6 +1,7 @@
 """How fast is it, beside what people use instead? One command measures every row of docs/performance.md.
 
-    python bench/speed.py --data DOGCAT --weights WEIGHTS.safetensors --cifar CIFAR10 [--work full,head] [--rounds 5]
+    python bench/speed.py --data DOGCAT --weights WEIGHTS.safetensors --cifar CIFAR10 --camvid CAMVID \
+        [--work full,head] [--rounds 5]
 
 The peers (plain loop, HF Trainer, Lightning, fastai, timm's loop: `pip install 'warmstart[bench]'`), the limit (the
 same steps on samples that lie in memory) and warmstart do the same work, each in a process of its own, one after
@@ -16,6 +17,7 @@ import json
 import shlex
 import sys
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -38,6 +40,9 @@ ROWS = {
     "memory": "Ten times more images, cache off, 64 px, one epoch",
     "overhead": "Before the first step",
     "workers": "Caches and workers: the weights that come out",
+    "segmentation": "Segmentation, CamVid at 128 px, full: from the second epoch on",
+    "masks-frozen": "Segmentation, frozen encoder, CamVid at 128 px, 4 epochs, K = 2 views",
+    "resume-start": "A resumed run's first step",
 }
 
 
@@ -60,16 +65,18 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--cifar", type=Path, help="folder with cifar10-train.parquet and cifar10-test.parquet"
     )
+    parser.add_argument("--camvid", type=Path, help="folder with train and val, each of images and masks")
     parser.add_argument("--work", default=",".join(ROWS), help=f"rows to measure [default: {','.join(ROWS)}]")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--limit", type=int, help="use so many images of CIFAR-10")
+    parser.add_argument("--limit", type=int, help="use so many images of CIFAR-10 and CamVid")
     parser.add_argument(
         "--leave-out",
         type=float,
         help="after round one, leave out peers slower than the fastest by this factor",
     )
     parser.add_argument("--lock", type=Path, help="a file that is locked while something is measured")
+    parser.add_argument("--add", action="store_true", help="more rounds beside those in the raw file")
     parser.add_argument("--quick", action="store_true", help="see whether it runs; writes nothing")
     parser.add_argument("--tables", action="store_true", help="write the tables anew, measure nothing")
     args = parser.parse_args()
@@ -89,6 +96,7 @@ def measure(args: argparse.Namespace, work: Path) -> None:
         data=data,
         weights=start_weights(args.weights, work),
         cifar=args.cifar,
+        camvid=camvid_of(args, work),
         work=work,
         device=args.device,
         rounds=args.rounds,
@@ -104,15 +112,26 @@ def measure(args: argparse.Namespace, work: Path) -> None:
     folder.mkdir(exist_ok=True)
     for name in args.work.split(","):
         path = folder / f"{name}-{args.device.split(':')[0]}.jsonl"
+        earlier = read_lines(path)[1:] if args.add and path.exists() else []
+        first_round = 1 + max((record["round"] for record in earlier), default=-1)
         partial = path.with_suffix(".partial")
         with partial.open("w") as file:
             print(json.dumps(header), file=file)
-            for record in getattr(rows, name.replace("-", "_"))(setting):
+            for record in earlier:
+                print(json.dumps(record), file=file)
+            for record in getattr(rows, name.replace("-", "_"))(replace(setting, first_round=first_round)):
                 print(json.dumps(kept(record, name)), file=file, flush=True)
                 print(f"{name}: {summary_line(record)}", file=sys.stderr, flush=True)
         partial.replace(path)
         note = " (--quick: a few small images; the figures mean nothing)" if args.quick else ""
         print(f"\n## {ROWS[name]}{note}\n\n" + "\n".join(section(path)), flush=True)
+
+
+def camvid_of(args: argparse.Namespace, work: Path) -> Path | None:
+    number = args.limit or (16 if args.quick else None)
+    if args.camvid is None or number is None:
+        return args.camvid and args.camvid.resolve()
+    return part_of(args.camvid, work / "camvid", number, ("train", "val"), 4)
 
 
 def kept(record: dict, name: str) -> dict:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 
 import numpy as np
@@ -32,10 +33,10 @@ class Verdict:
 Section = tuple[list[str], list[Verdict]]
 
 
-def later_speed(record: dict) -> float:
-    """Images per second from the second epoch on."""
+def later_speed(record: dict, before: int = 1) -> float:
+    """Images per second after so many epochs."""
     ends = record["epoch_ends"]
-    return record["images_per_epoch"] * (len(ends) - 1) / (ends[-1] - ends[0])
+    return record["images_per_epoch"] * (len(ends) - before) / (ends[-1] - ends[before - 1])
 
 
 def first_speed(record: dict) -> float:
@@ -185,6 +186,43 @@ def workers(records: Records) -> Section:
             Verdict(f"equal weights, {name}", f"{len(hashes)} different hash(es) of {len(members)}", reached)
         )
     return lines, verdicts
+
+
+def segmentation(records: Records) -> Section:
+    metrics = {"images/s from the second epoch on": later_speed, "whole process, s": wall}
+    lines, models = model_tables(records, metrics)
+    return lines, [ratio_verdict(own, later_speed, 0.9, LIMIT, f", {model}") for model, own in models.items()]
+
+
+def masks_frozen(records: Records) -> Section:
+    third = partial(later_speed, before=2)
+    lines, models = model_tables(
+        records, {"images/s from the third epoch on": third, "whole process, s": wall}
+    )
+    verdicts = []
+    for model, own in models.items():
+        ratios = round_ratios(own, third, "features on", "features off")
+        goal = f"faster with kept features from the third epoch on, {model}"
+        verdicts.append(Verdict(goal, spread_text(ratios, " x"), bool(ratios) and median(ratios) > 1))
+    return lines, verdicts
+
+
+def model_tables(records: Records, metrics: dict[str, Metric]) -> tuple[list[str], dict[str, list[dict]]]:
+    """A table for each model, and its records."""
+    lines, models = [], {}
+    for model in dict.fromkeys(record.get("model", "") for record in records):
+        models[model] = [record for record in records if record.get("model", "") == model]
+        lines += [f"`{model}`:", "", *side_table(models[model], metrics), ""]
+    return lines[:-1], models
+
+
+def resume_start(records: Records) -> Section:
+    metrics = {"process start to the first step, s": before_step}
+    fresh, resumed = (by_round(records, side) for side in ("fresh", "resumed"))
+    more = [before_step(resumed[n]) - before_step(fresh[n]) for n in sorted(fresh.keys() & resumed.keys())]
+    goal = "a resumed run's first step: at most 2 s after a fresh run's"
+    lines = side_table(records, metrics, digits=2)
+    return lines, [Verdict(goal, spread_text(more, " s"), bool(more) and median(more) <= 2)]
 
 
 def side_table(records: Records, metrics: dict[str, Metric], digits: int = 1) -> list[str]:
