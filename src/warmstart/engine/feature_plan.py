@@ -24,7 +24,9 @@ from warmstart.inference.inputs import InputBuffer
 
 _MOST_VIEWS = 4  # of an image, where nobody asks for a number
 _NUM_PROBED = 8
-_LEAST_REPEATS = 4  # of a view: writing larger features cost an smp:Unet what three epochs of reading them saved
+_LEAST_REPEATS = (
+    4  # of a view: writing larger features cost an smp:Unet what three epochs of reading them saved
+)
 _LEAST_OPERATIONS = 500  # floating-point, for a number that is read; 50 or so take as long as reading it
 
 
