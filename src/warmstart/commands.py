@@ -93,11 +93,14 @@ def _function(
             options["validator"] = Number(gte=flag.least)
         if flag.name in ("json", "dry_run"):
             options["negative"] = ()  # `--no-json` would say nothing
+        name = flag.name.replace(".", "_")
+        if name != flag.name:
+            options["name"] = f"--{flag.name.replace('_', '-')}"
         annotation: Any = Annotated[kind if flag.required else kind | None, Parameter(**options)]
         place = inspect.Parameter.POSITIONAL_OR_KEYWORD if flag.positional else inspect.Parameter.KEYWORD_ONLY
         default = inspect.Parameter.empty if flag.required else None
-        parameters.append(inspect.Parameter(flag.name, place, default=default, annotation=annotation))
-        annotations[flag.name] = annotation
+        parameters.append(inspect.Parameter(name, place, default=default, annotation=annotation))
+        annotations[name] = annotation
 
     def run(*args: Any, **values: Any) -> None:
         given = dict(zip([p.name for p in parameters], args, strict=False)) | values

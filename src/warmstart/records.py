@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+RETAIN = "retain"  # the split of rows about what must not be forgotten
+
 
 def finite(value: Any) -> Any:
     """The same value for JSON, which has no word for NaN and infinity: they become None, at any depth."""

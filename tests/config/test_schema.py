@@ -8,7 +8,15 @@ import pytest
 from pydantic import ValidationError
 
 from warmstart.cli import main
-from warmstart.config.schema import MAIN_LEAVES, RARE, SELECTION_METRICS, Config, OptimConfig, leaves
+from warmstart.config.schema import (
+    MAIN_LEAVES,
+    PREFIXED,
+    RARE,
+    SELECTION_METRICS,
+    Config,
+    OptimConfig,
+    leaves,
+)
 
 LEAVES = list(leaves())
 
@@ -24,7 +32,8 @@ def test_flags_are_unique_and_bare():
     assert len(flags) == len(set(flags))
     for leaf in LEAVES:
         main_leaf = MAIN_LEAVES.get(leaf.section) == leaf.name
-        assert leaf.flag == (leaf.section if main_leaf else leaf.name.replace("_", "-"))
+        name = f"{leaf.section}.{leaf.name}" if leaf.section in PREFIXED else leaf.name
+        assert leaf.flag == (leaf.section if main_leaf else name.replace("_", "-"))
 
 
 def test_help_shows_at_most_60_flags(capsys):

@@ -33,6 +33,7 @@ BASE = {
 _NOISE = ("seconds", "images_per_s")
 
 MASKED = {"data": "MASKED", "model": "builtin:microsegformer", "image_size": 32, "epochs": 1}
+RETAINED = {"retain": "OTHER", "weights": "START"}
 RGB = {"data": "COLOUR", "model": "timm:resnet10t", "image_size": 32}
 
 # leaf -> (changed settings, settings that both sides have besides BASE)
@@ -47,6 +48,8 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "data.mask_remap": ({"mask_remap": "255=1"}, {}),
     "data.mask_colours": ({"mask_colours": "0.0.0=1"}, {}),
     "data.flip_pairs": ({"flip_pairs": "a:b"}, {}),
+    "data.mix": ({"mix": "OTHER=.5"}, {}),
+    "data.mix_classes": ({"mix_classes": "a=b,b=a"}, {"mix": "OTHER=.5"}),
     "data.train_ratio": ({"train_ratio": 0.5}, {}),
     "data.val_ratio": ({"val_ratio": 0.2}, {}),
     "data.limit": ({"limit": 0.5}, {}),
@@ -152,6 +155,14 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "output.save_as": ({"save_as": "weights.pt"}, {}),
     "output.output_style": ({"output_style": "ocec"}, {}),
     "output.tensorboard": ({"tensorboard": True}, {}),
+    "retain.path": ({"retain": "OTHER"}, {}),
+    "retain.replay": ({"retain.replay": 0.25}, RETAINED),
+    "retain.images": ({"retain.images": 4}, {**RETAINED, "retain.replay": 0.25}),
+    "retain.l2sp": ({"retain.l2sp": 1.0}, RETAINED),
+    "retain.ewc": ({"retain.ewc": 100.0}, RETAINED),
+    "retain.ewc_images": ({"retain.ewc_images": 4}, {**RETAINED, "retain.ewc": 100.0}),
+    "retain.lwf": ({"retain.lwf": 1.0}, RETAINED),
+    "retain.temperature": ({"retain.temperature": 5.0}, {**RETAINED, "retain.lwf": 1.0}),
 }
 
 
@@ -188,15 +199,18 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     scores[:, 1] = 1 - scores[:, 0]
     content = write_predictions(ids, None, scores, ("a", "b"))
     (root / "PREDICTIONS").write_bytes(content)
+    start = {**BASE, "data": str(root / "OTHER"), "epochs": 1, "output_dir": str(root / "START")}
+    finetune(load(start))
     return {path.name: path for path in root.iterdir()}
 
 
 def observe(settings: dict[str, Any], folders: dict[str, Path]) -> dict[str, Any]:
     """Everything that a run with these settings leaves behind, apart from the settings."""
     named = {"data": "DATA", "output_dir": "run", **BASE, **settings}
-    for leaf in ("data", "mine"):
-        if named.get(leaf) in folders:
-            named[leaf] = str(folders[named[leaf]])
+    for name, place in folders.items():
+        for setting in ("data", "mix", "retain", "weights", "mine"):
+            if str(named.get(setting)).partition("=")[0] == name:
+                named[setting] = str(named[setting]).replace(name, str(place), 1)
     try:
         run = finetune(load({key: value for key, value in named.items() if value is not None}))
     except UserError as error:

@@ -9,6 +9,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from warmstart.tasks import objectives
 from warmstart.tasks.objectives import cross_entropy
 
 WEIGHTS = torch.tensor([0.5, 0.0, 2.0, 1.25], dtype=torch.float64)
@@ -99,3 +100,27 @@ def test_the_weight_of_plain_items_is_their_number():
     logits, targets = _window(0)
     assert cross_entropy(logits, targets)[1].item() == 37
     assert cross_entropy(logits, targets, WEIGHTS)[1].item() == WEIGHTS[targets].sum().item()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 2.0, 5.0])
+def test_divergence_from_answers_is_kl_and_has_the_gradient_of_lwf(temperature: float) -> None:
+    """Against numpy's sum over classes, and against the cross entropy of soft answers (Li and Hoiem 2018)."""
+    generator = torch.Generator().manual_seed(0)
+    answers = 3 * torch.randn(6, 4, generator=generator, dtype=torch.float64)
+    logits = (3 * torch.randn(6, 4, generator=generator, dtype=torch.float64)).requires_grad_()
+    found = objectives.divergence(logits, answers, temperature)
+    p, q = ((z.detach() / temperature).softmax(1).numpy() for z in (answers, logits))
+    assert float(found) == pytest.approx(temperature**2 * (p * np.log(p / q)).sum(), rel=1e-9)
+    (gradient,) = torch.autograd.grad(found, logits)
+    soft = -(torch.from_numpy(p) * (logits / temperature).log_softmax(1)).sum()
+    torch.testing.assert_close(gradient, temperature**2 * torch.autograd.grad(soft, logits)[0])
+    assert float(objectives.divergence(answers, answers, temperature)) == pytest.approx(0, abs=1e-12)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_divergence_of_yes_or_no_is_kl_of_bernoulli(temperature: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    answers, logits = (3 * torch.randn(2, 6, 4, generator=generator, dtype=torch.float64)).unbind(0)
+    p, q = ((z / temperature).sigmoid().numpy() for z in (answers, logits))
+    expected = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum() * temperature**2
+    assert float(objectives.binary_divergence(logits, answers, temperature)) == pytest.approx(expected)

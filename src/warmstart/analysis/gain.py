@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from warmstart.analysis.evaluate import Evaluation, evaluate
-from warmstart.analysis.paired import Change, Scored, change_between
+from warmstart.analysis.paired import METRIC_WORDS, Change, Scored, change_between
 from warmstart.errors import UserError
 from warmstart.inference.predictions import Predictions, read_predictions
 from warmstart.inference.restore import restore
-from warmstart.records import finite
+from warmstart.records import RETAIN, finite
 from warmstart.run import layout, reader, writer
 from warmstart.shown import Shown
+from warmstart.tasks.classification import Classification
 from warmstart.tasks.multilabel import MultiLabel
+from warmstart.tasks.segmentation import Segmentation
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,15 @@ class Gain(Change, Shown):
         chosen = (
             " (the best step was chosen on these samples, so this is too kind)" if self.split == "val" else ""
         )
+        if self.split == RETAIN:
+            values = f"({self.start[self.metric]:.4f} -> {self.best[self.metric]:.4f})"
+            word = METRIC_WORDS[self.metric]
+            if self.direction == 0:
+                return (
+                    f"nothing of {word} can be said to be forgotten with {self.num_samples} samples {values}"
+                )
+            change = "forgot" if self.direction < 0 else "gained"
+            return f"{change} {abs(self.difference):.4f} of {word} {values}"
         if self.direction == 0:
             return f"cannot be told from the start with {self.num_samples} samples"
         return f"{'better' if self.direction > 0 else 'worse'} than the start{chosen}"
@@ -90,9 +103,49 @@ def measure_gains(run_path: Path, device: Any, workers: int) -> tuple[list[Gain]
                 )
             )
     assert result is not None, "a run has at least a train split"
+    gains += _forgotten(run, restored.reference.step or 0, Compared(start_task, result.task))
     result.draw()  # of the reported split only: `evaluate RUN --split val` draws the others
     writer.write_json(run.path / layout.GAINS, finite([gain.to_json() for gain in gains]))
     return gains, result
+
+
+class Compared(NamedTuple):
+    """The tasks of the start and of the best model: those of sets have thresholds of their own."""
+
+    start: Classification | MultiLabel | Segmentation
+    best: Classification | MultiLabel | Segmentation
+
+
+def _forgotten(run: reader.Run, best_step: int, tasks: Compared) -> list[Gain]:
+    """What the best model has lost of the data set of --retain, by predictions that training has kept."""
+    first = run.resolved["pace"].get("first_step", 0)
+    rows = {row["step"]: row for row in run.evals.rows if row["split"] == RETAIN}
+    paths = [
+        run.path / layout.PREDICTIONS / layout.predictions_name(RETAIN, step) for step in (first, best_step)
+    ]
+    if not all(path.exists() for path in paths):  # a parent's best, which was measured in the parent
+        return []
+    start, best = map(read_predictions, paths)
+    known = ("step", "epoch", "split", "num_samples", "kind")
+    metrics = [
+        {name: value for name, value in rows[step].items() if name not in known}
+        for step in (first, best_step)
+    ]
+    targets = start.targets if start.targets is not None else np.zeros(0, np.int64)
+    change = change_between(
+        Scored(tasks.start, start.scores, metrics[0]), Scored(tasks.best, best.scores, metrics[1]), targets
+    )
+    return [
+        Gain(
+            **vars(change),
+            split=RETAIN,
+            num_samples=len(start.ids),
+            start=metrics[0],
+            best=metrics[1],
+            best_step=best_step,
+            start_step=first,
+        )
+    ]
 
 
 def _check_same(result: Evaluation, start: Predictions) -> None:

@@ -16,7 +16,7 @@ from warmstart.tasks.multilabel import MultiLabel
 from warmstart.tasks.segmentation import Segmentation
 
 _LEVEL = 0.05
-_METRIC_WORDS = {"accuracy": "accuracy", "map": "mAP", "miou": "mIoU"}
+METRIC_WORDS = {"accuracy": "accuracy", "map": "mAP", "miou": "mIoU"}
 _CHANGED = {  # what the exact test counts
     "accuracy": ("fixed", "broken", "McNemar p"),
     "map": ("images with fewer wrong labels", "with more", "sign test p"),
@@ -62,7 +62,7 @@ class Change:
         """The difference with its interval, and the samples behind the test, in words."""
         words = _CHANGED[self.metric]
         return (
-            f"{_METRIC_WORDS[self.metric]} {self.difference:+.4f} (95 % paired interval {self.low:+.4f} to "
+            f"{METRIC_WORDS[self.metric]} {self.difference:+.4f} (95 % paired interval {self.low:+.4f} to "
             f"{self.high:+.4f}; {self.fixed} {words[0]}, {self.broken} {words[1]}, {words[2]} {self.p:.2g})"
         )
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from warmstart.console import table
 from warmstart.errors import UserError, listing
+from warmstart.records import RETAIN
 from warmstart.run import layout, reader
 from warmstart.run.lineage import compare_with_parent
 from warmstart.run.reader import Run
@@ -114,6 +115,7 @@ def describe_run(path: str) -> Description:
         "model": run.resolved["model"],
         "task": run.resolved["task"],
         "data": {k: run.resolved["data"][k] for k in ("path", "classes", "counts", "sizes", "notes")},
+        "retained": run.resolved.get("retained"),
         "num_quarantined": len(run.resolved["data"]["quarantined"]),
         "augment": run.resolved["augment"],
         "parent": run.resolved["parent"],
@@ -163,6 +165,13 @@ def show_text(info: dict[str, Any]) -> str:
         f"data   {info['data']['path']}: "
         + ", ".join(f"{split} {size}" for split, size in info["data"]["sizes"].items())
         + (f"; {info['num_quarantined']} unreadable" if info["num_quarantined"] else ""),
+        *(
+            []
+            if info["retained"] is None
+            else [
+                f"retain {info['retained']['path']}: {info['retained']['split']} {info['retained']['num_samples']}"
+            ]
+        ),
         f"steps  {pace['total_steps']} ({pace['steps_per_epoch']} per epoch); checkpoints {info['checkpoints']}",
         *([] if info["compared"] is None else [f"parent {info['compared']['text']}"]),
         "",
@@ -221,7 +230,7 @@ def time_text(seconds: dict[str, float] | None) -> str:
 def _metrics_table(info: dict[str, Any]) -> str:
     best_step, first = info["best"]["step"], info["pace"].get("first_step", 0)
     rows = []
-    for split in ("train", "val", "test"):
+    for split in ("train", "val", "test", RETAIN):
         start, best = info["start"].get(split, {}), info["best"].get(split, {})
         for name in METRICS:
             if name in start or name in best:

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from warmstart.config.mask_values import FlipPairs, MaskColours, MaskRemap
+from warmstart.config.mix_values import Mix, MixClasses
 from warmstart.config.section import Section
 from warmstart.config.values import (
     Floats,
@@ -55,6 +56,13 @@ class DataConfig(Section):
     )
     flip_pairs: FlipPairs = Field(
         (), description="classes that change places in a mirror image: left_eye:right_eye,..."
+    )
+    mix: Mix = Field(
+        (),
+        description="other data sets in the training: PATH=SHARE of every epoch, or PATH=SHARE:5epochs,PATH=SHARE",
+    )
+    mix_classes: MixClasses = Field(
+        (), description="where their classes differ: union, or THEIRS=OURS,... for classes of other names"
     )
     train_ratio: float = Field(0.8, gt=0, le=1, description="share of training images where we split")
     val_ratio: float = Field(0.1, ge=0, lt=1, description="share of validation images; the rest is test")

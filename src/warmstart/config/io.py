@@ -99,7 +99,7 @@ def load(
     for layer in layers:
         for path, value in layer.values.items():
             _put(merged, origins, path, value, layer.origin)
-    by_flag = {leaf.flag: leaf for leaf in leaves()}
+    by_flag = {flag: leaf for leaf in leaves() for flag in (leaf.flag, leaf.flag.replace(".", "-"))}
     for name, value in ((name, value) for name, value in flags.items() if value is not None):
         leaf = by_flag.get(name.replace("_", "-"))
         if leaf is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from warmstart.config.loss_rules import loss_problems, unread_loss_settings
 from warmstart.config.mask_values import is_file_of_colours
 from warmstart.config.ocec import grid_problem, is_ocec, shape_of
+from warmstart.config.mix_rules import mix_problems, source_paths, unread_retain_settings
 from warmstart.config.places import TORCHVISION, is_path
 from warmstart.config.schema import Config, leaves
 from warmstart.config.stage_rules import (
@@ -87,7 +88,7 @@ def _contradictions(config: Config) -> list[UserError]:
         for name, interval in (intervals | {"scheduler_step": optim.scheduler_step}).items()
         if interval is None
     ]
-    found += stage_problems(config) + loss_problems(config.task) + _durations(config)
+    found += stage_problems(config) + loss_problems(config.task) + mix_problems(config) + _durations(config)
     return found
 
 
@@ -125,6 +126,11 @@ def _inputs(config: Config) -> list[UserError]:
                 "leave --download out",
             )
         )
+    found += [
+        missing_path("--retain" if path == config.retain.path else "--mix", path)
+        for path in source_paths(config)
+        if is_path(path) and not _exists(expanded(path))
+    ]
     found += _mask_files(config)
     if config.data.mine is not None and not _exists(config.data.mine):
         found.append(missing_path("--mine", config.data.mine))
@@ -277,6 +283,12 @@ def warnings(config: Config, origins: dict[str, str]) -> list[str]:
         for name in ("margin", "margin_scale", "margin_eval_scale", "margin_ramp"):
             if f"task.{name}" in changed:
                 found.append(f"--{name.replace('_', '-')} has no effect with --margin-method none")
+    if config.retain.path is not None:
+        found += [
+            f"--retain.{name.replace('_', '-')} has no effect without --retain.{reader}"
+            for name, reader in unread_retain_settings(config).items()
+            if f"retain.{name}" in changed
+        ]
     if "optim.momentum" in changed and optim.optimizer.lower() in _MOMENTUM_FREE:
         found.append(
             f"--momentum has no effect with --optimizer {optim.optimizer} (read by sgd and its relatives)"

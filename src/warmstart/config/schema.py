@@ -2,7 +2,8 @@
 
 Two levels of frozen pydantic models. A leaf's flag is its bare name (`optim.lr` is `--lr`), except
 the main leaf of a section, whose flag is the section's name (`data.path` is `--data`,
-`model.name` is `--model`). A leaf's description is its help text.
+`model.name` is `--model`); those of optional sections bear its name (`--retain.replay`). A leaf's
+description is its help text.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from pydantic import Field
 
 from warmstart.config.data_section import DataConfig
+from warmstart.config.retain_section import RetainConfig
 from warmstart.config.section import Section
 from warmstart.config.threshold import Threshold
 from warmstart.config.unfreezing import Unfreezing
@@ -27,7 +29,12 @@ from warmstart.config.values import (
     Rates,
 )
 
-MAIN_LEAVES = {"data": "path", "model": "name"}  # section -> the leaf that bears the section's flag
+MAIN_LEAVES = {  # section -> the leaf that bears the section's flag
+    "data": "path",
+    "model": "name",
+    "retain": "path",
+}
+PREFIXED = frozenset({"retain"})  # optional sections, whose other flags are --section.leaf
 
 SelectBy = Literal[
     "auto",
@@ -62,6 +69,7 @@ _RARE_NAMES = (
     " loss focal_gamma focal_alpha ce_weight dice_classes lovasz_weight tversky_weight tversky_alpha"
     " output_style"
     " masks mask_classes ignore mask_remap mask_colours flip_pairs"
+    " views crop_pct mix_classes replay images l2sp ewc ewc_images lwf temperature"
 )
 RARE = frozenset(_RARE_NAMES.split())
 
@@ -262,6 +270,7 @@ class Config(Section):
     optim: OptimConfig = OptimConfig()
     train: TrainConfig = TrainConfig()
     output: OutputConfig = OutputConfig()
+    retain: RetainConfig = RetainConfig()
 
 
 class Leaf(NamedTuple):
@@ -289,7 +298,8 @@ def leaves() -> Iterator[Leaf]:
         model = field.annotation
         assert isinstance(model, type) and issubclass(model, Section)
         for name, leaf in model.model_fields.items():
-            flag = section if MAIN_LEAVES.get(section) == name else name
+            flag = f"{section}.{name}" if section in PREFIXED else name
+            flag = section if MAIN_LEAVES.get(section) == name else flag
             yield Leaf(
                 section, name, flag.replace("_", "-"), leaf.description or "", leaf.default, leaf.annotation
             )

@@ -31,6 +31,7 @@ from warmstart.data.mask_scan import (
     with_classes,
 )
 from warmstart.data.mask_settings import MaskSettings
+from warmstart.data.mixture import Mixture
 from warmstart.data.samples import Samples, Source
 from warmstart.data.scan import Progress, ScanResult, check_unchanged, read_sizes, scan
 from warmstart.data.sources import open_source
@@ -56,6 +57,12 @@ class Dataset:
     native: bool
     divided: dict[str, str] = field(default_factory=dict)  # id -> split
     mask_rules: MaskRules | None = None  # of index masks; None: no segmentation
+    mixture: Mixture | None = None  # with images of other data sets
+
+    @property
+    def training(self) -> Samples:
+        """What is trained on: the training images, and those of other data sets that are mixed in."""
+        return self.splits["train"] if self.mixture is None else self.mixture.samples
 
     @property
     def ignore(self) -> int | None:

@@ -10,26 +10,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from warmstart.config.schema import DataConfig
 from warmstart.data import counters
-
-
-def training_windows(
-    targets: np.ndarray,
-    settings: DataConfig,
-    accumulate: int,
-    seed: int,
-    epoch: int,
-    weights: np.ndarray | None = None,
-) -> list[list[np.ndarray]]:
-    """The optimizer steps of an epoch: `epoch_windows` of the order that `settings.sampler` or `weights` ask for."""
-    if weights is not None:
-        order = weighted_order(weights, seed, epoch)
-    elif settings.sampler == "balanced":
-        order = balanced_order(targets, seed, epoch)
-    else:
-        order = epoch_order(len(targets), seed, epoch)
-    return epoch_windows(order, settings.batch_size, accumulate)
 
 
 def epoch_order(num: int, seed: int, epoch: int) -> np.ndarray:

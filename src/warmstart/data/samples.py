@@ -6,7 +6,7 @@ N is the number of samples; an id is stable across machines (POSIX, relative to 
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
 from pathlib import Path
@@ -20,7 +20,9 @@ from warmstart.data.decode import decode, has_more_frames, read_bytes, read_shap
 class Pixels(Protocol):
     """Where the images of some samples come from."""
 
-    decoded: ClassVar[bool]  # whether `read` only looks something up
+    @property
+    def decoded(self) -> bool:
+        """Whether `read` only looks something up."""
 
     def __len__(self) -> int: ...
 
@@ -147,6 +149,9 @@ class Samples:
             None if self.groups is None else self.groups[indices],
             None if self.masks is None else self.masks.subset(indices),
         )
+
+    def with_targets(self, targets: np.ndarray) -> Samples:
+        return replace(self, targets=targets)
 
 
 def printable(name: str) -> str:

@@ -105,6 +105,12 @@ class StoredPixels:
     def stamp(self, index: int) -> bytes:
         return self.source.stamp(index)
 
+    def checksum(self, index: int) -> tuple[int, tuple[int, ...]]:
+        """(CRC-32, shape) of the pixels as they are kept."""
+        number, row = self.places[index].tolist()
+        rows = self.shards[number].rows
+        return int(rows["crc"][row]), tuple(rows["size"][row].tolist())
+
     def subset(self, indices: np.ndarray) -> StoredPixels:
         return StoredPixels(self.shards, self.places[indices], self.source.subset(indices), self.where)
 

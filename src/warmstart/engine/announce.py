@@ -24,6 +24,7 @@ from warmstart.tasks.label_metrics import FEWEST_POSITIVES
 def announce(job: Job, resolved: dict[str, Any]) -> None:
     """Log the data, the model, the head, the augmentation, the plan, and whatever deserves a warning."""
     _announce_data(job)
+    _announce_sources(job)
     _announce_model(job)
     announce_mined(resolved["mined"], job.config.data.mine_prob)
     _announce_augmentation(job, resolved["augment"]["origin"])
@@ -57,6 +58,39 @@ def _announce_data(job: Job) -> None:
         )
     if "val" not in job.dataset.splits:
         log.warning("there are no validation images: the last checkpoint is kept, and nothing is selected")
+
+
+def _announce_sources(job: Job) -> None:
+    """What is mixed in, by epochs of equal places, and what is measured beside val."""
+    mixture, retained = job.dataset.mixture, job.retained
+    if mixture is not None:
+        names, before = ("--data", *(part.name for part in mixture.parts)), None
+        for epoch in range(job.config.train.epochs):
+            numbers = mixture.numbers(epoch)
+            if numbers != before:
+                places = ", ".join(f"{num} of {name}" for name, num in zip(names, numbers, strict=True))
+                log.info("places of an epoch, from epoch %d: %s", epoch, places)
+            before = numbers
+        for part in mixture.parts:
+            log.info("mixed in: %s: %d training images", part.name, len(part.samples))
+    if retained is not None:
+        log.info(
+            "not to be forgotten: %s: %d %s images", retained.path, len(retained.samples), retained.split
+        )
+        _announce_remedies(job, retained.path)
+
+
+def _announce_remedies(job: Job, path: str) -> None:
+    """What holds the model to its start, and what of that start is known."""
+    settings, head = job.config.retain, job.built.head_change
+    weights = {name: getattr(settings, name) for name in ("l2sp", "ewc", "lwf") if getattr(settings, name)}
+    if weights:
+        told = ", ".join(f"{name} {weight:g}" for name, weight in weights.items())
+        log.info("held to the start model by %s; its weights are kept in %s", told, layout.START)
+    if head.kind == "new":
+        log.warning("the head is new: what the start model knew of %s cannot be measured", path)
+    elif head.kind == "mixed":
+        log.warning("outputs that are new know nothing of %s at the start: %s", path, listing(head.new, 4))
 
 
 def _announce_model(job: Job) -> None:
@@ -241,6 +275,9 @@ def write_tables(job: Job) -> None:
     """
     _write_table(job.run / layout.QUARANTINE, ("id", "reason"), job.dataset.facts.quarantined)
     _write_table(job.run / layout.SPLITS, ("id", "split"), job.dataset.divided.items())
+    for number, source in enumerate(job.sources):
+        path = job.run / layout.source_splits_name(number)
+        _write_table(path, ("id", "split"), source.dataset.divided.items())
 
 
 def _write_table(path: Path, header: tuple[str, str], content: Collection[tuple[str, str]]) -> None:

@@ -34,6 +34,7 @@ def check_settings(job: Job) -> None:
             "two classes, the second of which counts as positive",
             "leave --output-style out",
         )
+    _check_remedies(job)
     has_live_norms = any(row.norms == "train" for row in job.plan.rows)
     if has_live_norms and min(num, job.config.data.batch_size) < 2 * job.world.size > 2:
         raise UserError(
@@ -97,3 +98,19 @@ def _check_both_sides(job: Job) -> None:
             "val images of both classes",
             "raise --val-ratio, or give the threshold as a number",
         )
+def _check_remedies(job: Job) -> None:
+    """EWC and LwF hold on to answers: there must be some, in classes."""
+    asked = [name for name in ("ewc", "lwf") if getattr(job.config.retain, name)]
+    for name in asked:
+        if job.dataset.ignore is not None:
+            raise UserError(
+                f"--retain.{name} is for labels of whole images, and these data have masks",
+                "--retain.l2sp or --retain.replay",
+            )
+        if job.built.head_change.kind == "new":
+            raise UserError(
+                f"--retain.{name} holds on to the answers of the start model, and its head is new "
+                f"({job.built.head_change.reason})",
+                "start weights that know some of the classes",
+                "--retain.l2sp or --retain.replay",
+            )

@@ -131,9 +131,10 @@ def _cut(job: Job, stage: int, views: int, by_name: bool) -> tuple[Cut, int]:
         raise NoCut(f"--compile takes one tensor, and {len(cut.shapes)} cross the cut")
     if not by_name and size > images[0].numel():
         _check_worth(job, cut, images, epochs / views)
-    splits = job.dataset.splits
+    num_measured = sum(map(len, job.dataset.splits.values()))
+    num_measured += 0 if job.retained is None else len(job.retained.samples)
     per_image = 4 * size + (0 if job.dataset.ignore is None else images[0, 0].numel())
-    num_bytes = per_image * (views * len(splits["train"]) + sum(map(len, splits.values())))
+    num_bytes = per_image * (views * len(job.dataset.training) + num_measured)
     limit = _room(job)
     if num_bytes > limit:
         raise NoCut(

@@ -32,7 +32,7 @@ class Feed:
 
     def __init__(self, job: Job, clock: Clock, state: TrainState) -> None:
         self._job, self._clock, self._at_once = job, clock, state.evaluated_at_once
-        built, num = job.built, len(job.dataset.splits["train"])
+        built, num = job.built, len(job.dataset.training)
         self._unreadable = Unreadable(num, job.config.data.max_corrupt, state.unreadable)
         self._buffer = InputBuffer(built.preprocessing, job.device, built.channels_last)
         self._computed_at_once = state.computed_at_once
@@ -43,7 +43,7 @@ class Feed:
         self._kept = self._job.kept_in(stage)
         cut, at_once = self._kept.cut, self._computed_at_once
         self._prefix = None if cut is None else _prefix(self._job, stage, cut, at_once)
-        self._tables: dict[tuple[bytes, int | None], FeatureTable] = {}
+        self._tables: dict[tuple[str, bytes, int | None], FeatureTable] = {}
 
     @property
     def inputs(self) -> Inputs:
@@ -59,7 +59,7 @@ class Feed:
 
     def training(self, windows: Iterable[list[np.ndarray]], epoch: int) -> Generator[Batch, None, None]:
         """The micro-batches of some windows of an epoch, one after the other."""
-        job, samples = self._job, self._job.dataset.splits["train"]
+        job, samples = self._job, self._job.dataset.training
         if self._prefix is None:
             lenient = replace(job.train_view, unreadable=self._unreadable)
             return training_batches(samples, lenient, windows, epoch, job.workers, job.world.part)
@@ -68,21 +68,28 @@ class Feed:
         return feature_batches(table, samples, map(job.world.part, chain.from_iterable(windows)))
 
     def outputs(
-        self, weights: nn.Module, samples: Samples, label: str, watch: ClassSums | None = None
+        self,
+        weights: nn.Module,
+        samples: Samples,
+        label: str,
+        native: bool | None = None,
+        watch: ClassSums | None = None,
     ) -> np.ndarray:
         """Outputs of all samples in their order. Each process computes a part, and none is computed twice.
 
-        `watch` looks at what goes into the classifier of `weights` meanwhile; its sums are then those of all processes.
+        `native` is of the samples' data set where that is not --data. `watch` looks at what goes into the classifier of
+        `weights` meanwhile; its sums are then those of all processes.
         """
+        native = self._job.dataset.native if native is None else native
         job = self._job
         rows = np.array_split(np.arange(len(samples)), job.world.size)[job.world.rank]
         if self._prefix is None:
             own = samples if job.world.size == 1 else samples.subset(rows)
             batches: Iterable[Batch] = evaluation_batches(
-                own, job.built.preprocessing, job.dataset.native, job.eval_batch_size, job.workers
+                own, job.built.preprocessing, native, job.eval_batch_size, job.workers
             )
         else:
-            view = replace(job.train_view, augment=None, mixing=None)
+            view = replace(job.train_view, augment=None, mixing=None, native=native)
             table = self._table(samples, view, None, f"features of {label}")
             starts = range(0, len(rows), job.eval_batch_size)
             batches = feature_batches(table, samples, (rows[s : s + job.eval_batch_size] for s in starts))
@@ -110,7 +117,7 @@ class Feed:
         return self._unreadable.so_far()
 
     def _table(self, samples: Samples, view: View, epoch: int | None, label: str) -> FeatureTable:
-        key = samples.keys.tobytes(), epoch
+        key = label, samples.keys.tobytes(), epoch  # images of two data sets may have the same ids
         if key not in self._tables:
             assert self._prefix is not None
             prefix, world = self._prefix, self._job.world

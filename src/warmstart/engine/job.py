@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -13,13 +13,17 @@ from warmstart.adapt.plan import Plan
 from warmstart.config.schema import SELECTION_METRICS, Config
 from warmstart.data.batches import View
 from warmstart.data.dataset import Dataset
-from warmstart.data.order import training_windows
+from warmstart.data.mixture import training_windows
 from warmstart.engine.distributed import World
+from warmstart.engine.open_sources import OtherSource, Retained
 from warmstart.engine.schedule import Schedule
 from warmstart.inference.cut import Cut
 from warmstart.models.build import BuiltModel
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.task import Objective, Task
+
+if TYPE_CHECKING:
+    from warmstart.engine.start import Start
 
 
 @dataclass(frozen=True)
@@ -116,6 +120,9 @@ class Job:
     sample_weights: np.ndarray | None = (
         None  # float64 (N,): how often each training image comes; None: all alike
     )
+    sources: tuple[OtherSource, ...] = ()  # data sets beside --data
+    retained: Retained | None = None
+    start: Start | None = None  # where something holds on to it
 
     def kept_in(self, stage: int) -> Kept:
         return self.kept[stage] if stage < len(self.kept) else Kept()
@@ -138,6 +145,4 @@ class Job:
 
     def windows(self, epoch: int) -> list[list[np.ndarray]]:
         """The optimizer steps of an epoch, over all processes."""
-        config, targets = self.config, self.dataset.splits["train"].targets
-        seed, weights = config.train.seed, self.sample_weights
-        return training_windows(targets, config.data, config.optim.accumulate, seed, epoch, weights)
+        return training_windows(self.dataset, self.config, epoch, self.sample_weights)

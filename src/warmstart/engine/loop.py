@@ -33,6 +33,7 @@ from warmstart.engine.optimizer import (
     set_rates,
     state_by_name,
 )
+from warmstart.engine.remedies import make_penalty, make_teacher
 from warmstart.engine.stages import advance_stage, announce_stage
 from warmstart.engine.state import TrainState
 from warmstart.engine.step import Arithmetic, WindowResult, pass_over, train_window
@@ -60,12 +61,10 @@ def run_loop(
     module, plan, pace, blocks = job.built.module, job.plan, job.pace, job.built.blocks
     feed = Feed(job, clock, state)
     is_compiled = job.config.train.compile
-    # Also where every pixel of a window may be without a class.
-    may_weigh_nothing = min(job.task.class_weights or (1.0,)) == 0 or job.task.statistics is not None
-    arithmetic = Arithmetic(job.precision, job.config.optim.clip, scaler, may_weigh_nothing, job.world)
+    arithmetic = _arithmetic(job, scaler)
     started = time.perf_counter() - state.seconds
     with (
-        MetricWriter(job, state) as rows,
+        MetricWriter(job, state, arithmetic.penalty) as rows,
         progress("training", pace.total_steps) as bar,
         Background() as background,
     ):
@@ -93,7 +92,8 @@ def run_loop(
             if state.frozen_stage != stage:
                 state.frozen_stage, state.frozen_hash = stage, frozen_hash(module, plan, blocks, stage)
             statistics = live_statistics(module, plan, blocks, stage)
-            arithmetic = replace(arithmetic, statistics=statistics)
+            teacher = make_teacher(job, feed.part, stage)
+            arithmetic = replace(arithmetic, statistics=statistics, teacher=teacher)
             watch = GradientWatch(optimizer)
 
             # ---- The start (step 0, or where a parent's count goes on) is measured before anything is trained
@@ -120,6 +120,19 @@ def run_loop(
             assert now == state.frozen_hash, "a frozen parameter or buffer has changed during training"
             watch.report()
             carried = state_by_name(optimizer)
+
+
+def _arithmetic(job: Job, scaler: GradScaler | None) -> Arithmetic:
+    """How steps compute, with what keeps the weights near the start."""
+    return Arithmetic(
+        job.precision,
+        job.config.optim.clip,
+        scaler,
+        # Also where every pixel of a window may be without a class.
+        may_weigh_nothing=min(job.task.class_weights or (1.0,)) == 0 or job.task.statistics is not None,
+        world=job.world,
+        penalty=make_penalty(job),
+    )
 
 
 def _step(
@@ -209,10 +222,11 @@ def _save(job: Job, state: TrainState, learner: Learner, means: _Means, is_plann
 def _validate(job: Job, state: TrainState, learner: Learner, means: _Means) -> tuple[dict[str, float], bool]:
     """Measure, choose, and decide whether to stop early; val's metrics, and whether this step is the new best."""
     with means.clock.part(EVALUATION):
-        metrics = measure(job, state, learner.weights_to_use(job.built.module), means.feed)
+        measured = measure(job, state, learner.weights_to_use(job.built.module), means.feed)
+    metrics = measured.get("val", {})
     is_best = update_best(job, state, metrics)
-    means.rows.validation(state, metrics)
-    log_validation(job, state, metrics, is_best)
+    means.rows.validation(state, measured)
+    log_validation(job, state, measured, is_best)
     if metrics and state.step > job.pace.first_step:
         gamma, patience = job.schedule.gamma, job.config.optim.scheduler_patience
         state.plateau = state.plateau.observe(metrics["loss"], gamma, patience)

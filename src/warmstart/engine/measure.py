@@ -18,6 +18,7 @@ from warmstart.engine.state import TrainState
 from warmstart.errors import UserError
 from warmstart.inference.predictions import write_predictions
 from warmstart.inference.separation import ClassSums, separation
+from warmstart.records import RETAIN
 from warmstart.run import layout, writer
 from warmstart.run.lineage import verdict
 from warmstart.tasks.classification import Classification
@@ -31,8 +32,8 @@ def train_subset(samples: Samples, size: int, seed: int) -> Samples:
     return samples.subset(np.sort(chosen))
 
 
-def measure(job: Job, state: TrainState, weights: nn.Module, feed: Feed) -> dict[str, Any]:
-    """Evaluate on val and on a fixed train subset (the start: on test too), write the rows, return val's metrics."""
+def measure(job: Job, state: TrainState, weights: nn.Module, feed: Feed) -> dict[str, dict[str, Any]]:
+    """Evaluate on val and on a fixed train subset (the start: on test too), write the rows; metrics by split."""
     splits = job.dataset.splits
     parts = {"val": splits["val"]} if "val" in splits else {}
     is_start = state.step == job.pace.first_step
@@ -51,7 +52,7 @@ def measure(job: Job, state: TrainState, weights: nn.Module, feed: Feed) -> dict
         rows[split] = task.evaluate(outputs, samples.targets) | measured
         write_eval_row(job, state, split, len(samples), rows[split])
         if split != "train" and is_start:
-            keep_start_predictions(job, split, samples, outputs)
+            keep_predictions(job, split, samples, outputs, state.step)
         if is_start and not _is_finite(job, outputs, rows[split]):
             raise _not_finite()
     if is_start and math.isnan(rows.get("val", {}).get(job.select_by, 0.0)):
@@ -60,7 +61,26 @@ def measure(job: Job, state: TrainState, weights: nn.Module, feed: Feed) -> dict
             "val images whose masks hold classes",
             "look at --ignore, and at the masks of val",
         )
-    return rows.get("val", {})
+    if job.retained is not None:
+        rows[RETAIN] = _measure_retained(job, state, weights, feed)
+    return rows
+
+
+def _measure_retained(job: Job, state: TrainState, weights: nn.Module, feed: Feed) -> dict[str, float]:
+    """What is left of what the start model knew; predictions of the start, the best and this step are kept."""
+    kept = job.retained
+    assert kept is not None, "asked for only where something is retained"
+    outputs = feed.outputs(weights, kept.samples, RETAIN, kept.native)
+    row = job.task.evaluate(outputs, kept.samples.targets)
+    write_eval_row(job, state, RETAIN, len(kept.samples), row)
+    keep_predictions(job, RETAIN, kept.samples, outputs, state.step)
+    if job.world.is_main:
+        steps = (job.pace.first_step, state.best_step, state.step)
+        needed = {layout.predictions_name(RETAIN, step) for step in steps if step is not None}
+        for path in (job.run / layout.PREDICTIONS).glob(f"{RETAIN}@*"):
+            if path.name not in needed:
+                path.unlink()
+    return row
 
 
 def _look(
@@ -93,9 +113,9 @@ def _not_finite() -> UserError:
     )
 
 
-def keep_start_predictions(job: Job, split: str, samples: Samples, outputs: np.ndarray) -> None:
-    """predictions/SPLIT@0.parquet: what the start model said; the best one's are written after the run."""
-    path = job.run / layout.PREDICTIONS / layout.predictions_name(split, job.pace.first_step)
+def keep_predictions(job: Job, split: str, samples: Samples, outputs: np.ndarray, step: int) -> None:
+    """predictions/SPLIT@STEP.parquet: what the start model said; the best one's are written after the run."""
+    path = job.run / layout.PREDICTIONS / layout.predictions_name(split, step)
     scores = job.task.scores(outputs)
     targets = samples.targets if job.task.statistics is None else None
     writer.write_whole(path, write_predictions(samples.ids, targets, scores, job.task.classes))
@@ -139,7 +159,10 @@ def update_best(job: Job, state: TrainState, metrics: dict[str, float]) -> bool:
     return False
 
 
-def log_validation(job: Job, state: TrainState, metrics: dict[str, float], is_best: bool) -> None:
+def log_validation(job: Job, state: TrainState, rows: dict[str, dict[str, float]], is_best: bool) -> None:
+    metrics = rows.get("val", {})
+    if RETAIN in rows:
+        log.info("step %d/%d  retained %s", state.step, job.pace.total_steps, job.task.headline(rows[RETAIN]))
     if not metrics:
         return
     best = "new best" if is_best else ""

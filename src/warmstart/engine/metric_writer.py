@@ -13,8 +13,10 @@ from typing import Any
 import torch
 
 from warmstart.engine.job import Job
+from warmstart.engine.penalty import Penalty
 from warmstart.engine.state import NotFinite, TrainState
 from warmstart.engine.step import WindowResult
+from warmstart.records import RETAIN
 from warmstart.run import layout, writer
 from warmstart.run.tensorboard import ScalarWriter
 from warmstart.tasks import binary
@@ -26,17 +28,17 @@ _MOST_SKIPPED = 20
 
 
 class MetricWriter:
-    """Sums since the last row and since the epoch began: [loss, weight, epoch's loss, epoch's weight].
+    """Sums since the last row and since the epoch began: [loss, weight, epoch's loss, epoch's weight, LwF's loss].
 
-    A fifth sum is as finite as everything that went into the steps since the last row, and the number of steps
+    A last sum is as finite as everything that went into the steps since the last row, and the number of steps
     for which it was tells the first one that failed: so steps are watched without waiting for any of them.
     """
 
-    def __init__(self, job: Job, state: TrainState) -> None:
-        self._job = job
+    def __init__(self, job: Job, state: TrainState, penalty: Penalty | None = None) -> None:
+        self._job, self._penalty = job, penalty
         dtype = torch.float32 if job.device.type == "mps" else torch.float64
-        sums = [state.loss_sum, state.weight_sum, state.epoch_loss_sum, state.epoch_weight_sum, 0.0]
-        self._sums = torch.tensor(sums, dtype=dtype, device=job.device)
+        sums = [state.loss_sum, state.weight_sum, state.epoch_loss_sum, state.epoch_weight_sum]
+        self._sums = torch.tensor([*sums, state.taught_sum, 0.0], dtype=dtype, device=job.device)
         self._num_finite = torch.zeros(2, dtype=torch.int64, device=job.device)  # steps, by loss and by both
         # fp16: steps that were left out in a row, and the step of this row at which there were too many (0: none).
         self._skipped = torch.tensor([state.num_skipped, 0], dtype=torch.int64, device=job.device)
@@ -58,7 +60,7 @@ class MetricWriter:
 
     def add(self, result: WindowResult, rates: list[float]) -> None:
         self._rates, self._grad_norm = rates, result.grad_norm
-        loss, weight, norm = result
+        loss, weight, norm, taught = result
         watched = loss + norm
         if (
             self._job.precision == torch.float16
@@ -69,8 +71,8 @@ class MetricWriter:
             self._skipped = torch.stack(
                 [num, torch.where(num == _MOST_SKIPPED, self._num_steps, self._skipped[1])]
             )
-        self._sums += torch.stack([loss, weight, loss, weight, watched]).to(self._sums.dtype)
-        self._num_finite += self._sums[::4].isfinite()
+        self._sums += torch.stack([loss, weight, loss, weight, taught, watched]).to(self._sums.dtype)
+        self._num_finite += self._sums[::5].isfinite()
 
     def collect(self, state: TrainState) -> None:
         """Read the sums into the state.
@@ -79,7 +81,9 @@ class MetricWriter:
             NotFinite: a loss or a gradient was NaN or infinite since the last row; in fp16 many gradients in a row.
         """
         *sums, watched = self._sums.tolist()
-        state.loss_sum, state.weight_sum, state.epoch_loss_sum, state.epoch_weight_sum = sums
+        state.loss_sum, state.weight_sum, state.epoch_loss_sum, state.epoch_weight_sum, state.taught_sum = (
+            sums
+        )
         if not math.isfinite(watched):
             by_loss, num = self._num_finite.tolist()
             what = "the gradient is" if by_loss > num else "the training loss is"
@@ -104,6 +108,7 @@ class MetricWriter:
             "step": state.step,
             "epoch": round(state.step / self._job.pace.steps_per_epoch, 4),
             "loss": loss,
+            **self._remedies(state),
             "lr": max(rates),
             "lrs": rates,
             "grad_norm": float(self._grad_norm),
@@ -119,11 +124,20 @@ class MetricWriter:
                 self._scalar(f"learning_rate/group_{number}", rate, state.step)
         self.text = f"loss {loss:.4f}  lr {max(rates):.2e}  {speed:.0f} images/s"
         self._sums[:2] = 0
-        self._sums[4] = 0
+        self._sums[4:] = 0
         self._num_finite.zero_()
         self._skipped[1], self._num_steps = 0, 0
-        state.loss_sum = state.weight_sum = 0.0
+        state.loss_sum = state.weight_sum = state.taught_sum = 0.0
         self._last_step, self._last_time, self._first_step_of_row = state.step, now, state.step
+
+    def _remedies(self, state: TrainState) -> dict[str, float]:
+        """What is added to the loss, each with its weight: LwF's mean, and the penalties as they are now."""
+        found = {} if self._penalty is None else self._penalty.values()
+        if self._job.config.retain.lwf:
+            found["lwf"] = _mean(state.taught_sum, state.weight_sum)
+        for name, value in found.items():
+            self._scalar(name, value, state.step)
+        return found
 
     def epoch_row(self, state: TrainState) -> None:
         """The mean training loss of a whole epoch, as it was while the weights moved."""
@@ -132,15 +146,18 @@ class MetricWriter:
         row = {"kind": "epoch", "step": state.step, "epoch": state.epoch, "train_loss_avg": mean}
         writer.append_row(self._job.run / layout.METRICS, row)
         self._scalar("train_loss_avg", mean, state.step)
-        self._sums[2:] = 0
+        self._sums[2:4] = 0
         state.epoch_loss_sum = state.epoch_weight_sum = 0.0
 
-    def validation(self, state: TrainState, metrics: dict[str, Any]) -> None:
-        for name in _VALIDATION_SCALARS:
-            if name in metrics:
-                self._scalar({"loss": "val_loss"}.get(name, name), metrics[name], state.step)
-        for name, value in metrics.get("separation", {}).items():
-            self._scalar(f"separation/{name}", value, state.step)
+    def validation(self, state: TrainState, measured: dict[str, dict[str, Any]]) -> None:
+        for split, prefix in (("val", ""), (RETAIN, f"{RETAIN}/")):
+            metrics = measured.get(split, {})
+            for name in _VALIDATION_SCALARS:
+                if name in metrics:
+                    tag = f"{prefix}{name}" if prefix else {"loss": "val_loss"}.get(name, name)
+                    self._scalar(tag, metrics[name], state.step)
+            for name, value in metrics.get("separation", {}).items():
+                self._scalar(f"{prefix}separation/{name}", value, state.step)
         self._last_time = time.perf_counter()  # time spent on validation is not training time
         self._last_step = state.step
 

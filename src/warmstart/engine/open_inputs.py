@@ -16,7 +16,15 @@ from warmstart.console import log, progress
 from warmstart.data.changes import written_since
 from warmstart.data.dataset import Dataset, open_dataset, split_settings
 from warmstart.data.decode import check_channels
+from warmstart.data.mixture import all_classes
 from warmstart.data.store import StorePlan, plan_store
+from warmstart.engine.open_sources import (
+    OtherSource,
+    Retained,
+    add_sources,
+    classes_of_others,
+    settings_of_source,
+)
 from warmstart.errors import UserError, listing
 from warmstart.inference.reference import WeightsReference
 from warmstart.models.build import BuiltModel, build
@@ -25,11 +33,13 @@ from warmstart.run.reader import Run
 
 @dataclass(frozen=True)
 class Inputs:
-    """`split` is by what the data were divided: seed, ratios, groups, known ids."""
+    """`split` is by what the data were divided: seed, ratios, groups, known ids; `sources` are other data sets."""
 
     dataset: Dataset
     built: BuiltModel
     split: dict[str, Any]
+    sources: tuple[OtherSource, ...] = ()
+    retained: Retained | None = None
 
 
 def open_inputs(
@@ -45,35 +55,66 @@ def open_inputs(
         UserError: whatever the data or the weights refuse, or data that have changed since `resolved`.
     """
     models: list[BuiltModel] = []
+    others = classes_of_others(config)
 
     def store(classes: tuple[str, ...]) -> StorePlan:
         if not models:
-            models.append(build_model(config, classes, reference, device))
+            everything = all_classes(classes, others, config.data.mix_classes)
+            models.append(build_model(config, everything, reference, device))
         return plan_store(config.data, models[0].preprocessing)
 
-    dataset, split = _open_dataset(config, reference, run, resolved, store)
+    dataset, split = _open_dataset(config, _known(reference.run), Run(run).splits, resolved, store)
     (built,) = models
     check_channels(dataset.facts.num_channels, built.preprocessing.num_channels)
-    return Inputs(dataset, built, split)
+
+    def open_other(number: int, path: str) -> OtherSource:
+        known = None if resolved is None else {"data": resolved["sources"][number]}
+        settings = settings_of_source(config, path)
+        splits = Run(run).source_splits(number)
+        found, division = _open_dataset(settings, _known(reference.run, path), splits, known, store)
+        check_channels(found.facts.num_channels, built.preprocessing.num_channels)
+        return OtherSource(path, found, division)
+
+    dataset, sources, retained = add_sources(config, dataset, built.classes, open_other)
+    return Inputs(dataset, built, split, sources, retained)
+
+
+@dataclass(frozen=True)
+class _Known:
+    """How a parent had divided a data set: `data` as in resolved.json, `splits` by id."""
+
+    run: Path
+    data: dict[str, Any]
+    splits: dict[str, str]
+
+
+def _known(parent: Run | None, path: str | None = None) -> _Known | None:
+    """What the parent knows of the data set at `path`: as one beside its data, else as its own data."""
+    if parent is None:
+        return None
+    for number, source in enumerate(parent.resolved.get("sources", ())):
+        if path is not None and source["path"] == absolute(path):
+            return _Known(parent.path, source, parent.source_splits(number))
+    return _Known(parent.path, parent.resolved["data"], parent.splits)
 
 
 def _open_dataset(
     config: Config,
-    reference: WeightsReference,
-    run: Path,
+    parent: _Known | None,
+    divided: dict[str, str],
     resolved: dict[str, Any] | None,
     store: Callable[[tuple[str, ...]], StorePlan],
 ) -> tuple[Dataset, dict[str, Any]]:
     """The data, and by what they are split: seed, ratios, groups, and how many ids were known.
 
     A run that goes on from a run on the same data, or on what has become of them, leaves every image in the
-    split it was in: else it would be tested on images that its parent was trained on.
+    split it was in: else it would be tested on images that its parent was trained on. `divided` are the splits
+    that the run itself recorded, where it was started before.
     """
-    parent = reference.run
     if resolved is not None:
         split = resolved["data"]["split"]
         # A resumed run has its own splits; other processes of a run that starts take the parent's, as the first did.
-        known = Run(run).splits or (parent.splits if parent is not None and split.get("known") else {})
+        known = divided or (parent.splits if parent is not None and split.get("known") else {})
         return _open(config, split, resolved, known, store), split
     own: dict[str, Any] = {"seed": config.train.seed}
     own |= {name: getattr(config.data, name) for name in ("train_ratio", "val_ratio", "group")}
@@ -91,9 +132,9 @@ def _open_dataset(
     return replace(dataset, divided={**parent.splits, **dataset.divided}), split
 
 
-def _kept_split(config: Config, own: dict[str, Any], parent: Run, dataset: Dataset) -> dict[str, Any]:
+def _kept_split(config: Config, own: dict[str, Any], parent: _Known, dataset: Dataset) -> dict[str, Any]:
     """By what the data are to be split: as the parent's, as `own` besides the ids that it knows, or as `own`."""
-    recorded = parent.resolved["data"]
+    recorded = parent.data
     num = len(dataset.divided)
     shared = sum(name in parent.splits for name in dataset.divided)
     known = {"known": shared} if shared else {}
@@ -113,13 +154,13 @@ def _kept_split(config: Config, own: dict[str, Any], parent: Run, dataset: Datas
         "%d of %d images are known to %s by their ids and keep the splits they had there; %d are new and are divided",
         shared,
         num,
-        parent.path,
+        parent.run,
         num - shared,
     )
     return own | {"group": own["group"] or recorded["split"].get("group")} | known
 
 
-def _warn_of_leaks(dataset: Dataset, parent: Run) -> None:
+def _warn_of_leaks(dataset: Dataset, parent: _Known) -> None:
     """Data that come divided, or hold only few known images, may still test on what the weights were trained on."""
     for split in ("val", "test"):
         ids = dataset.splits[split].ids if split in dataset.splits else ()
@@ -130,7 +171,7 @@ def _warn_of_leaks(dataset: Dataset, parent: Run) -> None:
                 num,
                 len(ids),
                 split,
-                parent.path,
+                parent.run,
             )
 
 

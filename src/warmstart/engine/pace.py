@@ -8,7 +8,7 @@ from dataclasses import replace
 from warmstart.config.schema import Config
 from warmstart.console import log
 from warmstart.data.dataset import Dataset
-from warmstart.data.order import training_windows
+from warmstart.data.mixture import training_windows
 from warmstart.engine.job import Job, Pace
 from warmstart.engine.probe import Probe
 from warmstart.engine.schedule import make_schedule
@@ -17,8 +17,8 @@ from warmstart.errors import UserError, listing
 
 def make_pace(config: Config, dataset: Dataset, steps_done: Callable[[int], int]) -> Pace:
     """Durations in steps; `steps_done` of them lie behind the run where it goes on counting. Raises UserError."""
-    train, targets = config.train, dataset.splits["train"].targets
-    per_epoch = len(training_windows(targets, config.data, config.optim.accumulate, train.seed, 0))
+    train = config.train
+    per_epoch = len(training_windows(dataset, config, 0))
     total = min(train.epochs * per_epoch, train.max_steps or train.epochs * per_epoch)
     assert train.eval_every and train.save_every and train.log_every, "the rules require intervals"
     done = steps_done(per_epoch)
@@ -56,7 +56,7 @@ def expected_seconds(job: Job, measured: Probe) -> float:
     num_images = 2 * len(job.dataset.splits.get("val", ()))
     splits = job.dataset.splits
     num_kept = (
-        job.kept_in(job.plan.last_stage).views * len(splits["train"])
+        job.kept_in(job.plan.last_stage).views * len(job.dataset.training)
         + num_images
         + len(splits.get("test", ()))
     )

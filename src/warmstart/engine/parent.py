@@ -12,6 +12,7 @@ import numpy as np
 
 from warmstart.config import rules
 from warmstart.config.io import Layer, from_dict
+from warmstart.config.mix_rules import at_places
 from warmstart.config.places import absolute
 from warmstart.config.schema import Config, leaves
 from warmstart.console import log
@@ -34,6 +35,7 @@ from warmstart.run.reader import Run
 KEEPS = ("all", "optimizer", "weights")
 ALL, OPTIMIZER, WEIGHTS = KEEPS
 OWN_PLACES = ("output.output_dir", "output.name", "output.save_as")
+_PLACES = ("data.path", "data.mix", "retain.path", "model.name")  # recorded as absolute paths
 
 
 @dataclass(frozen=True)
@@ -98,8 +100,9 @@ def _with_state(path: Path, at: str | None, keep: str) -> Parent:
 
 def _of_run(run: Run, step: int, keep: str, saved: Saved | None = None) -> Parent:
     name, resolved = f"{run.path}@{step}", run.resolved
+    places = tuple(source["path"] for source in resolved.get("sources", ()))
     # The folder of the data may have been given relative to another working directory.
-    values = inherited(from_dict(run.config)) | {
+    values = inherited(at_places(from_dict(run.config), places)) | {
         "data.path": resolved["data"]["path"],
         "model.name": resolved["model"]["name"],
         "model.weights": name,
@@ -133,7 +136,7 @@ def changes(parent: Parent, config: Config, origins: dict[str, str]) -> list[dic
         differing = [path for path in given if now[path] != old[path]]
     else:
         old = by_path(from_dict(parent.run.config))
-        old |= {path: parent.settings.values[path] for path in ("data.path", "model.name")}
+        old |= {path: parent.settings.values[path] for path in _PLACES if path in parent.settings.values}
         differing = [path for path in now if now[path] != old[path]]
     hidden = (*OWN_PLACES, "model.weights")
     return [

@@ -17,8 +17,9 @@ from warmstart.console import log
 from warmstart.data.augment import Augment
 from warmstart.data.batches import View
 from warmstart.data.dataset import Dataset
+from warmstart.data.facts import count
 from warmstart.data.mixing import Mixing
-from warmstart.data.order import training_windows
+from warmstart.data.mixture import training_windows
 from warmstart.data.workers import WorkersChoice, candidates, resolve_workers
 from warmstart.engine.checks import check_settings
 from warmstart.engine.compiled import check_compiler
@@ -88,7 +89,7 @@ def prepare(
         pace=pace,
         train_view=_view(built, dataset, augment, _mixing(config, augment, dataset, weights)),
         workers=resolve_workers(
-            config.data.workers, dataset.splits["train"], device.type != "cpu", world.local_size
+            config.data.workers, dataset.training, device.type != "cpu", world.local_size
         ),
         eval_batch_size=config.data.eval_batch_size or 2 * config.data.batch_size,
         world=world,
@@ -96,6 +97,8 @@ def prepare(
         precision=precision,
         bar=None if resolved is None else Bar.recorded(resolved),
         sample_weights=weights,
+        sources=opened.sources,
+        retained=opened.retained,
     )
     check_settings(job)
     if resolved is not None:
@@ -109,7 +112,8 @@ def prepare(
 
 
 def _view(built: BuiltModel, dataset: Dataset, augment: Augment, mixing: Mixing | None) -> View:
-    return View(built.preprocessing, dataset.native, augment, mixing, dataset.mask_rules)
+    native = dataset.native if dataset.mixture is None else dataset.mixture.native
+    return View(built.preprocessing, native, augment, mixing, dataset.mask_rules)
 
 
 def _answering(built: BuiltModel, task: Task) -> BuiltModel:
@@ -152,6 +156,8 @@ def _task(config: Config, dataset: Dataset, built: BuiltModel) -> Task:
         )
     facts = dataset.facts
     counts = facts.counts["train"] if facts.pixels is None else facts.pixels
+    if dataset.mixture is not None and facts.pixels is None:
+        counts = count({"train": dataset.training}, dataset.classes)["train"]
     return make_task(
         config.task,
         dataset.classes,
@@ -185,7 +191,7 @@ def _choose_workers(job: Job) -> WorkersChoice:
         return WorkersChoice(job.workers, "given")
     # Kept features are computed once: decoded images need nobody to hurry for them.
     is_waited_for = job.device.type != "cpu" and any(kept.cut is None for kept in job.kept)
-    numbers = candidates(job.dataset.splits["train"], is_waited_for, job.world.local_size)
+    numbers = candidates(job.dataset.training, is_waited_for, job.world.local_size)
     speeds = speeds_of_workers(job, numbers) if numbers else {}
     return WorkersChoice.fastest(speeds) if speeds else WorkersChoice(job.workers, "rule")
 
@@ -216,10 +222,9 @@ def _mixing(
     mixup = augment.mixup if dataset.ignore is None else 0.0  # a parent's: ids of masks cannot be blended
     if not (mixup or augment.cutmix):
         return None
-    targets, accumulate = dataset.splits["train"].targets, config.optim.accumulate
 
     def order(epoch: int) -> np.ndarray:
-        windows = training_windows(targets, config.data, accumulate, config.train.seed, epoch, weights)
+        windows = training_windows(dataset, config, epoch, weights)
         return np.concatenate([*chain.from_iterable(windows)])
 
     return Mixing(mixup, augment.cutmix, len(dataset.classes), augment.seed, order)

@@ -67,7 +67,7 @@ def speeds_of_workers(job: Job, numbers: Sequence[int]) -> dict[int, float]:
     Images come as the run will get them (each number goes on where the one before it stopped), while the last
     stage's steps keep the cores busy. Empty where that would take more than 3 seconds, or a tenth of the run.
     """
-    samples, view, part = job.dataset.splits["train"], job.train_view, job.world.part
+    samples, view, part = job.dataset.training, job.train_view, job.world.part
     arrays = cycle([[micro] for window in job.windows(0) for micro in window])
 
     def delivered(number: int) -> closing[Generator[Batch, None, None]]:
@@ -166,7 +166,7 @@ class _Parts:
 
 def _train_steps(job: Job, trial: _Trial) -> float:
     """Seconds per optimizer step, without what computing features took."""
-    samples, windows = job.dataset.splits["train"], job.windows(0)[:_NUM_STEPS]
+    samples, windows = job.dataset.training, job.windows(0)[:_NUM_STEPS]
     times = []
     with closing(
         training_batches(samples, job.train_view, windows, 0, job.workers, job.world.part)

@@ -57,6 +57,15 @@ def make_record(
         },
         "data": asdict(job.dataset.facts)
         | {"path": absolute(job.config.data.path or ""), "native": job.dataset.native, "store": _store(job)},
+        "sources": [source.to_json() for source in job.sources],
+        "mixture": None if job.dataset.mixture is None else _mixture(job),
+        "retained": None
+        if job.retained is None
+        else {
+            "path": absolute(job.retained.path),
+            "split": job.retained.split,
+            "num_samples": len(job.retained.samples),
+        },
         "augment": augment,
         "pace": asdict(job.pace),
         "probe": measured.to_json() if measured else None,
@@ -67,6 +76,15 @@ def _store(job: Job) -> str | None:
     """Where decoded images are kept; None where they are not."""
     pixels = job.dataset.splits["train"].pixels
     return pixels.where if isinstance(pixels, StoredPixels) else None
+
+
+def _mixture(job: Job) -> dict[str, list[int]]:
+    """Data set -> its places in each epoch."""
+    mixture = job.dataset.mixture
+    assert mixture is not None, "asked for only where there is one"
+    places = [mixture.numbers(epoch) for epoch in range(job.config.train.epochs)]
+    names = ("--data", *(part.name for part in mixture.parts))
+    return {name: [numbers[row] for numbers in places] for row, name in enumerate(names)}
 
 
 def _original_lr(job: Job, parent: Run | None) -> float | None:

@@ -115,7 +115,7 @@ def _go_back(job: Job, state: TrainState, failure: NotFinite) -> Saved:
 def _ids(job: Job, step: int) -> list[str]:
     """The images of a step, counted from 1, in their order; several times where a balanced order repeats them."""
     epoch, window = divmod(step - 1, job.pace.steps_per_epoch)
-    samples = job.dataset.splits["train"]
+    samples = job.dataset.training
     return [
         samples.ids[index % len(samples)] for part in job.windows(epoch)[window] for index in part.tolist()
     ]

@@ -34,6 +34,7 @@ class TrainState:
     weight_sum: float = 0.0
     epoch_loss_sum: float = 0.0
     epoch_weight_sum: float = 0.0
+    taught_sum: float = 0.0
     frozen_stage: int | None = None
     frozen_hash: str | None = None
     stop_reason: str | None = None

@@ -12,6 +12,7 @@ from torch import nn
 from warmstart.console import log
 from warmstart.data.batches import Batch
 from warmstart.engine.distributed import SOLO, World
+from warmstart.engine.penalty import Penalty
 from warmstart.inference.inputs import Inputs
 from warmstart.inference.memory import AtOnce, within_memory
 from warmstart.tasks.task import Objective
@@ -23,6 +24,8 @@ class Arithmetic:
 
     `may_weigh_nothing`: a window can hold nothing but classes of weight 0, so its weight must be looked at.
     `statistics` are the buffers that move with the batches; the processes keep their mean.
+    `penalty` is of the weights alone: its gradient is added once per step. `teacher` gives a second loss of each
+    batch, of what the model takes and gives; its sum is divided by the same weight.
     """
 
     precision: torch.dtype | None = None
@@ -31,6 +34,8 @@ class Arithmetic:
     may_weigh_nothing: bool = False
     world: World = SOLO
     statistics: tuple[torch.Tensor, ...] = ()
+    penalty: Penalty | None = None
+    teacher: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
 
     @property
     def fewest(self) -> int:
@@ -46,12 +51,21 @@ def make_scaler(precision: torch.dtype | None, device: torch.device) -> torch.am
     return torch.amp.GradScaler(device.type, init_scale=2.0**10) if precision == torch.float16 else None
 
 
+class Sums(NamedTuple):
+    """Over the items of a window, on the device: of the loss, of its weights, and of the teacher's loss."""
+
+    loss: torch.Tensor
+    weight: torch.Tensor
+    taught: torch.Tensor
+
+
 class WindowResult(NamedTuple):
     """Sums over a window as tensors on the device: reading them is left to whoever can afford the wait."""
 
     loss_sum: torch.Tensor
     weight: torch.Tensor
     grad_norm: torch.Tensor
+    taught_sum: torch.Tensor  # of the teacher's loss; 0 without one
 
 
 def train_window(
@@ -74,12 +88,11 @@ def train_window(
         UserError: out of memory with one image (two where norms learn); until then batches are halved.
     """
 
-    def compute(pieces: Iterable[Batch]) -> tuple[torch.Tensor, torch.Tensor]:
+    def compute(pieces: Iterable[Batch]) -> Sums:
         return _accumulate(module, pieces, inputs, objective, optimizer, arithmetic)
 
-    fewest = arithmetic.fewest
-    loss_sum, weight = within_memory(compute, batches, at_once or AtOnce(), fewest)
-    return _take_step(optimizer, loss_sum, weight, arithmetic)
+    sums = within_memory(compute, batches, at_once or AtOnce(), arithmetic.fewest)
+    return _take_step(optimizer, sums, arithmetic)
 
 
 def pass_over(batches: Iterable[Batch], device: torch.device) -> WindowResult:
@@ -87,7 +100,7 @@ def pass_over(batches: Iterable[Batch], device: torch.device) -> WindowResult:
     for _ in batches:
         pass
     nothing = torch.zeros((), device=device)
-    return WindowResult(nothing, nothing, nothing)
+    return WindowResult(nothing, nothing, nothing, nothing)
 
 
 def _accumulate(
@@ -97,13 +110,13 @@ def _accumulate(
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     arithmetic: Arithmetic,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Fresh gradients of sum(loss) over the batches, with sum(loss) and sum(weight)."""
+) -> Sums:
+    """Fresh gradients of sum(loss) over the batches, with the sums of losses and weights."""
     precision, scaler = arithmetic.precision, arithmetic.scaler
     device = next(module.parameters()).device
     optimizer.zero_grad(set_to_none=True)
     loss_sum = torch.zeros((), device=device)
-    weight = torch.zeros((), device=device)
+    weight, taught_sum = torch.zeros((), device=device), torch.zeros((), device=device)
     for batch in batches:
         if len(batch) < arithmetic.fewest:
             if len(
@@ -116,28 +129,34 @@ def _accumulate(
             continue
         targets = torch.from_numpy(batch.targets).to(device, non_blocking=True)
         with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
-            outputs = module(inputs(batch.images))
+            given = inputs(batch.images)
+            outputs = module(given)
+            taught = None if arithmetic.teacher is None else arithmetic.teacher(given, outputs)
         batch_loss, batch_weight = objective(outputs, targets)
-        (batch_loss if scaler is None else scaler.scale(batch_loss)).backward()
+        total = batch_loss if taught is None else batch_loss + taught
+        (total if scaler is None else scaler.scale(total)).backward()
         loss_sum += batch_loss.detach()
+        taught_sum += 0 if taught is None else taught.detach()
         weight += batch_weight
-    return loss_sum, weight
+    return Sums(loss_sum, weight, taught_sum)
 
 
-def _take_step(
-    optimizer: torch.optim.Optimizer, loss_sum: torch.Tensor, weight: torch.Tensor, arithmetic: Arithmetic
-) -> WindowResult:
+def _take_step(optimizer: torch.optim.Optimizer, sums: Sums, arithmetic: Arithmetic) -> WindowResult:
     """Gradients of sums to those of the mean over all processes, clipped; then the optimizer's step."""
     scaler = arithmetic.scaler
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    _add_up(parameters, loss_sum, weight, arithmetic)
+    _add_up(parameters, sums, arithmetic)
+    loss_sum, weight, taught_sum = sums
+    nothing = torch.zeros_like(loss_sum)
     if arithmetic.may_weigh_nothing and float(weight) == 0:
-        return WindowResult(torch.zeros_like(loss_sum), weight, torch.zeros_like(loss_sum))
+        return WindowResult(nothing, weight, nothing, nothing)
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:  # none of the window's images could be read
-        return WindowResult(torch.zeros_like(loss_sum), weight, torch.zeros_like(loss_sum))
+        return WindowResult(nothing, weight, nothing, nothing)
     if scaler is not None:
         scaler.unscale_(optimizer)
+    if arithmetic.penalty is not None:
+        arithmetic.penalty.add_gradients(weight)  # which divides everything below
     grad_norm = nn.utils.get_total_norm(gradients) / weight
     # Division and clipping in one pass over the gradients; torch's clip_grad_norm_ has the same 1e-6.
     factor = 1 / weight
@@ -149,12 +168,10 @@ def _take_step(
     else:
         scaler.step(optimizer)  # leaves out the steps whose scaled gradients were too large for fp16
         scaler.update()
-    return WindowResult(loss_sum, weight, grad_norm)
+    return WindowResult(loss_sum, weight, grad_norm, taught_sum)
 
 
-def _add_up(
-    parameters: list[nn.Parameter], loss_sum: torch.Tensor, weight: torch.Tensor, arithmetic: Arithmetic
-) -> None:
+def _add_up(parameters: list[nn.Parameter], sums: Sums, arithmetic: Arithmetic) -> None:
     """Replace the sums of this process's items by those of all processes; alone, nothing happens."""
     world = arithmetic.world
     if world.size == 1:
@@ -165,5 +182,5 @@ def _add_up(
     ):
         if is_used and parameter.grad is None:
             parameter.grad = torch.zeros_like(parameter)
-    world.add_up([*(p.grad for p in parameters if p.grad is not None), loss_sum, weight])
+    world.add_up([*(p.grad for p in parameters if p.grad is not None), *sums])
     world.average(arithmetic.statistics)

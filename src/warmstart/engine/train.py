@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 import torch
 
 from warmstart.config.io import Loaded, from_dict, to_yaml
+from warmstart.config.mix_rules import at_places
 from warmstart.config.schema import Config
 from warmstart.console import log, log_file
 from warmstart.engine.announce import announce, plan_record, write_tables
@@ -27,6 +29,7 @@ from warmstart.engine.probe import Probe, probe
 from warmstart.engine.rescue import run_with_rescues
 from warmstart.engine.signals import stop_on_signal
 from warmstart.engine.stages import unreached
+from warmstart.engine.start import open_start
 from warmstart.engine.state import TrainState
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference.allocator import kept_memory
@@ -53,7 +56,7 @@ def finetune(loaded: Loaded, world: World = SOLO, beginning: Beginning | None = 
         write_tables(job)
         beginning.write(prepared)
         writer.write_json(run / layout.RESOLVED, record)  # last: with it the folder is a run
-        _train(job, *beginning.state(job))
+        _train(replace(job, start=open_start(job, is_fresh=True)), *beginning.state(job))
     return run
 
 
@@ -118,13 +121,15 @@ def resume(path: str, execution: dict[str, Any], world: World = SOLO) -> Path:
             )
         for name in (layout.METRICS, layout.EVALS):
             writer.append_row(run.path / name, {"kind": "resume", **taken_back})
+        job = replace(job, start=open_start(job, is_fresh=saved is None))
         _train(job, state, begun, run.status.get("time"))
     return run.path
 
 
 def _as_recorded(run: reader.Run, execution: dict[str, Any], saved: Saved | None) -> Config:
     """The run's config with this machine's device and workers, and paths that hold from any working directory."""
-    config = from_dict(run.config)
+    places = tuple(source["path"] for source in run.resolved.get("sources", ()))
+    config = at_places(from_dict(run.config), places)
     data = {"path": run.resolved["data"]["path"], "workers": execution.get("workers")}
     updates = {"train": {"device": execution.get("device")}, "data": data}
     if saved is not None:  # the start file may be gone by now

@@ -16,6 +16,7 @@ STATUS = "status.json"
 LOG = "log.txt"
 QUARANTINE = "quarantine.csv"
 SPLITS = "splits.csv"
+START = "start.safetensors"  # what the run must not move away from, or forget
 TENSORBOARD = "tb"
 CHECKPOINTS = "checkpoints"
 PREDICTIONS = "predictions"
@@ -45,6 +46,11 @@ def checkpoint_step(name: str) -> int | None:
     """The step in a checkpoint folder's name, or None for any other name."""
     match = _STEP.match(name)
     return int(match[1]) if match else None
+
+
+def source_splits_name(number: int) -> str:
+    """Of the other data sets, in the order of `sources` in resolved.json."""
+    return f"splits-{number}.csv"
 
 
 def predictions_name(split: str, step: int) -> str:

@@ -82,17 +82,11 @@ class Run:
     @cached_property
     def splits(self) -> dict[str, str]:
         """Split by id where this run or one before it divided the data; empty where they came divided."""
-        path = self.path / layout.SPLITS
-        if not path.exists():
-            return {}
-        try:
-            with path.open(encoding="utf-8", newline="") as file:
-                header, *rows = csv.reader(file)
-        except (OSError, ValueError, csv.Error):
-            header, rows = [], []
-        if header != ["id", "split"] or any(len(row) != 2 for row in rows):
-            raise UserError(f"{path} is damaged: it is not the table of ids and splits that was written")
-        return dict(rows)
+        return _read_splits(self.path / layout.SPLITS)
+
+    def source_splits(self, number: int) -> dict[str, str]:
+        """The same of another data set of the run, in the order of `sources` in resolved.json."""
+        return _read_splits(self.path / layout.source_splits_name(number))
 
     @cached_property
     def metrics(self) -> Rows:
@@ -278,3 +272,16 @@ def _read(path: Path, kind: type[T]) -> T:
     if not isinstance(content, kind):
         raise UserError(f"{path} is damaged: it is not the JSON that was written")
     return content
+
+
+def _read_splits(path: Path) -> dict[str, str]:
+    if not path.exists():
+        return {}
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            header, *rows = csv.reader(file)
+    except (OSError, ValueError, csv.Error):
+        header, rows = [], []
+    if header != ["id", "split"] or any(len(row) != 2 for row in rows):
+        raise UserError(f"{path} is damaged: it is not the table of ids and splits that was written")
+    return dict(rows)

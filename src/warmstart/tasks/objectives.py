@@ -61,6 +61,28 @@ def binary_cross_entropy(
     return loss_sum, torch.full((), targets.numel(), dtype=exact.dtype, device=exact.device)
 
 
+def divergence(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:
+    """T^2 times the sum over items of KL(softmax(answers / T) || softmax(logits / T)); both are (N, K).
+
+    Its gradient is that of the cross entropy of Li and Hoiem (2018, equation 3), times T^2, so that it does not
+    fade as T grows (Hinton et al. 2015, section 2.1); it is 0 where both agree.
+    """
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    ours = F.log_softmax(logits.to(exact) / temperature, dim=1)
+    theirs = F.log_softmax(answers.to(exact) / temperature, dim=1)
+    return temperature**2 * F.kl_div(ours, theirs, reduction="sum", log_target=True)
+
+
+def binary_divergence(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:
+    """`divergence` of N x K yes-or-no questions: T^2 times the sum of KL between the two Bernoulli answers."""
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    ours, theirs = logits.to(exact) / temperature, answers.to(exact) / temperature
+    share = torch.sigmoid(theirs)
+    yes = F.logsigmoid(theirs) - F.logsigmoid(ours)
+    no = F.logsigmoid(-theirs) - F.logsigmoid(-ours)
+    return temperature**2 * (share * yes + (1 - share) * no).sum()
+
+
 @functools.lru_cache(maxsize=8)
 def on_device(weights: tuple[float, ...], device: torch.device, dtype: torch.dtype) -> Tensor:
     """The weights as a tensor, copied once: a copy in each step would make the host wait for the device."""

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from warmstart.config.io import Layer
-from warmstart.console import log
+from warmstart.console import log, log_file
+from warmstart.records import RETAIN
 from warmstart.results import FinetuneResult, PhasesResult
 from warmstart.run import layout, reader
 from warmstart.run.lineage import compare_with_parent
@@ -27,6 +28,10 @@ def finish(run: Path, device: str) -> FinetuneResult:
     from warmstart.inference.device import resolve_device
 
     gains, result = measure_gains(run, resolve_device(device), workers=0)
+    with log_file(run / layout.LOG):
+        for gain in gains:
+            if gain.split == RETAIN:
+                log.info(gain.text())
     draw_curves(run)
     if reader.Run(run).config["output"].get("output_style") == "ocec":
         from warmstart.analysis.ocec_files import write_ocec_files
