@@ -8,8 +8,8 @@ from pathlib import Path
 
 from warmstart.config.loss_rules import loss_problems, unread_loss_settings
 from warmstart.config.mask_values import is_file_of_colours
-from warmstart.config.ocec import grid_problem, is_ocec, shape_of
 from warmstart.config.mix_rules import mix_problems, source_paths, unread_retain_settings
+from warmstart.config.ocec import grid_problem, is_ocec, shape_of
 from warmstart.config.places import TORCHVISION, is_path
 from warmstart.config.schema import Config, leaves
 from warmstart.config.stage_rules import (

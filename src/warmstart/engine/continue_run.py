@@ -18,12 +18,6 @@ from warmstart.console import log, table
 from warmstart.engine.beginning import Beginning
 from warmstart.engine.checkpoint import Saved
 from warmstart.engine.foreign import first_state, optimizer_state
-from warmstart.engine.feature_plan import (
-    FeatureChoice,
-    choices_from_json,
-    choices_to_json,
-    kept_features,
-)
 from warmstart.engine.job import Job
 from warmstart.engine.optimizer import OptimizerState, without_settings
 from warmstart.engine.parent import (
@@ -40,7 +34,7 @@ from warmstart.engine.parent import (
 from warmstart.engine.prepare import Prepared
 from warmstart.engine.rates import Rates, announce_rates, rates_at_start
 from warmstart.engine.stages import has_same_stages, stage_kept, without_stages
-from warmstart.engine.start import Start, needs_start, start_of
+from warmstart.engine.start import hand_on_start, start_kept, usable_features
 from warmstart.engine.state import TrainState
 from warmstart.errors import UserError
 from warmstart.run import layout, reader, writer
@@ -94,8 +88,7 @@ class Child(Beginning):
         bar = find_bar(parent, prepared)
         job = replace(prepared.job, bar=bar)
         rates = rates_at_start(parent, job) if parent.keep == ALL else None
-        chosen = self._features(job, choices_from_json(prepared.resolved["features"]))
-        job = replace(job, kept=kept_features(chosen))
+        job, features = usable_features(job, parent.run, prepared.resolved["features"])
         lineage = {
             "run": parent.name if parent.run is None else str(parent.run.path),
             "step": parent.step,
@@ -109,8 +102,8 @@ class Child(Beginning):
             "rates": None if rates is None else asdict(rates),
             "later": list(self._later),
         }
-        computed = {"parent": lineage, "continued": continued, "features": choices_to_json(chosen)}
-        return Prepared(job, {**prepared.resolved, **computed})
+        decided = {"parent": lineage, "continued": continued, "features": features}
+        return Prepared(job, {**prepared.resolved, **decided})
 
     def announce(self, prepared: Prepared) -> None:
         told, parent = prepared.resolved["continued"], self.parent
@@ -131,9 +124,7 @@ class Child(Beginning):
     def write(self, prepared: Prepared) -> None:
         if self._holds_older_best:
             self._copy_best(prepared.job)
-        held = self._start(prepared.job)
-        if held is not None:
-            writer.write_whole(prepared.job.run / layout.START, held.to_bytes())
+        hand_on_start(self.parent.run, prepared.job)
         if self._with_info:
             writer.write_text(prepared.job.run / layout.CONTINUE_INFO, self._info(prepared.job))
 
@@ -154,22 +145,6 @@ class Child(Beginning):
             return state, _fresh(job, self._optimizer(job)[0])
         saved = replace(saved, state=state, optimizer=without_settings(job.config.optim, saved.optimizer))
         return state, saved if parent.keep == ALL else replace(saved, averaged={}, scaler={}, random=[])
-
-    def _features(self, job: Job, chosen: list[FeatureChoice]) -> list[FeatureChoice]:
-        """Without those that LwF cannot use: of first blocks that the parent has moved away from the start."""
-        held = self._start(job)
-        if held is None or not job.config.retain.lwf:
-            return chosen
-        moved = FeatureChoice(None, 1, "LwF: the start model's first blocks were others")
-        return [
-            choice if choice.cut is None or held.has_prefix_of(job, stage) else moved
-            for stage, choice in enumerate(chosen)
-        ]
-
-    def _start(self, job: Job) -> Start | None:
-        """What the parent held on to, where the child does so too: more epochs must be the longer run."""
-        run = self.parent.run
-        return start_of(run) if run is not None and needs_start(job.config) else None
 
     @property
     def _holds_older_best(self) -> bool:
@@ -240,12 +215,8 @@ class Child(Beginning):
         if saved is not None and is_all:
             bad, patience = saved.state.num_bad, job.config.train.patience
             yield "random numbers", "kept", "of dropout; order and augmentation follow from seed and epoch"
-            yield (
-                "early stopping",
-                "kept",
-                f"{bad} validations without a new best"
-                + ("" if patience is None else f", patience {patience}"),
-            )
+            limit = "" if patience is None else f", patience {patience}"
+            yield "early stopping", "kept", f"{bad} validations without a new best{limit}"
             yield from stage_kept(parent.run, saved.state, job)
             if schedule.kind == "plateau":
                 yield "plateau factor", "kept", f"{saved.state.plateau.factor:g}"
@@ -258,10 +229,7 @@ class Child(Beginning):
         yield from self._kept_beside(job)
 
     def _kept_beside(self, job: Job) -> Iterator[tuple[str, str, str]]:
-        if needs_start(job.config):
-            is_kept = self._start(job) is not None
-            how = "the parent's start, which penalties and LwF hold on to" if is_kept else "the weights here"
-            yield "start weights", "kept" if is_kept else "new", how
+        yield from start_kept(self.parent.run, job)
         saved, decay, bar = self.parent.saved, job.config.train.ema, job.bar
         had = saved is not None and bool(saved.averaged)
         if decay is not None:

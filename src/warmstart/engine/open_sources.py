@@ -108,8 +108,8 @@ def add_sources(
             parts.append(Part(f"replay of {path}", left.subset(kept), dataset.native, always))
     if parts:
         own = replace(own, mixture=Mixture.of(own.splits["train"], own.native, parts))
-    kept = config.retain.path
-    return own, opened, None if kept is None else _retained(kept, in_ours[kept], own)
+    known = config.retain.path
+    return own, opened, None if known is None else _retained(known, in_ours[known], own)
 
 
 def _flag(config: Config, path: str) -> str:

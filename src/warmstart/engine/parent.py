@@ -100,9 +100,8 @@ def _with_state(path: Path, at: str | None, keep: str) -> Parent:
 
 def _of_run(run: Run, step: int, keep: str, saved: Saved | None = None) -> Parent:
     name, resolved = f"{run.path}@{step}", run.resolved
-    places = tuple(source["path"] for source in resolved.get("sources", ()))
     # The folder of the data may have been given relative to another working directory.
-    values = inherited(at_places(from_dict(run.config), places)) | {
+    values = inherited(at_places(from_dict(run.config), run.source_places)) | {
         "data.path": resolved["data"]["path"],
         "model.name": resolved["model"]["name"],
         "model.weights": name,
@@ -138,11 +137,10 @@ def changes(parent: Parent, config: Config, origins: dict[str, str]) -> list[dic
         old = by_path(from_dict(parent.run.config))
         old |= {path: parent.settings.values[path] for path in _PLACES if path in parent.settings.values}
         differing = [path for path in now if now[path] != old[path]]
-    hidden = (*OWN_PLACES, "model.weights")
     return [
         {"setting": path, "old": old[path], "new": now[path], "origin": origins.get(path, "default")}
         for path in differing
-        if path not in hidden
+        if path not in (*OWN_PLACES, "model.weights")
     ]
 
 

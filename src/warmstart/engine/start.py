@@ -7,7 +7,9 @@ the same numbers.
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -20,6 +22,7 @@ from warmstart.console import log, progress
 from warmstart.data import counters
 from warmstart.data.batches import evaluation_batches
 from warmstart.data.mixture import balanced_sample
+from warmstart.engine.feature_plan import FeatureChoice, choices_from_json, choices_to_json, kept_features
 from warmstart.engine.job import Job
 from warmstart.errors import UserError
 from warmstart.inference.inputs import InputBuffer
@@ -92,6 +95,39 @@ def start_of(run: Run) -> Start | None:
         raise UserError(
             f"{path} is damaged: {error}", "the weights that the run started from", "restore the file"
         ) from None
+
+
+def parents_start(parent: Run | None, job: Job) -> Start | None:
+    """What the parent held on to, where its child does so too: more epochs must be the longer run."""
+    return start_of(parent) if parent is not None and needs_start(job.config) else None
+
+
+def start_kept(parent: Run | None, job: Job) -> Iterator[tuple[str, str, str]]:
+    """(what, kept or new, how) where a run that continues `parent` holds on to a start."""
+    if needs_start(job.config):
+        is_kept = parents_start(parent, job) is not None
+        how = "the parent's start, which penalties and LwF hold on to" if is_kept else "the weights here"
+        yield "start weights", "kept" if is_kept else "new", how
+
+
+def hand_on_start(parent: Run | None, job: Job) -> None:
+    """Write the parent's start into its child, before that records its own."""
+    held = parents_start(parent, job)
+    if held is not None:
+        writer.write_whole(job.run / layout.START, held.to_bytes())
+
+
+def usable_features(job: Job, parent: Run | None, recorded: dict[str, Any]) -> tuple[Job, dict[str, Any]]:
+    """The job and its choice of features without those of first blocks that a parent moved away from the start."""
+    held = parents_start(parent, job)
+    if held is None or not job.config.retain.lwf:
+        return job, recorded
+    moved = FeatureChoice(None, 1, "LwF: the start model's first blocks were others")
+    chosen = [
+        choice if choice.cut is None or held.has_prefix_of(job, stage) else moved
+        for stage, choice in enumerate(choices_from_json(recorded))
+    ]
+    return replace(job, kept=kept_features(chosen)), choices_to_json(chosen)
 
 
 def open_start(job: Job, is_fresh: bool) -> Start | None:

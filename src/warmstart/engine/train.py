@@ -128,8 +128,7 @@ def resume(path: str, execution: dict[str, Any], world: World = SOLO) -> Path:
 
 def _as_recorded(run: reader.Run, execution: dict[str, Any], saved: Saved | None) -> Config:
     """The run's config with this machine's device and workers, and paths that hold from any working directory."""
-    places = tuple(source["path"] for source in run.resolved.get("sources", ()))
-    config = at_places(from_dict(run.config), places)
+    config = at_places(from_dict(run.config), run.source_places)
     data = {"path": run.resolved["data"]["path"], "workers": execution.get("workers")}
     updates = {"train": {"device": execution.get("device")}, "data": data}
     if saved is not None:  # the start file may be gone by now

@@ -84,6 +84,11 @@ class Run:
         """Split by id where this run or one before it divided the data; empty where they came divided."""
         return _read_splits(self.path / layout.SPLITS)
 
+    @property
+    def source_places(self) -> tuple[str, ...]:
+        """Where the data sets beside the run's own lie; runs of earlier versions have none."""
+        return tuple(source["path"] for source in self.resolved.get("sources", ()))
+
     def source_splits(self, number: int) -> dict[str, str]:
         """The same of another data set of the run, in the order of `sources` in resolved.json."""
         return _read_splits(self.path / layout.source_splits_name(number))
