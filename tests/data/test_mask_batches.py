@@ -18,7 +18,7 @@ from warmstart.data.dataset import Dataset, open_dataset
 from warmstart.data.geometry import MaskRules
 from warmstart.data.mixing import Mixing
 from warmstart.data.order import epoch_order, epoch_windows
-from warmstart.data.store import plan_store
+from warmstart.data.store_plan import plan_store
 from warmstart.errors import UserError
 from warmstart.records import Preprocessing
 

@@ -13,7 +13,8 @@ from PIL import Image
 from warmstart.config.schema import DataConfig
 from warmstart.data.dataset import Dataset, open_dataset
 from warmstart.data.masks import as_ids, is_wide
-from warmstart.data.store import StoredPixels, plan_store
+from warmstart.data.store import StoredPixels
+from warmstart.data.store_plan import plan_store
 from warmstart.errors import UserError
 from warmstart.records import Preprocessing
 

@@ -13,7 +13,8 @@ from PIL import Image
 from warmstart.data.decode import CorruptImage, decode, scale_to_cover
 from warmstart.data.masks import MaskCoding, MaskPixels, as_ids, as_pixels, decode_mask
 from warmstart.data.samples import FilePixels, Pixels, Samples
-from warmstart.data.store import StoredPixels, StorePlan, keep
+from warmstart.data.store import StoredPixels, keep
+from warmstart.data.store_plan import StorePlan
 from warmstart.errors import UserError
 
 PLAIN, WIDE = MaskCoding(), MaskCoding(wide=True)

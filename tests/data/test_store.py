@@ -15,7 +15,8 @@ from warmstart.data import cache_folder, store
 from warmstart.data.batches import View, deliver
 from warmstart.data.samples import Samples
 from warmstart.data.sources import open_source
-from warmstart.data.store import StoredPixels, StorePlan, keep
+from warmstart.data.store import StoredPixels, keep
+from warmstart.data.store_plan import StorePlan
 from warmstart.errors import UserError
 from warmstart.records import Preprocessing
 
@@ -154,7 +155,8 @@ def test_a_killed_build_goes_on(write_folders, tmp_path: Path, monkeypatch: pyte
 def test_two_processes_may_build_at_once(write_folders, tmp_path: Path) -> None:
     root = write_folders({"a": 30, "b": 30}, size=(60, 60))
     script = (
-        "import sys, hashlib; from pathlib import Path; from warmstart.data.store import StorePlan, keep;"
+        "import sys, hashlib; from pathlib import Path; from warmstart.data.store import keep;"
+        "from warmstart.data.store_plan import StorePlan;"
         "from warmstart.data.sources import open_source;"
         "s, _ = keep(open_source(sys.argv[1]).splits, StorePlan('disk', Path(sys.argv[2]), (37, 37), 3), 0)['all'];"
         "print(hashlib.sha256(b''.join(s.pixels.read(i).tobytes() for i in range(len(s)))).hexdigest())"

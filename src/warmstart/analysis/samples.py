@@ -13,7 +13,7 @@ from warmstart.data.dataset import Dataset, open_dataset, split_settings
 from warmstart.data.mask_settings import MASK_LEAVES, MaskSettings
 from warmstart.data.samples import Samples
 from warmstart.data.sources import open_source
-from warmstart.data.store import plan_store
+from warmstart.data.store_plan import plan_store
 from warmstart.errors import UserError, closest, listing
 from warmstart.inference.restore import Restored
 from warmstart.models.build import BuiltModel

@@ -36,7 +36,8 @@ from warmstart.data.samples import Samples, Source
 from warmstart.data.scan import Progress, ScanResult, check_unchanged, read_sizes, scan
 from warmstart.data.sources import open_source
 from warmstart.data.splits import stratified_limit
-from warmstart.data.store import Kept, StorePlan, keep
+from warmstart.data.store import Kept, keep
+from warmstart.data.store_plan import StorePlan
 from warmstart.data.workers import scan_workers
 from warmstart.errors import UserError, listing
 from warmstart.records import DatasetFacts

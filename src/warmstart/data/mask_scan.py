@@ -18,7 +18,8 @@ from warmstart.data.mask_settings import IGNORE, LARGEST
 from warmstart.data.masks import MaskPixels, as_ids, is_wide
 from warmstart.data.samples import Samples, Source
 from warmstart.data.scan import Progress, ScanResult, check_unchanged
-from warmstart.data.store import StorePlan, keep
+from warmstart.data.store import keep
+from warmstart.data.store_plan import StorePlan
 from warmstart.errors import UserError, listing
 
 _COUNT = np.dtype([("id", "<u4"), ("pixels", "<u8")])

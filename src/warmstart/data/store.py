@@ -18,55 +18,20 @@ import cv2
 import numpy as np
 import PIL
 
-from warmstart.config.schema import DataConfig
 from warmstart.console import log
-from warmstart.data.cache_folder import PIXELS, cache_root, make_room, mark_used, memory_room, room
-from warmstart.data.decode import CorruptImage, scale_to_cover, stretch_to, to_channels
+from warmstart.data.cache_folder import PIXELS, make_room, mark_used, memory_room, room
+from warmstart.data.decode import CorruptImage
 from warmstart.data.listing import Everything, divide, shard_name
 from warmstart.data.samples import Pixels, Samples
 from warmstart.data.scan import Progress, ScanResult
 from warmstart.data.shards import SUFFIX, DamagedShard, Shard, make_shard, open_shard, write_shard
+from warmstart.data.store_plan import StorePlan, shrink
 from warmstart.data.workers import decode_pool
 from warmstart.errors import UserError
-from warmstart.records import Preprocessing
 
 _FORMAT = 1  # to be raised when decoding or resizing changes, so that older files are not found
 
 Kept = dict[str, tuple[Samples, ScanResult]]
-
-
-@dataclass(frozen=True)
-class StorePlan:
-    """Where pixels are kept (`auto`, `ram`, `disk`, `off`), and the size in pixels that they must cover.
-
-    `warm` takes what is on disk, if all of it is there, and builds nothing. `nearest`: pixels are ids. `stretch`: both
-    sides get their size (records.Preprocessing).
-    """
-
-    mode: str
-    folder: Path
-    size: tuple[int, int]
-    num_channels: int
-    nearest: bool = False
-    what: str = "images"
-    stretch: bool = False
-
-    def for_masks(self, wide: bool) -> StorePlan:
-        """The same for the masks of the images (masks.py), which then have their images' sizes."""
-        assert not self.stretch, "no segmenting model stretches"
-        return replace(self, num_channels=2 if wide else 1, nearest=True, what="masks")
-
-
-def plan_store(settings: DataConfig, preprocessing: Preprocessing, mode: str | None = None) -> StorePlan:
-    """What `--cache` and `--cache-dir` ask for, for a model's input."""
-    folder = cache_root(settings.cache_dir)
-    return StorePlan(
-        mode or settings.cache,
-        folder,
-        preprocessing.resize_size,
-        preprocessing.num_channels,
-        stretch=preprocessing.stretch,
-    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -266,16 +231,6 @@ def _build(everything: Everything, rows: np.ndarray, plan: StorePlan, run_all: R
     reasons = {row: one.reason for row, one in enumerate(loaded) if one.reason}
     originals = np.array([one.original for one in loaded], dtype=np.int64).reshape(-1, 4)
     return make_shard(everything.keys[rows], [one.image for one in loaded], originals, reasons)
-
-
-def shrink(image: np.ndarray, plan: StorePlan) -> np.ndarray:
-    """As the store keeps it: covering the store size, unless that would enlarge it."""
-    image = to_channels(image, plan.num_channels)
-    height, width = image.shape[:2]
-    if plan.stretch:  # whichever is the smaller
-        return stretch_to(image, plan.size) if height * width > plan.size[0] * plan.size[1] else image
-    is_smaller = height < plan.size[0] or width < plan.size[1]
-    return image if is_smaller else scale_to_cover(image, plan.size, plan.nearest)
 
 
 def _distribute(

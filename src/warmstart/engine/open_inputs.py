@@ -17,7 +17,7 @@ from warmstart.data.changes import written_since
 from warmstart.data.dataset import Dataset, open_dataset, split_settings
 from warmstart.data.decode import check_channels
 from warmstart.data.mixture import all_classes
-from warmstart.data.store import StorePlan, plan_store
+from warmstart.data.store_plan import StorePlan, plan_store
 from warmstart.engine.open_sources import (
     OtherSource,
     Retained,
