@@ -110,7 +110,7 @@ def test_divergence_from_answers_is_kl_and_has_the_gradient_of_lwf(temperature: 
     logits = (3 * torch.randn(6, 4, generator=generator, dtype=torch.float64)).requires_grad_()
     found = objectives.divergence(logits, answers, temperature)
     p, q = ((z.detach() / temperature).softmax(1).numpy() for z in (answers, logits))
-    assert float(found) == pytest.approx(temperature**2 * (p * np.log(p / q)).sum(), rel=1e-9)
+    assert found.item() == pytest.approx(temperature**2 * (p * np.log(p / q)).sum(), rel=1e-9)
     (gradient,) = torch.autograd.grad(found, logits)
     soft = -(torch.from_numpy(p) * (logits / temperature).log_softmax(1)).sum()
     torch.testing.assert_close(gradient, temperature**2 * torch.autograd.grad(soft, logits)[0])
