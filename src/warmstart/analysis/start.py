@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.config import rules
-from warmstart.config.places import is_path
+from warmstart.config.places import expanded, is_path
 from warmstart.config.schema import DataConfig
 from warmstart.data.sources import open_source
 from warmstart.errors import UserError
@@ -22,7 +22,7 @@ def starting_settings(data: DataConfig, weights: str | None) -> dict[str, Any]:
         UserError: data or weights that cannot be read.
     """
     assert data.path is not None
-    if is_path(data.path) and not Path(rules.expanded(data.path)).exists():
+    if is_path(data.path) and not Path(expanded(data.path)).exists():
         raise rules.missing_path("DATA", data.path)
     # A layout that cannot be read is better refused now than at the first run.
     source = open_source(data.path, label_columns=data.label_columns)

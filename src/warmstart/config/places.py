@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 TORCHVISION, MEMORY = "torchvision:", "memory:"
@@ -22,9 +23,14 @@ def absolute(place: str) -> str:
     if place.startswith(MEMORY):
         return place
     if is_path(place):
-        return str(Path(place).expanduser().resolve())
+        return str(Path(expanded(place)).resolve())
     name, root = split_place(place)
-    return place if root is None else f"{TORCHVISION}{name}@{Path(root).expanduser().resolve()}"
+    return place if root is None else f"{TORCHVISION}{name}@{Path(expanded(root)).resolve()}"
+
+
+def expanded(path: str) -> str:
+    """The path of data as they are opened: `~` is the home folder."""
+    return os.path.expanduser(path)  # noqa: PTH111 (Path.expanduser raises for a home that is not there)
 
 
 def short_name(place: str) -> str:

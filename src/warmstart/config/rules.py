@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from glob import glob
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from warmstart.config.loss_rules import loss_problems, unread_loss_settings
 from warmstart.config.mask_values import is_file_of_colours
 from warmstart.config.mix_rules import mix_problems, source_paths, unread_retain_settings
 from warmstart.config.ocec import grid_problem, is_ocec, shape_of
-from warmstart.config.places import TORCHVISION, is_path
+from warmstart.config.places import TORCHVISION, expanded, is_path
 from warmstart.config.schema import Config, leaves
 from warmstart.config.stage_rules import (
     stage_problems,
@@ -232,11 +231,6 @@ def _exists(path: str) -> bool:
         return path != "" and Path(path).exists()
     except OSError:
         return False
-
-
-def expanded(path: str) -> str:
-    """The path of data as they are opened: `~` is the home folder."""
-    return os.path.expanduser(path)  # noqa: PTH111 (Path.expanduser raises for a home that is not there)
 
 
 def missing_path(flag: str, path: str) -> UserError:
