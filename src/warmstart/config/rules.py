@@ -9,6 +9,7 @@ from warmstart.config.loss_rules import loss_problems, unread_loss_settings
 from warmstart.config.mask_values import is_file_of_colours
 from warmstart.config.mix_rules import mix_problems, source_paths, unread_retain_settings
 from warmstart.config.ocec import grid_problem, is_ocec, shape_of
+from warmstart.config.output_rules import output_problems
 from warmstart.config.places import TORCHVISION, expanded, is_path
 from warmstart.config.schema import Config, leaves
 from warmstart.config.stage_rules import (
@@ -45,7 +46,7 @@ _UNITS = {"steps": "500steps", "epochs": "2epochs", "seconds": "10m", "share": "
 
 def problems(config: Config) -> list[UserError]:
     """Everything that contradicts itself or cannot be read, before any download, decode or device work."""
-    return _contradictions(config) + _inputs(config) + _outputs(config)
+    return _contradictions(config) + _inputs(config) + output_problems(config)
 
 
 def _contradictions(config: Config) -> list[UserError]:
@@ -184,45 +185,6 @@ def _mask_files(config: Config) -> list[UserError]:
         for flag, file in files.items()
         if not any(_exists(str(place)) for place in (expanded(file), root / file, root.parent / file))
     ]
-
-
-def _outputs(config: Config) -> list[UserError]:
-    found = []
-    output = config.output
-    if output.output_dir is not None:
-        folder = Path(output.output_dir)
-        if folder.is_dir() and any(folder.iterdir()):
-            found.append(
-                UserError(
-                    f"the output directory {folder} is not empty",
-                    "a new or empty directory; nothing is ever overwritten",
-                    f"choose another --output-dir, or, if it is an interrupted run, `warmstart resume {folder}`",
-                )
-            )
-        elif folder.exists() and not folder.is_dir():
-            found.append(UserError(f"the output directory {folder} is a file", "a new or empty directory"))
-    if output.name is not None and (Path(output.name).name != output.name or output.name == ".."):
-        found.append(
-            UserError(f"--name {output.name} is a path", "a name; the folder that holds it is --runs-dir")
-        )
-    if output.save_as is not None:
-        target = Path(output.save_as)
-        if target.exists():
-            found.append(
-                UserError(
-                    f"--save-as {target} exists already",
-                    "a new file; a round of tuning never overwrites the one before",
-                    "choose another name, or remove the file first",
-                )
-            )
-        above = next(folder for folder in target.absolute().parents if folder.exists())
-        if not above.is_dir():
-            found.append(UserError(f"--save-as {target}: {above} is a file", "a folder to write to"))
-        if target.suffix not in (".pt", ".pth"):
-            found.append(
-                UserError(f"--save-as {target} has the suffix {target.suffix!r}", "NAME.pt or NAME.pth")
-            )
-    return found
 
 
 def _exists(path: str) -> bool:

@@ -98,6 +98,8 @@ def _check_both_sides(job: Job) -> None:
             "val images of both classes",
             "raise --val-ratio, or give the threshold as a number",
         )
+
+
 def _check_remedies(job: Job) -> None:
     """EWC and LwF hold on to answers: there must be some, in classes."""
     asked = [name for name in ("ewc", "lwf") if getattr(job.config.retain, name)]

@@ -90,7 +90,7 @@ def _look(
     if not isinstance(job.task, Classification):
         return feed.outputs(weights, samples, split), {}
     sums = ClassSums(weights.get_submodule(job.built.head), len(job.task.classes))
-    outputs = feed.outputs(weights, samples, split, sums)
+    outputs = feed.outputs(weights, samples, split, watch=sums)
     own = sums.counts.numpy(), sums.sums.numpy(), sums.squares.numpy()
     found = [part for part in job.world.gather(own) if part[1].shape[1]]  # one may have had no image
     # A classifier that is called otherwise, or after out of memory a part that was seen twice.
