@@ -23,6 +23,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from published_ocec import checkpoint
 from warmstart.cli import main
 from warmstart.commands import COMMANDS
 
@@ -164,6 +165,25 @@ def lay_out_masks(folder: Path, camvid: Path) -> None:
     torch.save(content, folder / "best_model.pth")
 
 
+def lay_out_eyes(folder: Path, data: Path) -> None:
+    """What guide 001 calls a, b, annotations.csv and model_a: closed and open, in b as a negative."""
+    raw = gzip.decompress((data / "train-images-idx3-ubyte.gz").read_bytes())[16:]
+    images = np.frombuffer(raw, np.uint8).reshape(-1, 28, 28)
+    rows = [("path", "label", "session")]
+    splits = ["train"] * 3 + ["val", "test"]
+    for number, image in enumerate(images):
+        label, name = ("closed", "open")[number // 2 % 2], "ab"[number % 2]
+        place = Path(name) / splits[number // 4 % 5] / label / f"{number:03}.png"
+        (folder / place).parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(255 - image if name == "b" else image).convert("RGB").save(folder / place)
+        rows += [(place.as_posix(), label, str(number // 8))] if name == "b" else []
+    with (folder / "annotations.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows(rows)
+    (folder / "model_a").mkdir()
+    for epoch, score in ((55, "0.7759"), (126, "0.9845")):
+        checkpoint(folder / "model_a", file=f"ocec_best_epoch{epoch:04}_f1_{score}.pt", epoch=epoch)
+
+
 def filled_in(tokens: list[str], data: Path, weights: Path) -> list[str]:
     words = {"$WEIGHTS": str(weights), "WEIGHTS": str(weights), "$DATA": str(data), "DATA": str(data)}
     words |= {"IMAGES": "shoe.png", "cuda": "cpu"}
@@ -221,6 +241,7 @@ def test_every_command_of_the_page_runs(
     weights = shared / "models" / "fashion_mnist" / "mnist_cnn3.pt"
     lay_out(tmp_path, few_images, weights)
     lay_out_masks(tmp_path, shared / "data" / "camvid")
+    lay_out_eyes(tmp_path, few_images)
     for name, settings in yaml_files(page).items():
         (tmp_path / name).write_text(settings, encoding="utf-8")
     for tokens in commands(page):
@@ -231,7 +252,14 @@ def test_every_command_of_the_page_runs(
 
 def test_the_pages_with_commands_have_kept_them() -> None:
     counts = {page.name: len(commands(page)) for page in RUNNABLE}
-    wanted = {"guide-000.md", "guide-002.md", "several-processes.md", "data.md", "checkpoints.md"}
+    wanted = {
+        "guide-000.md",
+        "guide-001.md",
+        "guide-002.md",
+        "several-processes.md",
+        "data.md",
+        "checkpoints.md",
+    }
     assert {"README.md", "segmentation.md", *wanted} <= set(counts)
     assert min(counts.values()) >= 2 and sum(counts.values()) >= 70
     assert set(yaml_files(DOCS / "guide-002.md")) == {

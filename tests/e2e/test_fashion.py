@@ -61,6 +61,10 @@ def test_evaluating_the_untouched_file_equals_plain_pytorch_exactly(
     names = {path.name for path in (tmp_path / "e").iterdir()}
     assert names == {
         "metrics.json",
+        "mistakes.csv",
+        "mistakes.png",
+        "mislabelled.csv",
+        "mislabelled.png",
         "confusion.csv",
         "confusion.png",
         "calibration.png",

@@ -20,6 +20,7 @@ from warmstart.engine.train import finetune
 from warmstart.errors import UserError
 from warmstart.inference.predictions import write_predictions
 from warmstart.run import layout, reader
+from warmstart.verbs.continuing import finish
 
 BASE = {
     "model": "builtin:fashion_cnn",
@@ -204,8 +205,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {path.name: path for path in root.iterdir()}
 
 
-def observe(settings: dict[str, Any], folders: dict[str, Path]) -> dict[str, Any]:
-    """Everything that a run with these settings leaves behind, apart from the settings."""
+def observe(settings: dict[str, Any], folders: dict[str, Path], to_the_end: bool = False) -> dict[str, Any]:
+    """Everything that a run with these settings leaves behind, apart from the settings.
+
+    `to_the_end`: with what is written after the training.
+    """
     named = {"data": "DATA", "output_dir": "run", **BASE, **settings}
     for name, place in folders.items():
         for setting in ("data", "mix", "retain", "weights", "mine"):
@@ -215,6 +219,8 @@ def observe(settings: dict[str, Any], folders: dict[str, Path]) -> dict[str, Any
         run = finetune(load({key: value for key, value in named.items() if value is not None}))
     except UserError as error:
         return {"error": str(error)}
+    if to_the_end:
+        finish(run, "cpu")
     found = reader.open_run(run)
     # Values that merely repeat a setting are no sign of life.
     silent = ("origins", "created", "seed", "lr", "probe", "augment")
@@ -258,14 +264,15 @@ def test_changing_the_setting_changes_something(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     changed, common = CASES[path]
-    key = json.dumps(common)
+    to_the_end = path == "output.output_style"
+    key = json.dumps([common, to_the_end])
     if key not in seen_before:
         (tmp_path / "base").mkdir()
         monkeypatch.chdir(tmp_path / "base")
-        seen_before[key] = observe(common, folders)
+        seen_before[key] = observe(common, folders, to_the_end)
     (tmp_path / "changed").mkdir()
     monkeypatch.chdir(tmp_path / "changed")
-    assert observe({**common, **changed}, folders) != seen_before[key]
+    assert observe({**common, **changed}, folders, to_the_end) != seen_before[key]
 
 
 def test_the_same_settings_leave_the_same_behind(

@@ -48,7 +48,7 @@ def test_gradient_and_value_are_those_of_the_formula(l2sp: float, ewc: float) ->
         torch.testing.assert_close(parameter.grad, 1 + 3 * gradient, rtol=1e-12, atol=1e-14)
     values = penalty.values()
     assert set(values) == {name for name, weight in (("l2sp", l2sp), ("ewc", ewc)) if weight}
-    assert sum(values.values()) == pytest.approx(float(formula(rows, l2sp, ewc)), rel=1e-12)
+    assert sum(values.values()) == pytest.approx(formula(rows, l2sp, ewc).item(), rel=1e-12)
 
 
 def test_a_parameter_without_gradient_is_left_alone() -> None:

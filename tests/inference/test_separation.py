@@ -8,7 +8,8 @@ import torch
 from torch import nn
 
 from warmstart.data.batches import Batch
-from warmstart.inference.cut import Tail, find_cut, prefix_features
+from warmstart.inference.cut import Tail, prefix_features
+from warmstart.inference.find_cut import find_cut
 from warmstart.inference.predictor import predict_outputs
 from warmstart.inference.separation import ClassSums, separation
 

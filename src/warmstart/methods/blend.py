@@ -128,10 +128,10 @@ def choose(points: list[Point], rule: str, metric: str) -> int:
     """The number of the chosen point; ties go to the one nearer to the start.
 
     `best`: the highest `metric` on val; `mean`: the highest mean of val's and the retained data's; `gain=.8`: the
-    smallest alpha that keeps this share of what tuning gained on val.
+    smallest alpha that keeps this share of what tuning gained on val; the start where it gained nothing.
 
     Raises:
-        UserError: no such rule, one that needs what is not there, or no gain to keep a share of.
+        UserError: no such rule, or one that needs what is not there.
     """
     sign = SELECTION_METRICS[metric]
     near = np.array([sign * point.val[metric] for point in points])
@@ -146,13 +146,16 @@ def choose(points: list[Point], rule: str, metric: str) -> int:
     share = float(text) if text.replace(".", "", 1).isdecimal() else -1.0
     if name != "gain" or not 0 < share <= 1:
         raise UserError(f"--choose {rule}", "best, mean, or gain=SHARE with a share above 0 and up to 1")
-    if points[0].alpha is None or near[-1] <= near[0]:
+    if points[0].alpha is None:
         raise UserError(
-            f"--choose {rule}: the tuned model is not better than its start on val "
-            f"({metric} {points[-1].val[metric]:.4f} against {points[0].val[metric]:.4f})",
-            "a gain of which a share can be kept",
-            "--choose best",
+            f"--choose {rule} beside --last", "a start, which the gain is measured from", "--choose best"
         )
+    if near[-1] <= near[0]:
+        before, after = points[0].val[metric], points[-1].val[metric]
+        log.warning(
+            "tuning gained nothing on val (%s %.4f to %.4f): alpha 0, the start", metric, before, after
+        )
+        return 0
     return int(np.flatnonzero(near >= near[0] + share * (near[-1] - near[0]) - 1e-12)[0])
 
 
