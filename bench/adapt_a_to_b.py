@@ -48,7 +48,9 @@ def main() -> None:
             begin = partial(
                 ws.finetune, data=args.data_b, retain=str(data_a), seed=seed, **(settings | COMMON)
             )
-            run = finish(out / f"{name}-{seed}", partial(begin, epochs=args.epochs))
+            # Measured at the start and at the end: what happens between is not asked here.
+            paced = partial(begin, epochs=args.epochs, eval_every=f"{args.epochs}epochs")
+            run = finish(out / f"{name}-{seed}", paced)
             records.append(record(name, seed, run))
             print(json.dumps(records[-1]), flush=True)
         records.append(blended(out, seed, start, data_a))

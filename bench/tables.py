@@ -204,6 +204,9 @@ def masks_frozen(records: Records) -> Section:
         ratios = round_ratios(own, third, "features on", "features off")
         goal = f"faster with kept features from the third epoch on, {model}"
         verdicts.append(Verdict(goal, spread_text(ratios, " x"), bool(ratios) and median(ratios) > 1))
+        ratios = round_ratios(own, wall, "features off", "features on")
+        goal = f"faster with kept features as a whole process of 4 epochs, {model}"
+        verdicts.append(Verdict(goal, spread_text(ratios, " x"), bool(ratios) and median(ratios) > 1))
     return lines, verdicts
 
 
