@@ -117,6 +117,18 @@ def test_the_ends_are_the_models_themselves(tuned: dict[str, str], tmp_path: Pat
     )
 
 
+def test_a_model_in_channels_last_is_blended_too(tuned: dict[str, str], tmp_path: Path) -> None:
+    settings = {"image_size": "32", "batch_size": 8, "device": "cpu", "tensorboard": False, "workers": 0}
+    name, runs = "timm:mobilenetv3_small_050", [str(tmp_path / "start"), str(tmp_path / "tuned")]
+    api.finetune(name, tuned["a"], weights="none", max_steps=1, output_dir=runs[0], **settings)
+    api.finetune(runs[0], tuned["b"], max_steps=2, output_dir=runs[1], **settings)
+    result = api.blend(runs, alphas="0,.5,1", choose="best", output_dir=str(tmp_path / "blend"), device="cpu")
+    point = result.blended.points[result.blended.chosen]
+    assert api.evaluate(result.run, split="val", device="cpu").metrics["loss"] == pytest.approx(
+        point.val["loss"]
+    )
+
+
 def test_statistics_that_are_estimated_change_what_is_written(tuned: dict[str, str], tmp_path: Path) -> None:
     runs = [
         api.blend(

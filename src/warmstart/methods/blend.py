@@ -268,10 +268,13 @@ def _load(tuned: Restored, weights: State, train: EvaluationSet, request: Reques
     """Put weights into the module; those in force afterwards, with the statistics that `--bn` asks for."""
     module = tuned.built.module
     module.load_state_dict(weights)
-    if request.bn == "keep":
-        return weights
-    estimate_statistics(module, _inputs(tuned, train, request.workers))
-    return {key: value.cpu().clone() for key, value in module.state_dict().items()}
+    if request.bn == "estimate":
+        estimate_statistics(module, _inputs(tuned, train, request.workers))
+    # Of the module's own memory layout, in which safetensors keeps nothing.
+    return {
+        key: value.to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for key, value in module.state_dict().items()
+    }
 
 
 def _inputs(tuned: Restored, chosen: EvaluationSet, workers: int) -> Iterator[Tensor]:
