@@ -77,7 +77,7 @@ def arguments() -> argparse.Namespace:
 
 def methods(args: argparse.Namespace, data_a: Path, start: Run) -> dict[str, dict[str, object]]:
     """Name -> what it adds to the common settings; all but the first two begin with the model of A."""
-    tuned: dict[str, object] = {"weights": str(start.path)}
+    tuned: dict[str, object] = {"weights": f"{start.path}@last"}
     a = str(data_a)
     found: dict[str, dict[str, object]] = {
         "scratch": {"model": "timm:mobilenetv3_small_100", "weights": "none"},
@@ -147,7 +147,7 @@ def blended(out: Path, seed: int, start: Run, data_a: Path) -> dict[str, object]
     begun = time.perf_counter()
     if not layout.is_run(target):
         full = Run(out / f"full-{seed}")
-        models = [str(start.path), f"{full.path}@{full.checkpoint_steps()[-1]}"]
+        models = [f"{start.path}@last", f"{full.path}@{full.checkpoint_steps()[-1]}"]
         ws.blend(models, retain=str(data_a), output_dir=str(target))
     seconds = time.perf_counter() - begun
     on_a = ws.evaluate(str(target), data=str(data_a), split="test").metrics
