@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,6 +130,37 @@ def test_a_model_in_channels_last_is_blended_too(tuned: dict[str, str], tmp_path
     )
 
 
+def test_a_blend_has_a_threshold_of_its_own_and_its_rows_no_other(tmp_path: Path) -> None:
+    data = pictures(tmp_path / "two", {"ant": 100, "bee": 130}, number=20)
+    settings = {"image_size": "16", "batch_size": 8, "lr": 0.01, "device": "cpu", "tensorboard": False}
+    settings |= {"workers": 0, "threshold": "f1", "train_ratio": 0.5, "val_ratio": 0.25}
+    start = api.finetune(
+        "builtin:fashion_cnn", data, weights="none", epochs=1, output_dir=str(tmp_path / "s"), **settings
+    )
+    tuned = api.finetune(start.run, data, epochs=2, output_dir=str(tmp_path / "t"), **settings)
+    result = api.blend([start.run, tuned.run], alphas="0,.5,1", output_dir=str(tmp_path / "b"), device="cpu")
+    point = result.blended.points[result.blended.chosen]
+    assert not [name for name in point.val if "threshold" in name]
+    written = restore(result.run, torch.device("cpu"))
+    assert written.built.decision is not None and written.built.decision == result.blended.decision
+    assert written.built.decision.threshold is not None
+    assert (
+        api.evaluate(result.run, split="val", device="cpu").metrics["threshold"]
+        == written.built.decision.threshold
+    )
+
+
+def test_test_never_chooses_a_blend(tuned: dict[str, str], tmp_path: Path) -> None:
+    only = tmp_path / "only"
+    for split in ("train", "test"):
+        pictures(only / split, {"ant": 110, "bee": 150, "cat": 190}, number=6)
+    shutil.rmtree(only / "train")
+    with pytest.raises(UserError, match="test chooses nothing"):
+        api.blend(
+            [tuned["start"], tuned["tuned"]], retain=str(only), output_dir=str(tmp_path / "x"), device="cpu"
+        )
+
+
 def test_statistics_that_are_estimated_change_what_is_written(tuned: dict[str, str], tmp_path: Path) -> None:
     runs = [
         api.blend(
@@ -166,7 +198,7 @@ def test_the_last_checkpoints_are_averaged_in_a_fresh_process(tuned: dict[str, s
     [
         (["{tuned}", "--last", "9"], "keeps the checkpoints"),
         (["{start}", "{tuned}", "--choose", "worst"], "best, mean, or gain=SHARE"),
-        (["{start}", "{tuned}", "--choose", "mean"], "without --retain"),
+        (["{start}", "{tuned}", "--choose", "mean"], "without retained images"),
         (["{start}", "{tuned}", "--alphas", "0,2"], "shares from 0"),
         (["{start}", "{tuned}", "--alphas", "x"], "not a list of numbers"),
         (["{start}", "{tuned}", "--bn", "new"], "keep \\(blended"),

@@ -6,50 +6,27 @@ chosen by a stated rule, and only that one is measured on test, beside the tuned
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from warmstart.analysis.paired import Change, Scored, change_between
 from warmstart.analysis.samples import EvaluationSet, open_evaluation_set, task_and_targets
+from warmstart.config.io import from_dict
 from warmstart.config.schema import SELECTION_METRICS, DataConfig
 from warmstart.console import log, progress
 from warmstart.data.batches import evaluation_batches
-from warmstart.errors import UserError, listing
+from warmstart.errors import UserError
 from warmstart.inference.inputs import InputBuffer
-from warmstart.inference.restore import Restored, restore
-from warmstart.methods.weights import average, between, estimate_statistics, running_norms
-from warmstart.run import layout
-from warmstart.run.reader import Run
-
-State = dict[str, Tensor]
-
-
-@dataclass(frozen=True)
-class Request:
-    """What was asked for. `choose` is best, mean, or gain=SHARE; `last` averages so many checkpoints instead."""
-
-    models: tuple[str, ...]
-    alphas: tuple[float, ...] = tuple(step / 10 for step in range(11))
-    choose: str | None = None
-    last: int | None = None
-    retain: str | None = None
-    bn: str = "keep"
-    workers: int = 0
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A set of weights with a name; `alpha` is the share of the tuned model, None for an average."""
-
-    name: str
-    alpha: float | None
-    weights: Callable[[], State]
+from warmstart.inference.restore import Restored
+from warmstart.methods.candidates import Request, State, candidates_of, load_state, open_tuned
+from warmstart.methods.weights import estimate_statistics
+from warmstart.records import Decision
+from warmstart.tasks.classification import Classification
 
 
 @dataclass(frozen=True)
@@ -75,6 +52,7 @@ class Blended:
     kept: tuple[str, ...]  # tensors that START does not have like that: TUNED's at every alpha
     changes: list[tuple[str, str, str, Change]]
     weights: State
+    decision: Decision | None  # of the blend: by the tuned run's rule, on val
 
 
 def blend(request: Request, device: torch.device) -> Blended:
@@ -83,7 +61,7 @@ def blend(request: Request, device: torch.device) -> Blended:
     Raises:
         UserError: models that cannot be blended, no val split, an unknown rule, or nothing to choose between.
     """
-    tuned = _tuned(request, device)
+    tuned = open_tuned(request, device)
     run = tuned.reference.run
     assert run is not None, "the tuned model is a run"
     own = _splits(open_evaluation_set(run, None, "all", tuned.built))
@@ -92,36 +70,42 @@ def blend(request: Request, device: torch.device) -> Blended:
     retained = {}
     if request.retain is not None:
         retained = _splits(open_evaluation_set(None, DataConfig(path=request.retain), "all", tuned.built))
-    chosen_on = next((name for name in ("val", "test", "all", "train") if name in retained), None)
-    start, candidates, kept = _candidates(request, tuned, device)
+    # Test chooses nothing; data without splits serve for both, which the result says.
+    chosen_on = next((name for name in ("val", "train", "all") if name in retained), None)
+    judge = None if chosen_on is None else _part(retained[chosen_on])
+    start, candidates, kept = candidates_of(request, tuned, device)
     points = []
+    before_choice = tuned.built.decision and tuned.built.decision.for_other_weights
+    score = partial(_score, tuned, request.workers, before_choice)
     with progress("blending", len(candidates)) as bar:
         for number, candidate in enumerate(candidates, 1):
             _load(tuned, candidate.weights(), own["train"], request)
-            val = _score(tuned, own["val"], request.workers).metrics
-            far = None if chosen_on is None else _score(tuned, retained[chosen_on], request.workers).metrics
+            val = score(own["val"]).metrics
+            far = None if judge is None else score(judge).metrics
             points.append(Point(candidate.name, candidate.alpha, val, far))
             bar.update(number)
     metric = str(run.resolved["select_by"])
     rule = request.choose or ("mean" if request.retain else "best")
     chosen = choose(points, rule, metric)
     weights = _load(tuned, candidates[chosen].weights(), own["train"], request)
+    decision = _decided(tuned, own["val"], request.workers)
     judged = [("own data", own, "test" if "test" in own else "val")]
-    if chosen_on is not None:
-        judged.append(("retained data", retained, "test" if "test" in retained else chosen_on))
+    if retained:
+        judged.append(("retained data", retained, "test" if "test" in retained else str(chosen_on)))
     changes = []
     for where, splits, split in judged:
-        after = _score(tuned, splits[split], request.workers)
+        after = _score(tuned, request.workers, decision, splits[split])
         for reference in ("tuned",) if start is None else ("tuned", "start"):
             if reference == "start" and (kept or where == "own data"):
                 continue  # a start with another head has no answers of its own
             other = load_state(tuned.reference.file) if reference == "tuned" else candidates[0].weights()
             tuned.built.module.load_state_dict(other)
-            before = _score(tuned, splits[split], request.workers)
+            own_decision = tuned.built.decision if reference == "tuned" else before_choice
+            before = _score(tuned, request.workers, own_decision, splits[split])
             _, targets = task_and_targets(splits[split], tuned)
             changes.append((where, split, reference, change_between(before, after, targets)))
         tuned.built.module.load_state_dict(weights)
-    return Blended(tuned, start, points, chosen, rule, metric, kept, changes, weights)
+    return Blended(tuned, start, points, chosen, rule, metric, kept, changes, weights, decision)
 
 
 def choose(points: list[Point], rule: str, metric: str) -> int:
@@ -136,13 +120,18 @@ def choose(points: list[Point], rule: str, metric: str) -> int:
     sign = SELECTION_METRICS[metric]
     near = np.array([sign * point.val[metric] for point in points])
     name, _, text = rule.partition("=")
+    if not np.isfinite(near).any():
+        raise UserError(f"no candidate has a finite {metric} on val", "weights that give finite outputs")
     if name == "best" and not text:
-        return int(near.argmax())
+        return int(np.nanargmax(near))
     if name == "mean" and not text:
         if any(point.retained is None for point in points):
-            raise UserError("--choose mean without --retain", "the data that should not be forgotten")
+            raise UserError(
+                "--choose mean without retained images to choose on",
+                "--retain DATA with a val or a train split: test chooses nothing",
+            )
         far = np.array([sign * point.retained[metric] for point in points if point.retained is not None])
-        return int((near + far).argmax())
+        return int(np.nanargmax(near + far))
     share = float(text) if text.replace(".", "", 1).isdecimal() else -1.0
     if name != "gain" or not 0 < share <= 1:
         raise UserError(f"--choose {rule}", "best, mean, or gain=SHARE with a share above 0 and up to 1")
@@ -157,102 +146,6 @@ def choose(points: list[Point], rule: str, metric: str) -> int:
         )
         return 0
     return int(np.flatnonzero(near >= near[0] + share * (near[-1] - near[0]) - 1e-12)[0])
-
-
-def load_state(file: str | None) -> State:
-    assert file is not None, "a run's weights lie in a file"
-    return load_file(file)
-
-
-def _tuned(request: Request, device: torch.device) -> Restored:
-    if len(request.models) not in (1, 2) or (request.last is not None and len(request.models) != 1):
-        raise UserError(
-            f"{len(request.models)} models are named", "START TUNED, TUNED alone, or RUN with --last N"
-        )
-    tuned = restore(request.models[-1], device)
-    if tuned.reference.run is None:
-        raise UserError(
-            f"{request.models[-1]} is no run of warmstart",
-            "a run: its val split chooses, and its classes and preprocessing are the blend's",
-            "`warmstart finetune` makes one",
-        )
-    if request.bn not in ("keep", "estimate"):
-        raise UserError(
-            f"--bn {request.bn}", "keep (blended like weights) or estimate (from training images)"
-        )
-    if request.bn == "estimate" and not running_norms(tuned.built.module):
-        raise UserError(f"--bn estimate: {tuned.built.name} keeps no running statistics", "--bn keep")
-    return tuned
-
-
-def _candidates(
-    request: Request, tuned: Restored, device: torch.device
-) -> tuple[str | None, list[Candidate], tuple[str, ...]]:
-    """The start's name, the candidates from start to tuned, and the names of tensors that are tuned's in all."""
-    run = tuned.reference.run
-    assert run is not None and tuned.reference.file is not None
-    if request.last is not None:
-        return None, _averages(run, request.last), ()
-    name = request.models[0] if len(request.models) == 2 else _own_start(run)
-    start = restore(name, device)
-    after = load_state(tuned.reference.file)
-    before = {key: value.cpu() for key, value in start.built.module.state_dict().items()}
-    kept = _not_shared(before, after, start, tuned)
-    alphas = sorted({0.0, 1.0, *request.alphas})
-    if alphas[0] < 0 or alphas[-1] > 1:
-        raise UserError(f"--alphas {listing(map(str, request.alphas))}", "shares from 0 (start) to 1 (tuned)")
-    made = [Candidate(f"{alpha:g}", alpha, partial(between, before, after, alpha, kept)) for alpha in alphas]
-    return start.label, made, kept
-
-
-def _averages(run: Run, last: int) -> list[Candidate]:
-    steps = run.checkpoint_steps()
-    wanted = [step for step in steps if step > run.resolved["pace"].get("first_step", 0)][-last:]
-    if len(wanted) < max(2, last):
-        raise UserError(
-            f"--last {last}: {run.path} keeps the checkpoints {listing(steps)}",
-            "at least two, and as many as are to be averaged",
-            f"a run with --keep-checkpoints {max(2, last)} keeps them",
-        )
-    files = {step: str(run.checkpoint(step) / layout.MODEL) for step in wanted}
-    single = [Candidate(f"step {step}", None, partial(load_state, file)) for step, file in files.items()]
-    mean = Candidate(f"mean of {last}", None, lambda: average([load_state(file) for file in files.values()]))
-    return [*single, mean]
-
-
-def _own_start(run: Run) -> str:
-    """What the run was started from, where that can be read again."""
-    parent, source = run.resolved["parent"], run.resolved["model"]["source"]
-    if parent is not None:
-        return f"{parent['run']}@{parent['step']}"
-    if source["kind"] == "file":
-        return str(source["path"])
-    raise UserError(
-        f"{run.path} was started from {source['kind']} weights", "START TUNED", "name the start model first"
-    )
-
-
-def _not_shared(before: State, after: State, start: Restored, tuned: Restored) -> tuple[str, ...]:
-    """Tensors of the head, where the start's is for other classes. Raises UserError for any other difference."""
-    head = f"{tuned.built.head}."
-    other = [key for key in after if key not in before or before[key].shape != after[key].shape]
-    other += [key for key in before if key not in after]
-    foreign = [key for key in other if not key.startswith(head)]
-    if start.built.name != tuned.built.name or foreign:
-        raise UserError(
-            f"{start.label} is a {start.built.name} and {tuned.label} a {tuned.built.name}"
-            + (f": {listing(foreign, 3)} differ" if foreign else ""),
-            "two models of one architecture, the second tuned from the first",
-        )
-    if start.built.preprocessing != tuned.built.preprocessing:
-        log.warning("%s has another preprocessing: that of %s is used", start.label, tuned.label)
-    same = not start.built.names_known or start.built.classes == tuned.built.classes
-    if not other and same:
-        return ()
-    log.warning(
-        "the head of %s is for other classes: that of %s is used throughout", start.label, tuned.label
-    )
-    return tuple(key for key in after if key.startswith(head))
 
 
 def _splits(everything: EvaluationSet) -> dict[str, EvaluationSet]:
@@ -286,7 +179,28 @@ def _inputs(tuned: Restored, chosen: EvaluationSet, workers: int) -> Iterator[Te
             yield to_tensor(batch.images)
 
 
-def _score(model: Restored, chosen: EvaluationSet, workers: int) -> Scored:
+def _score(model: Restored, workers: int, decision: Decision | None, chosen: EvaluationSet) -> Scored:
+    """What the weights in force make of a split; `decision` is theirs, not that of the model's file."""
     task, targets = task_and_targets(chosen, model)
+    if isinstance(task, Classification):
+        task = replace(task, decision=decision)
     outputs = model.outputs(chosen.samples, None, workers, task=task)
     return Scored(task, task.scores(outputs), task.evaluate(outputs, targets))
+
+
+def _decided(model: Restored, val: EvaluationSet, workers: int) -> Decision | None:
+    """How the weights in force decide between two classes, by the rule of the run: chosen on its val."""
+    task, targets = task_and_targets(val, model)
+    if not isinstance(task, Classification) or model.reference.run is None:
+        return model.built.decision
+    kept = model.built.decision and model.built.decision.for_other_weights
+    rule = from_dict(model.reference.run.config).task.threshold
+    task = replace(task, decision=kept, rule=rule)
+    return task.decided(model.outputs(val.samples, None, workers, task=task), targets).decision
+
+
+def _part(chosen: EvaluationSet, most: int = 1000) -> EvaluationSet:
+    """At most so many of the images of one split, evenly spread."""
+    (samples,) = chosen.samples
+    rows = np.linspace(0, len(samples) - 1, min(most, len(samples))).astype(np.int64)
+    return replace(chosen, samples=(samples.subset(rows),), targets=chosen.targets[rows])

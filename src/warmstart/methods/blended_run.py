@@ -107,8 +107,7 @@ def write_blend(found: Blended, output_dir: str | None, workers: int) -> BlendRe
         if (parent.path / name).exists():
             writer.write_whole(run / name, (parent.path / name).read_bytes())
     writer.write_json(run / layout.PLAN, _plan(found))
-    built, decision = found.tuned.built, found.tuned.built.decision
-    built = replace(built, decision=decision and decision.for_other_weights)
+    built = replace(found.tuned.built, decision=found.decision)
     files = {layout.MODEL: save(found.weights, metadata_for(built))}
     writer.write_checkpoint(run, 0, files)
     writer.mark_best(run, 0)

@@ -28,9 +28,9 @@ def blend(
     """
     console.setup()
     from warmstart.inference.device import resolve_device
-    from warmstart.methods.blend import Request
     from warmstart.methods.blend import blend as measure
     from warmstart.methods.blended_run import write_blend
+    from warmstart.methods.candidates import Request
 
     given = {name: value for name, value in settings.items() if value is not None}
     unknown = set(given) - {"alphas", "choose", "last", "retain", "bn", "workers"}
