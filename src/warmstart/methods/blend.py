@@ -91,7 +91,9 @@ def blend(request: Request, device: torch.device) -> Blended:
     decision = _decided(tuned, own["val"], request.workers)
     judged = [("own data", own, "test" if "test" in own else "val")]
     if retained:
-        judged.append(("retained data", retained, "test" if "test" in retained else str(chosen_on)))
+        split = "test" if "test" in retained else str(chosen_on)
+        too_kind = ", on which the choice was made too" if split == chosen_on and rule == "mean" else ""
+        judged.append((f"retained data{too_kind}", retained, split))
     changes = []
     for where, splits, split in judged:
         after = _score(tuned, request.workers, decision, splits[split])
