@@ -20,6 +20,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
+from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -136,9 +137,14 @@ def record(name: str, seed: int, run: Run) -> dict[str, object]:
         "F1 on B": on_b["f1"],
         "F1 on A": on_a["f1"],
         "loss at step 0": first["loss"],
+        "start": {split: at_start(run, split) for split in ("test", "retain")},
         "steps": last,
         "seconds": run.status["seconds"],
     }
+
+
+def at_start(run: Run, split: str) -> float:
+    return next(row["f1"] for row in run.evals.rows if row["split"] == split and row["step"] == 0)
 
 
 def blended(out: Path, seed: int, start: Run, data_a: Path) -> dict[str, object]:
@@ -156,19 +162,41 @@ def blended(out: Path, seed: int, start: Run, data_a: Path) -> dict[str, object]
     return {"method": "blend", "seed": seed, **both, "steps": 0, "seconds": seconds}
 
 
-def table(records: list[dict[str, object]]) -> str:
-    """Mean and standard deviation over seeds, in Markdown."""
-    lines = [f"| method | {' | '.join(ROWS)} |", "|---" * (len(ROWS) + 1) + "|"]
+def table(records: list[dict[str, Any]]) -> str:
+    """Mean and standard deviation over seeds, in Markdown.
+
+    Shares are of what full fine-tuning of the same seed gains on B and loses on A, against A's model as it is.
+    """
+    full = {row["seed"]: row for row in records if row["method"] == "full"}
+    head = [*ROWS, "of the gain on B given up", "of the loss on A avoided"]
+    lines = [f"| method | {' | '.join(head)} |", "|---" * (len(head) + 1) + "|"]
+    starts = [row["start"] for row in full.values()]
+    untouched = [spread([start[split] for start in starts], 3) for split in ("test", "retain")]
+    lines.append(f"| A's model as it is | {' | '.join(untouched)} | - | 0 | 0 | 100 % | 100 % |")
     for name in dict.fromkeys(str(row["method"]) for row in records):
         own = [row for row in records if row["method"] == name]
-        cells = []
-        for key in ROWS:
-            values = [float(str(row[key])) for row in own if key in row]
-            digits = 0 if key in ("steps", "seconds") else 3
-            spread = f" ± {stdev(values):.{digits}f}" if len(values) > 1 and key != "steps" else ""
-            cells.append(f"{mean(values):.{digits}f}{spread}" if values else "-")
+        cells = [
+            spread([row[key] for row in own if key in row], 0 if key == "seconds" else 3) for key in ROWS
+        ]
+        cells[ROWS.index("steps")] = f"{own[0]['steps']}"
+        given_up, avoided = [], []
+        for row in own:
+            most, start = full[row["seed"]], full[row["seed"]]["start"]
+            given_up.append((most["F1 on B"] - row["F1 on B"]) / (most["F1 on B"] - start["test"]))
+            avoided.append((row["F1 on A"] - most["F1 on A"]) / (start["retain"] - most["F1 on A"]))
+        cells += (
+            [f"{mean(given_up):.0%}", f"{mean(avoided):.0%}"]
+            if name not in ("scratch", "full")
+            else ["-", "-"]
+        )
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
+
+
+def spread(values: list[float], digits: int) -> str:
+    if not values:
+        return "-"
+    return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
 if __name__ == "__main__":
