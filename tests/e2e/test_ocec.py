@@ -316,3 +316,14 @@ def test_two_labels_are_no_yes_or_no(eyes: Path, tmp_path: Path) -> None:
     given = {"data": str(tmp_path / "labels.csv"), "weights": "none", "output_dir": str(tmp_path / "run")}
     with pytest.raises(UserError, match="one logit for two classes that exclude each other"):
         ws.finetune(**given, model="ocec", device="cpu")
+
+
+def test_a_margin_head_and_back_is_restored(settings: dict[str, Any], tmp_path: Path) -> None:
+    small = settings | {"epochs": 1}
+    parent = finetuned(**small, weights="none", model="ocec-c8-b2", margin_method="arcface")
+    again = small | {"output_dir": str(tmp_path / "back"), "margin_method": "none"}
+    run = finetuned(**again, weights=str(parent.path))
+    measured = ws.evaluate(str(run.path), settings["data"], split="val", device="cpu")
+    best = run.pointer(layout.BEST)
+    recorded = next(row for row in run.evals.rows if row["split"] == "val" and row["step"] == best)
+    assert measured.metrics["loss"] == pytest.approx(recorded["loss"], abs=1e-5)

@@ -108,6 +108,18 @@ def test_other_values_are_no_other_head() -> None:
     assert module[1].margin == wider
 
 
+def test_a_pair_is_one_row_again_behind_a_margin_head(tmp_path: Path) -> None:
+    plain = made("builtin:ocec-c8-b2", TaskConfig())
+    with_margin = build(ModelConfig(weights=saved(plain, tmp_path / "1.safetensors")), {}, TWO, 1, COSFACE)
+    assert with_margin.module.get_submodule("head.2").weight.shape == (2, 8)  # type: ignore[union-attr]
+    second = ModelConfig(weights=saved(with_margin, tmp_path / "2.safetensors"))
+    back = build(second, {}, TWO, 2, TaskConfig(margin_method="none"))
+    assert back.module.get_submodule("head.2").weight.shape == (1, 8)  # type: ignore[union-attr]
+    again = build(ModelConfig(weights=saved(back, tmp_path / "3.safetensors")), {}, None, 3)
+    images = torch.rand(2, 3, 16, 16)
+    assert torch.equal(again.module.eval()(images), back.module.eval()(images))
+
+
 def test_values_are_the_weights_own_before_the_methods() -> None:
     own = Margin("cosface", 0.3, 10.0, 5.0)
     assert resolve_margin(TaskConfig(), own) == own

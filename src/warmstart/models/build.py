@@ -271,11 +271,11 @@ def _load(
                 "one name per output",
                 "save the file again with all its class names, or without any",
             )
-        lost = fit_kind(created.module, created.head, margin, seed)
+        lost = fit_kind(created.module, created.head, margin, seed, known.has_pair)
         change = fit_head(created.module, created.head, () if lost else file.classes, classes, seed)
         return replace(change, reason=lost or change.reason), source, notes
     # Names that no output of the file has: every row is drawn anew.
-    fit_kind(created.module, created.head, margin, seed)
+    fit_kind(created.module, created.head, margin, seed, known.has_pair)
     drawn = fit_head(created.module, created.head, (), classes, seed)
     return replace(drawn, reason="the file holds no classifier"), source, notes
 

@@ -106,11 +106,14 @@ def margin_of(module: nn.Module, head: str) -> Margin | None:
     return layer.margin if isinstance(layer, CosineClassifier) else None
 
 
-def fit_kind(module: nn.Module, head: str, margin: Margin | None, seed: int) -> str:
+def fit_kind(
+    module: nn.Module, head: str, margin: Margin | None, seed: int, has_pair: bool = False
+) -> str:
     """Make the layer at path `head` the margin head that is asked for, or linear for None; changes `module` in place.
 
     What is of that kind already keeps its weights, and takes the new values. Otherwise every row is drawn anew from
-    `seed`, and the answer says so in words; else it is empty.
+    `seed`, and the answer says so in words; else it is empty. `has_pair`: the architecture's own linear classifier is a
+    `PairLinear`, which a margin head in its place does not tell.
     UserError: a margin head in place of a convolution.
     """
     old = _classifier(module, head)
@@ -129,7 +132,7 @@ def fit_kind(module: nn.Module, head: str, margin: Margin | None, seed: int) -> 
     with torch.device("meta"):
         form: Classifier
         if margin is None:
-            form = nn.Linear(old.in_features, num)
+            form = (PairLinear if has_pair else nn.Linear)(old.in_features, num)
         else:
             form = CosineClassifier(old.in_features, num, margin)
     form = form.to(old.weight.dtype).train(old.training)
