@@ -276,6 +276,16 @@ def test_a_rate_that_earlier_patterns_leave_nothing_for_is_named(fashion: BuiltM
     assert plan.notes == ("--lrs head has no effect: earlier entries match first",)
 
 
+def test_head_is_not_the_margin_head_where_that_has_a_rate_of_its_own() -> None:
+    built = build(ModelConfig(name="builtin:ocec-c8-b2-cosface", weights="none"), {}, CLASSES[:2], 0)
+    for lrs in ("backbone=1e-5,head=5e-5,margin_head=1e-4", "margin_head=1e-4,head=5e-5,backbone=1e-5"):
+        plan = plan_for(built, {"lrs": lrs})
+        assert plan.row("margin_head").lr == 1e-4 and plan.row("stem").lr == 1e-5
+        assert plan.notes == ("--lrs head has no effect: margin_head is the head, with an entry of its own",)
+    alone = plan_for(built, {"lrs": "backbone=1e-5,head=5e-5"})
+    assert alone.row("margin_head").lr == 5e-5 and not alone.notes
+
+
 def test_only_matrices_decay(fashion: BuiltModel, vit: BuiltModel) -> None:
     assert decays((4, 4)) and decays((4, 1, 3, 3)) and not decays((4,)) and not decays(())
     assert {row.weight_decay for row in plan_for(fashion, {}, weight_decay=0.3).rows} == {0.3}

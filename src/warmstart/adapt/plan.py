@@ -143,9 +143,15 @@ def _own_rates(names: Sequence[str], adapt: AdaptConfig) -> Mapping[str, float]:
     """The rates of the blocks that --lrs names."""
     rates: dict[str, float] = {}
     for pattern, rate in adapt.lrs:
-        for name in match_blocks(pattern, names, "--lrs"):
+        for name in _match_rate(pattern, names, adapt):
             rates.setdefault(name, rate)  # first match wins
     return rates
+
+
+def _match_rate(pattern: str, names: Sequence[str], adapt: AdaptConfig) -> tuple[str, ...]:
+    """As `match_blocks`; but `head` names no margin head that another entry of --lrs names."""
+    is_named = "head" not in names and any(other == names[-1] for other, _ in adapt.lrs)
+    return () if pattern == "head" and is_named else match_blocks(pattern, names, "--lrs")
 
 
 def _norm_parameters(block: Block) -> frozenset[str]:
@@ -162,8 +168,10 @@ def _notes(rows: Sequence[Row], stages: Sequence[Stage], adapt: AdaptConfig) -> 
         notes.append(f"--unfreeze never names {listing(never)}: frozen for the whole run")
     taken: set[str] = set()
     for pattern, _ in adapt.lrs:
-        matched = match_blocks(pattern, names, "--lrs")
-        if all(name in never for name in matched):
+        matched = _match_rate(pattern, names, adapt)
+        if not matched:
+            notes.append(f"--lrs {pattern} has no effect: {names[-1]} is the head, with an entry of its own")
+        elif all(name in never for name in matched):
             notes.append(f"--lrs {pattern} has no effect: {listing(matched)} frozen")
         elif taken.issuperset(matched):
             notes.append(f"--lrs {pattern} has no effect: earlier entries match first")
