@@ -23,8 +23,12 @@ from warmstart.analysis.predict import PredictionResult
 from warmstart.cli import main
 from warmstart.config.aliases import translate
 from warmstart.config.ocec import shape_of
+from warmstart.config.schema import ModelConfig
+from warmstart.engine.foreign_ocec import first_epoch, ocec_settings
 from warmstart.errors import UserError
+from warmstart.models.build import build
 from warmstart.models.builtin.ocec import Ocec
+from warmstart.records import Margin
 from warmstart.results import FinetuneResult
 from warmstart.run import layout
 from warmstart.run.reader import Run
@@ -197,7 +201,7 @@ def test_continue_keeps_optimizer_and_schedule(settings: dict[str, Any], tmp_pat
     config = run.config
     assert (config["optim"]["scheduler"], config["optim"]["scheduler_gamma"]) == ("plateau", 0.5)
     assert (config["optim"]["scheduler_patience"], config["optim"]["clip"]) == (2, None)
-    assert (config["task"]["class_weights"], config["train"]["select_by"]) == ("balanced", "f1")
+    assert (config["task"]["class_weights"], config["train"]["select_by"]) == ("balanced", "f1_positive")
     rates = [row["lr"] for row in run.metrics.rows if row.get("lr")]
     assert rates[0] == pytest.approx(5e-5) and "climbs back" not in log
     assert config["train"]["seed"] == 42 and config["model"]["dropout"] == 0.3
@@ -284,6 +288,58 @@ def test_the_files_of_the_document_hold_what_was_measured(
     for split in ("val", "test"):
         assert (folder / f"diagnostics/{split}/roc_{split}_epoch{content['epoch']:04}.png").is_file()
         assert (folder / f"diagnostics/{split}/confusion_{split}_epoch{content['epoch']:04}.png").is_file()
+
+
+def test_its_files_keep_margin_head_and_class_weights(settings: dict[str, Any], tmp_path: Path) -> None:
+    given = {"margin": 0.3, "margin_scale": 9.0, "margin_eval_scale": 5.0, "class_weights": "open=3,closed=1"}
+    run = finetuned(
+        **settings | {"epochs": 1}, **given, weights="none", model="ocec-c8-b2-arcface", output_style="ocec"
+    )
+    [file] = (run.path / "ocec").glob("ocec_best_epoch*.pt")
+    built = build(ModelConfig(weights=str(file)), {}, None, 0)
+    assert (built.name, built.margin) == ("builtin:ocec-c8-b2-arcface", Margin("arcface", 0.3, 9.0, 5.0))
+    content = torch.load(file)
+    recorded = content["val_metrics"]["loss"]
+    again = ws.evaluate(str(file), settings["data"], split="val", device="cpu")
+    logits = torch.from_numpy(again.outputs)
+    of_run = ws.evaluate(str(run.path), settings["data"], split="val", device="cpu")
+    assert of_run.metrics["loss"] == pytest.approx(recorded, abs=1e-6)
+    torch.testing.assert_close(logits, torch.from_numpy(of_run.outputs))
+    assert ocec_settings(content)["task.class_weights"] == "open=3,closed=1"
+    assert ocec_settings(torch.load(checkpoint(tmp_path)))["task.class_weights"] == "balanced"
+
+
+@pytest.mark.parametrize(
+    ("model", "method", "fix"),
+    [
+        ("ocec-c8-b2", "arcface", "--model builtin:ocec-c8-b2-arcface"),
+        ("ocec-c8-b2-arcface", "none", "--model builtin:ocec-c8-b2, "),
+        ("timm:resnet10t", "cosface", "leave --output-style out"),
+    ],
+)
+def test_the_output_style_needs_the_head_of_the_models_name(
+    settings: dict[str, Any], model: str, method: str, fix: str
+) -> None:
+    with pytest.raises(UserError) as caught:
+        ws.finetune(**settings, weights="none", model=model, margin_method=method, output_style="ocec")
+    assert "is no model of document 001" in str(caught.value) and fix in str(caught.value)
+
+
+def test_files_of_one_epoch_do_not_overwrite_each_other(settings: dict[str, Any]) -> None:
+    given = {"eval_every": "1steps", "save_every": "1steps", "keep_checkpoints": 9, "output_style": "ocec"}
+    run = finetuned(**settings | {"epochs": 1}, **given, weights="none", model="ocec-c8-b2")
+    files = {path.name for path in (run.path / "ocec").glob("ocec_epoch_*.pt")}
+    assert {f"ocec_epoch_0001{end}.pt" for end in ("_step1", "_step2", "")} <= files
+    assert len(files) == len(run.checkpoint_steps())
+
+
+def test_other_programs_with_a_model_config_are_not_taken_for_it(tmp_path: Path) -> None:
+    content = torch.load(checkpoint(tmp_path))
+    other = content | {"model_config": {"hidden": 8, "name": "net"}}
+    assert ocec_settings(other) == {} and first_epoch(other) == 0
+    assert ocec_settings(content)["train.select_by"] == "f1_positive" and first_epoch(content) == 1
+    ours = other | {"train_config": {"program": "warmstart", "class_weights": None}}
+    assert ocec_settings(ours)["task.class_weights"] is None and first_epoch(ours) == 1
 
 
 def _confusion(outputs: np.ndarray, targets: np.ndarray) -> list[list[int]]:

@@ -19,9 +19,10 @@ import torch
 from warmstart.analysis.plots import plot_confusion
 from warmstart.analysis.roc_plot import plot_roc
 from warmstart.analysis.samples import open_evaluation_set
-from warmstart.config.ocec import is_ocec, shape_of
+from warmstart.config.ocec import PROGRAM, is_ocec, shape_of
 from warmstart.console import log
 from warmstart.inference.restore import Restored, restore
+from warmstart.models.builtin.ocec_files import margin_to
 from warmstart.records import finite
 from warmstart.run import layout, reader, writer
 from warmstart.run.reader import Run
@@ -50,18 +51,20 @@ def write_ocec_files(path: Path, device: torch.device) -> None:
     folder = run.path / layout.OCEC
     folder.mkdir(exist_ok=True)
     best, best_file, found = run.pointer(layout.BEST), None, None
+    last = {_epoch(run, step): step for step in run.checkpoint_steps()}  # it has the epoch's own file name
     for step in run.checkpoint_steps():
+        at = f"{_epoch(run, step):04d}" + ("" if last[_epoch(run, step)] == step else f"_step{step}")
         restored = restore(f"{run.path}@{step}", device)
         measured = {split: _measure(run, restored, split) for split in _splits(run) if split != "test"}
         content = _content(run, restored, step, measured)
-        _write(folder / f"ocec_epoch_{_epoch(run, step):04d}.pt", content)
+        _write(folder / f"ocec_epoch_{at}.pt", content)
         if step == best:
             f1 = measured.get("val", measured["train"]).metrics["f1"]
             best_file = folder / f"ocec_best_epoch{_epoch(run, step):04d}_f1_{f1:.4f}.pt"
             _write(best_file, content | _best_of(content))
             measured |= {"test": _measure(run, restored, "test")} if "test" in _splits(run) else {}
             found = content | _best_of(content) | {"test": measured.get("test")}
-        _draw(folder, measured, restored.built.classes, _epoch(run, step))
+        _draw(folder, measured, restored.built.classes, at)
     writer.write_json(folder / "history.json", finite(_history(run)))
     writer.write_json(folder / "summary.json", finite(_summary(run, folder, best_file, found)))
     if found is not None and found["test"] is not None:
@@ -116,6 +119,8 @@ def _content(run: Run, restored: Restored, step: int, measured: dict[str, _Measu
         }
     train = {"epochs": config["train"]["epochs"], "seed": config["train"]["seed"]}
     train |= {name: config["optim"][name] for name in ("lr", "weight_decay")}
+    train |= margin_to(built.margin)
+    train |= {"class_weights": config["task"]["class_weights"], "program": PROGRAM}
     train |= {"batch_size": config["data"]["batch_size"], "image_size": list(used.image_size)}
     return {
         "model_config": model_config,
@@ -204,10 +209,10 @@ def _predictions(test: _Measured) -> str:
     return text.getvalue()
 
 
-def _draw(folder: Path, measured: dict[str, _Measured], classes: tuple[str, ...], epoch: int) -> None:
+def _draw(folder: Path, measured: dict[str, _Measured], classes: tuple[str, ...], at: str) -> None:
     for split, found in measured.items():
         place = folder / "diagnostics" / split
         place.mkdir(parents=True, exist_ok=True)
         matrix = confusion(found.labels, (found.logits > 0).astype(np.int64), len(classes))
-        plot_confusion(matrix, classes, place / f"confusion_{split}_epoch{epoch:04d}.png")
-        plot_roc(found.labels == 1, found.scores, classes[1], place / f"roc_{split}_epoch{epoch:04d}.png")
+        plot_confusion(matrix, classes, place / f"confusion_{split}_epoch{at}.png")
+        plot_roc(found.labels == 1, found.scores, classes[1], place / f"roc_{split}_epoch{at}.png")

@@ -20,6 +20,7 @@ HEADS = ("avg", "avgmax_mlp", "transformer", "mlp_mixer")
 TOKEN_HEADS = HEADS[2:]
 # Of a margin head, which classifies by cosines: see models/margin.py.
 MARGINS = ("cosface", "arcface")
+PROGRAM = "warmstart"  # in train_config, of files that are written here in the document's form
 _LETTERS = {
     "c": "base_channels",
     "b": "num_blocks",

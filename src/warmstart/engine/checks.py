@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
+from warmstart.config.ocec import is_ocec, shape_of
 from warmstart.engine.job import Job
 from warmstart.errors import UserError, closest, listing
 from warmstart.models.heads import is_pair
+from warmstart.models.margin import named
 
 
 def check_settings(job: Job) -> None:
@@ -34,6 +37,7 @@ def check_settings(job: Job) -> None:
             "two classes, the second of which counts as positive",
             "leave --output-style out",
         )
+    _check_ocec_head(job)
     _check_remedies(job)
     has_live_norms = any(row.norms == "train" for row in job.plan.rows)
     if has_live_norms and min(num, job.config.data.batch_size) < 2 * job.world.size > 2:
@@ -88,6 +92,22 @@ def _check_stages(job: Job) -> None:
                 listing(job.task.metrics),
                 closest(trigger.metric, job.task.metrics),
             )
+
+
+def _check_ocec_head(job: Job) -> None:
+    """The files of --output-style ocec name an architecture, and with it the kind of its last layer."""
+    margin, bare = job.built.margin, job.built.name.removeprefix("builtin:")
+    shape = shape_of(bare) if is_ocec(bare) else None
+    if job.config.output.output_style != "ocec" or bool(shape and shape.margin) == (margin is not None):
+        return
+    method = "" if margin is None else margin.method
+    raise UserError(
+        f"--output-style ocec: {job.built.name} with {named(margin)} is no model of document 001",
+        "its last layer as the model's name says it",
+        "leave --output-style out"
+        if shape is None
+        else f"--model builtin:{replace(shape, margin=method).name}, and leave --margin-method out",
+    )
 
 
 def _check_both_sides(job: Job) -> None:

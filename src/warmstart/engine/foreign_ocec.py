@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from warmstart.config.ocec import PROGRAM, shape_in
+
 # Its train_config -> path here. What it names otherwise (its data, its folder, its batches) belongs to that machine.
 _NAMES = {
     "lr": "optim.lr",
@@ -19,13 +21,14 @@ _FIXED = {
     "optim.optimizer": "adamw",
     "optim.scheduler": "plateau",
     "optim.clip": None,
-    "train.select_by": "f1",
+    "train.select_by": "f1_positive",
 }
 _FACTOR, _PATIENCE = 0.5, 2
 
 
 def _is_ocec(content: Mapping[Any, Any]) -> bool:
-    return isinstance(content.get("model_config"), Mapping) and "model_state" in content
+    is_ours = _part(content, "train_config").get("program") == PROGRAM  # of any model
+    return "model_state" in content and (is_ours or shape_in(_part(content, "model_config")) is not None)
 
 
 def first_epoch(content: Mapping[Any, Any]) -> int:
@@ -45,9 +48,9 @@ def ocec_settings(content: Mapping[Any, Any]) -> dict[str, Any]:
     found["optim.scheduler_patience"] = int(_number(scheduler, "patience", _PATIENCE))
     if _number(stated, "warmup_epochs", 0):
         found["optim.warmup"] = f"{int(stated['warmup_epochs'])}epochs"
-    if (
-        "margin_method" not in stated
-    ):  # BCE with pos_weight, the ratio of the classes; the fork weighs otherwise
+    if isinstance(stated.get("class_weights", 0), (str, type(None))):
+        found["task.class_weights"] = stated["class_weights"]
+    elif "margin_method" not in stated:  # BCE with pos_weight, the classes' ratio; the fork weighs otherwise
         found["task.class_weights"] = "balanced"
     if content.get("amp_enabled") is True:
         found["train.precision"] = "auto"

@@ -106,9 +106,7 @@ def margin_of(module: nn.Module, head: str) -> Margin | None:
     return layer.margin if isinstance(layer, CosineClassifier) else None
 
 
-def fit_kind(
-    module: nn.Module, head: str, margin: Margin | None, seed: int, has_pair: bool = False
-) -> str:
+def fit_kind(module: nn.Module, head: str, margin: Margin | None, seed: int, has_pair: bool = False) -> str:
     """Make the layer at path `head` the margin head that is asked for, or linear for None; changes `module` in place.
 
     What is of that kind already keeps its weights, and takes the new values. Otherwise every row is drawn anew from

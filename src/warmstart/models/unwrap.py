@@ -16,7 +16,7 @@ from torch import Tensor
 
 from warmstart.config.ocec import shape_in
 from warmstart.errors import UserError, listing
-from warmstart.models.builtin.ocec_files import margin_of
+from warmstart.models.builtin.ocec_files import margin_of, margin_text
 
 SAVE_BARE = "torch.save(model.state_dict(), 'weights.pt')"
 _PLAIN = ("state_dict", "model_state_dict", "model_state", "model", "module")
@@ -78,6 +78,8 @@ def unwrap(content: Any, file: pathlib.Path) -> Unwrapped:
     stated = _normalization(content)
     if stated:
         told.append(f"took {', '.join(stated)} under 'normalization'")
+    settings = content.get("train_config")
+    stated |= margin_text(state, settings) if isinstance(settings, Mapping) else {}
     return Unwrapped(state, (*notes, *stripped, *told), classes, arch, stated, prefixes, key)
 
 

@@ -124,7 +124,7 @@ def read_weights(path: str | Path) -> WeightsFile:
         prefixes=found.prefixes,
         classes_key=None if named else found.classes_key,
         hf_config=metadata.get(HF_CONFIG),
-        margin=margin_in(metadata, str(file)),
+        margin=margin_in({**metadata, **found.metadata}, str(file)),
         decision=decision_in(metadata, str(file)),
     )
 

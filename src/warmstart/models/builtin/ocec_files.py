@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
 from warmstart.config.ocec import HEADS, MARGINS, OcecShape
+from warmstart.records import Margin
 
 MARGIN_HEAD = "margin_head"
+_VALUES = {
+    "margin": "margin",
+    "margin_scale": "scale",
+    "margin_eval_scale": "eval_scale",
+}  # key -> of records.Margin
 
 
 def shape_by(shapes: Mapping[str, tuple[int, ...]], margin_method: Any = None) -> OcecShape | None:
@@ -35,6 +42,22 @@ def margin_of(names: Iterable[str], method: Any) -> str:
     if f"{MARGIN_HEAD}.weight" not in names or method == "none":
         return ""
     return str(method) if method in MARGINS else "cosface"
+
+
+def margin_to(margin: Margin | None) -> dict[str, Any]:
+    """What a file's train_config says of a margin head: its method as that program does, its values as our flags."""
+    if margin is None:
+        return {"margin_method": "none"}
+    return {"margin_method": margin.method} | {key: getattr(margin, field) for key, field in _VALUES.items()}
+
+
+def margin_text(names: Iterable[str], settings: Mapping[Any, Any]) -> dict[str, str]:
+    """The entry of our metadata for what `margin_to` wrote; {} where the values are not stated."""
+    method = margin_of(names, settings.get("margin_method"))
+    values = {field: settings.get(key) for key, field in _VALUES.items()}
+    if not method or not all(isinstance(value, (int, float)) for value in values.values()):
+        return {}
+    return {MARGIN_HEAD: json.dumps({"method": method, **values})}
 
 
 def _numbers(names: Iterable[str]) -> list[int]:
