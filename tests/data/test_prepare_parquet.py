@@ -125,6 +125,19 @@ def _in_memory() -> str:
     return keep((PICTURES, np.arange(30) % 2))
 
 
+def test_other_numbers_and_contradicting_copies_are_told(eyes: Path) -> None:
+    """p01/0 is the picture of p00/1: both are of class 1 until the first is called 0."""
+    plain, _ = prepared(eyes)
+    assert not [note for note in plain.notes if "class_id" in note or "another label" in note]
+    told = eyes.read_text().replace("p01/0.png,1", "p01/0.png,0")
+    eyes.write_text(told.replace(",1\n", ",2\n").replace(",0\n", ",1\n"))
+    made, rows = prepared(eyes, "other.parquet", classes="closed,open")
+    assert {(row["label"], row["class_id"]) for row in rows} == {("closed", 0), ("open", 1)}
+    assert "other numbers there: 1 is 0, 2 is 1" in made.text()
+    assert "1 copies have another label than the image that they are a copy of: " in made.text()
+    assert "cropped/p01/0.png (closed) is cropped/p00/1.png (open)" in made.text()
+
+
 def test_the_command(eyes: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = eyes.parent / "cli.parquet"
     command = ["prepare", "parquet", str(eyes), "--output", str(out), "--group", PERSON, "--embed", "--json"]

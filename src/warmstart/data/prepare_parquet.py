@@ -158,8 +158,26 @@ def prepare_parquet(
         notes.append(
             "no --group: images of one person, video or camera may be in several splits; only copies are not"
         )
+    notes += [*_renumbered(source.classes), *_contradictions(pool, digests, names)]
     num_copies = len(digests) - len(set(digests))
     return Preparation(str(target), counts, int(groups.max()) + 1, num_copies, leaks, tuple(notes))
+
+
+def _renumbered(labels: tuple[str, ...]) -> Iterator[str]:
+    """A note where labels that are numbers get other ones as class_id."""
+    pairs = [f"{label} is {code}" for code, label in enumerate(labels)]
+    if all(label.isdecimal() for label in labels) and labels != tuple(map(str, range(len(labels)))):
+        yield f"class_id counts the classes from 0, so the labels have other numbers there: {listing(pairs)}"
+
+
+def _contradictions(pool: _Pool, digests: list[bytes], names: tuple[str, ...]) -> Iterator[str]:
+    """A note about images that are the same, byte for byte, and have different labels."""
+    first: dict[bytes, int] = {}
+    words = [f"{name} ({names[code]})" for name, code in zip(pool.ids, pool.targets.tolist(), strict=True)]
+    pairs = ((row, first.setdefault(digest, row)) for row, digest in enumerate(digests))
+    told = [f"{words[a]} is {words[b]}" for a, b in pairs if pool.targets[a] != pool.targets[b]]
+    if told:
+        yield f"{len(told)} copies have another label than the image that they are a copy of: {listing(told, 3)}"
 
 
 def _target(output: str) -> Path:
