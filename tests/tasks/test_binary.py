@@ -12,6 +12,7 @@ from warmstart.config.threshold import parse_threshold
 from warmstart.records import Decision
 from warmstart.tasks.binary import choose_threshold, positive_metrics
 from warmstart.tasks.classification import Classification
+from warmstart.tasks.multilabel import MultiLabel
 
 
 def _case(
@@ -107,3 +108,17 @@ def test_without_a_threshold_the_higher_score_answers() -> None:
     task = Classification(("a", "b"))
     logits = np.array([[1, 2], [2, 1], [0, 0]], dtype=np.float32)
     assert task.answers(logits).tolist() == [1, 0, 0] and task.positive == 1
+
+
+def test_a_threshold_between_two_neighbouring_scores_parts_them() -> None:
+    """In float32 the middle is one of the two: where it is the lower one, that would reach it."""
+    upper = np.float32(1) - np.float32(2.0**-24)
+    lower = np.nextafter(upper, np.float32(0))
+    for high, low in ((upper, lower), (np.float32(1), upper)):
+        scores = np.repeat([[1 - high, high], [1 - low, low]], 8, axis=0).astype(np.float32)
+        wanted = np.repeat([1, 0], 8)
+        threshold = choose_threshold(parse_threshold("cost=1:1"), scores[:, 1], wanted == 1)
+        task = Classification(("a", "b"), decision=Decision("b", threshold))
+        assert task.answers_by(scores).tolist() == wanted.tolist()
+        sets = MultiLabel(("b",), thresholds=(threshold,))
+        assert not sets.num_wrong(scores[:, 1:], wanted[:, None]).any()

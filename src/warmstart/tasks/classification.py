@@ -136,7 +136,14 @@ class Classification:
         """(N,): the class with the highest logit; of two, the positive one from the threshold on, if there is one."""
         if self.decision is None or self.decision.threshold is None:
             return logits.argmax(axis=1)
-        reached = self.scores(logits)[:, self.positive] >= self.decision.threshold
+        return self.answers_by(self.scores(logits))
+
+    def answers_by(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
+        """`answers`, by the `scores` of the logits."""
+        if self.decision is None or self.decision.threshold is None:
+            return scores.argmax(axis=1)
+        # A threshold lies between two float32: as one of them it could fall onto the lower score.
+        reached = scores[:, self.positive].astype(np.float64) >= self.decision.threshold
         return np.where(reached, self.positive, 1 - self.positive)
 
     def decided(self, logits: NDArray[np.float32], targets: NDArray[Any]) -> Classification:
