@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +25,7 @@ from warmstart.tasks.segmentation import Segmentation
 class Gain(Change, Shown):
     """One split: metrics of the start model (`start_step`) and of the best one, and how they differ there.
 
-    Each model of sets has the thresholds that are best for it on val.
+    Each model of sets has the thresholds that are best for it on val; a binary one that chosen for it there.
     """
 
     split: str
@@ -45,7 +45,11 @@ class Gain(Change, Shown):
             " (the best step was chosen on these samples, so this is too kind)" if self.split == "val" else ""
         )
         if self.split == RETAIN:
-            values = f"({self.start[self.metric]:.4f} -> {self.best[self.metric]:.4f})"
+            start, best = (
+                metrics.get(f"{self.metric}_at_threshold", metrics[self.metric])
+                for metrics in (self.start, self.best)
+            )
+            values = f"({start:.4f} -> {best:.4f})"
             word = METRIC_WORDS[self.metric]
             if self.direction == 0:
                 return (
@@ -89,7 +93,7 @@ def measure_gains(run_path: Path, device: Any, workers: int) -> tuple[list[Gain]
                 if split == "val":
                     start_task = start_task.with_best_thresholds(start.scores, result.targets)
                 metrics |= start_task.at_thresholds(start.scores, result.targets)
-            before = Scored(start_task, start.scores, metrics)
+            before = Scored(_as_measured(start_task, metrics), start.scores, metrics)
             after = Scored(result.task, result.task.scores(result.outputs), result.metrics)
             gains.append(
                 Gain(
@@ -133,7 +137,9 @@ def _forgotten(run: reader.Run, best_step: int, tasks: Compared) -> list[Gain]:
     ]
     targets = start.targets if start.targets is not None else np.zeros(0, np.int64)
     change = change_between(
-        Scored(tasks.start, start.scores, metrics[0]), Scored(tasks.best, best.scores, metrics[1]), targets
+        Scored(_as_measured(tasks.start, metrics[0]), start.scores, metrics[0]),
+        Scored(_as_measured(tasks.best, metrics[1]), best.scores, metrics[1]),
+        targets,
     )
     return [
         Gain(
@@ -146,6 +152,15 @@ def _forgotten(run: reader.Run, best_step: int, tasks: Compared) -> list[Gain]:
             start_step=first,
         )
     ]
+
+
+def _as_measured(
+    task: Classification | MultiLabel | Segmentation, metrics: dict[str, float]
+) -> Classification | MultiLabel | Segmentation:
+    """A binary task with the threshold with which these metrics were measured; others as they are."""
+    if not isinstance(task, Classification) or task.decision is None:
+        return task
+    return replace(task, decision=replace(task.decision, threshold=metrics.get("threshold")))
 
 
 def _check_same(result: Evaluation, start: Predictions) -> None:

@@ -32,6 +32,10 @@ class Scored:
     scores: NDArray[Any]
     metrics: dict[str, float]
 
+    def value(self, metric: str) -> float:
+        """The metric of the answers that are given: at the threshold, where one is in force."""
+        return self.metrics.get(f"{metric}_at_threshold", self.metrics[metric])
+
 
 @dataclass(frozen=True)
 class Change:
@@ -68,7 +72,10 @@ class Change:
 
 
 def change_between(before: Scored, after: Scored, targets: NDArray[Any]) -> Change:
-    """How `after` differs from `before` on samples with these targets; each decides by its own task's thresholds."""
+    """How `after` differs from `before` on samples with these targets; each decides by its own task's thresholds.
+
+    With one class per image, `metrics` have `accuracy_at_threshold` where the task has a threshold.
+    """
     task = after.task
     metric = task.metrics[0]
     if isinstance(task, Segmentation):
@@ -80,10 +87,11 @@ def change_between(before: Scored, after: Scored, targets: NDArray[Any]) -> Chan
         resampled = resampled_map([before.scores, after.scores], targets)
         low, high = np.quantile(resampled[1] - resampled[0], [0.025, 0.975]).tolist()
     else:
-        old = (before.scores.argmax(axis=1) != targets).astype(np.int64)
-        new = (after.scores.argmax(axis=1) != targets).astype(np.int64)
+        assert isinstance(before.task, Classification), "two models of one class per image"
+        old = (before.task.answers_by(before.scores) != targets).astype(np.int64)
+        new = (task.answers_by(after.scores) != targets).astype(np.int64)
         low, high = bootstrap_interval(old - new)
-    difference = after.metrics[metric] - before.metrics[metric]
+    difference = after.value(metric) - before.value(metric)
     if not np.isfinite(difference):
         low = high = np.nan
     fixed, broken = int((new < old).sum()), int((new > old).sum())
