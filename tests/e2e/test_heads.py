@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -21,8 +22,8 @@ from warmstart.config import io
 from warmstart.engine import train
 from warmstart.engine.state import TrainState
 from warmstart.errors import UserError
-from warmstart.inference.predictions import read_predictions
-from warmstart.run import layout
+from warmstart.inference.predictions import read_predictions, write_predictions
+from warmstart.run import layout, writer
 from warmstart.run.reader import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -255,6 +256,33 @@ def test_weights_by_side(start: Start) -> None:
     assert weights_of(other) != weights_of(named)
 
 
+def test_a_parents_best_that_is_taken_along_answers_by_the_childs_threshold(
+    start: Start, tmp_path: Path
+) -> None:
+    """The start calls every image open: nothing beats its recall, so the child's best is the parent's older one."""
+    parent = start("parent", threshold="f1", select_by="recall_positive")
+    best, last = parent.pointer(layout.BEST), parent.pointer(layout.LAST)
+    assert best is not None and last is not None and best < last
+    kept = (parent.checkpoint(best) / layout.MODEL).read_bytes()
+    found = {}
+    for name, rule in (("same", "f1"), ("dear", "cost=1:30"), ("fixed", "0.125"), ("none", "none")):
+        child = ws.continue_run(
+            str(parent.path), threshold=rule, lr=1e-9, epochs=3, output_dir=str(tmp_path / name)
+        )
+        run = Run(Path(child.run))
+        assert run.pointer(layout.BEST) == best
+        found[name] = ws.evaluate(f"{run.path}@best", split="val").metrics
+        assert ((run.checkpoint(best) / layout.MODEL).read_bytes() == kept) == (name == "same")
+        row = next(row for row in run.evals.rows if row.get("kind") == "parent" and row["split"] == "val")
+        assert row.get("threshold") == found[name].get("threshold")
+        told = "its best, taken along, answers with" in (run.path / layout.LOG).read_text()
+        assert told == (name != "same")
+    assert found["fixed"]["threshold"] == 0.125 and "threshold" not in found["none"]
+    assert found["dear"]["threshold"] > found["same"]["threshold"]
+    assert found["dear"]["recall_positive_at_threshold"] < found["same"]["recall_positive_at_threshold"]
+    assert {each["loss"] for each in found.values()} == {found["same"]["loss"]}
+
+
 def test_mined_images_come_more_often_and_a_resume_needs_no_file(
     start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -293,13 +321,54 @@ def test_predictions_of_other_images_or_classes_are_refused(
     start: Start, overlapping: Path, tmp_path: Path
 ) -> None:
     other = start("other", data=str(overlapping), epochs=1)
-    ws.evaluate(str(other.path), split="train")
+    told = ws.evaluate(str(other.path), split="train")
+    assert told.folder is not None
     with pytest.raises(UserError, match=r"is of the classes ant, bee, cat, and these data have closed, open"):
-        start("no", mine=str(other.path))
+        start("no", mine=str(Path(told.folder) / "predictions.parquet"))
     run = start("run", epochs=1)
     ws.evaluate(str(run.path), split="test", output_dir=str(tmp_path / "test"))
     with pytest.raises(UserError, match="knows none of the 60 training images by their ids"):
         start("none", mine=str(tmp_path / "test" / "predictions.parquet"))
+
+
+def test_other_images_of_the_same_names_are_not_mined(
+    start: Start, eyes: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    here = Path(shutil.copytree(eyes, tmp_path / "here"))
+    run = start("run", data=str(here), epochs=1)
+    ws.evaluate(str(run.path), split="train")
+    there = Path(shutil.copytree(eyes, tmp_path / "there"))
+    assert start("copy", data=str(there), mine=str(run.path)).resolved["mined"]["num_known"] == 60
+    for folder in (here, there):
+        Image.new("L", (16, 16)).save(folder / "open" / "new.png")
+    with pytest.raises(UserError, match=rf"was trained on {here}, and --data {there} holds other images"):
+        start("no", data=str(there), mine=str(run.path))
+    assert start("grown", data=str(here), mine=str(run.path)).resolved["mined"]["num_known"] > 0
+    assert f"the data in {here} have changed since" in caplog.text
+
+
+def test_a_file_with_other_labels_is_refused(start: Start, tmp_path: Path) -> None:
+    run = start("run", epochs=1)
+    ws.evaluate(str(run.path), split="train", output_dir=str(tmp_path / "train"))
+    file = tmp_path / "train" / "predictions.parquet"
+    kept = read_predictions(file)
+    assert kept.targets is not None
+    for num, is_refused in ((6, False), (7, True)):
+        targets = np.where(np.arange(60) < num, 1 - kept.targets, kept.targets)
+        file.write_bytes(write_predictions(kept.ids, targets, kept.scores, kept.classes))
+        if is_refused:
+            with pytest.raises(UserError, match="has other labels for 7 of the 60 training images"):
+                start(f"of{num}", mine=str(file))
+        else:
+            assert start(f"of{num}", mine=str(file)).resolved["mined"]["num_known"] == 60
+
+
+def test_a_best_step_0_is_mined_before_newer_ones(start: Start) -> None:
+    run = start("run", epochs=1)
+    writer.mark_best(run.path, 0)
+    for step in (0, run.pointer(layout.LAST)):
+        ws.evaluate(f"{run.path}@{step}", split="train")
+    assert "train@0" in start("mined", mine=str(run.path)).resolved["mined"]["path"]
 
 
 def test_the_distance_between_classes_is_in_every_row_and_grows(start: Start) -> None:

@@ -19,6 +19,7 @@ from warmstart.engine.beginning import Beginning
 from warmstart.engine.checkpoint import Saved
 from warmstart.engine.foreign import first_state, optimizer_state
 from warmstart.engine.job import Job
+from warmstart.engine.older_best import copy_best
 from warmstart.engine.optimizer import OptimizerState, without_settings
 from warmstart.engine.parent import (
     ALL,
@@ -122,8 +123,9 @@ class Child(Beginning):
             announce_rates(Rates(**told["rates"]), prepared.job)
 
     def write(self, prepared: Prepared) -> None:
-        if self._holds_older_best:
-            self._copy_best(prepared.job)
+        run, best = self.parent.run, self.parent.best_step
+        if self._holds_older_best and run is not None and best is not None:
+            copy_best(run, best, prepared.job)
         hand_on_start(self.parent.run, prepared.job)
         if self._with_info:
             writer.write_text(prepared.job.run / layout.CONTINUE_INFO, self._info(prepared.job))
@@ -167,17 +169,6 @@ class Child(Beginning):
         if is_start and not (loses_averages and parent.keep != WEIGHTS):
             return job.pace.first_step
         return parent.best_step if self._holds_older_best else None
-
-    def _copy_best(self, job: Job) -> None:
-        run, best = self.parent.run, self.parent.best_step
-        assert run is not None and best is not None, "there is one"
-        folder = run.checkpoint(best)
-        names = [path.name for path in folder.iterdir() if path.name != layout.MANIFEST]
-        writer.write_checkpoint(job.run, best, {name: (folder / name).read_bytes() for name in sorted(names)})
-        writer.mark_best(job.run, best)
-        for row in run.evals.rows:
-            if row["step"] == best and row.get("kind") != "evaluate":
-                writer.append_row(job.run / layout.EVALS, {**row, "kind": "parent"})
 
     def _optimizer(self, job: Job) -> tuple[OptimizerState | None, str]:
         """What is carried over of the optimizer, by parameter name, and in words."""

@@ -11,12 +11,17 @@ from typing import Any
 import numpy as np
 
 from warmstart.config.data_section import DataConfig
+from warmstart.config.places import absolute
 from warmstart.console import log
 from warmstart.data.dataset import Dataset
 from warmstart.data.samples import Samples
 from warmstart.errors import UserError, listing
 from warmstart.inference.predictions import Predictions, read_predictions
 from warmstart.run import layout, reader
+
+_MOST_RELABELLED = (
+    0.1  # of the images that a file knows; more have other labels only where they are other images
+)
 
 
 def find_mined(
@@ -37,9 +42,14 @@ def find_mined(
     samples = dataset.splits["train"]
     if samples.targets.ndim != 1 or dataset.ignore is not None:
         raise UserError("--mine needs one class per image", "images with one label each", "leave --mine out")
-    file = _predictions_file(settings.mine)
+    is_run = (Path(settings.mine) / layout.RESOLVED).is_file()
+    file = _file_of_run(settings, dataset.facts.fingerprint) if is_run else Path(settings.mine)
+    if file.is_dir():
+        raise UserError(f"--mine {file} is no run", "a run directory, or a file predictions.parquet")
     predictions = read_predictions(file)
     rows, known = _match(predictions, samples, dataset.classes, file)
+    if not is_run:
+        _check_labels(predictions, rows, [dataset.classes[code] for code in samples.targets[known]], file)
     scores = predictions.scores[rows].astype(np.float64)
     scores = scores[:, [predictions.classes.index(name) for name in dataset.classes]]
     scores[np.arange(len(known)), samples.targets[known]] = -np.inf
@@ -75,13 +85,23 @@ def sample_weights(mined: dict[str, Any] | None, samples: Samples) -> np.ndarray
     return np.array([mined["weight"] if name in hard else 1.0 for name in samples.ids])
 
 
-def _predictions_file(path: str) -> Path:
-    """The file itself, or of a run that of its training images: at the best step, else at the last one."""
-    if not (Path(path) / layout.RESOLVED).is_file():
-        if Path(path).is_dir():
-            raise UserError(f"--mine {path} is no run", "a run directory, or a file predictions.parquet")
-        return Path(path)
+def _file_of_run(settings: DataConfig, fingerprint: str) -> Path:
+    """A run's predictions of its training images: at the best step, else at the last one.
+
+    Raises:
+        UserError: there are none, or the run is of other data: files of two data sets may share their names.
+    """
+    path, place = str(settings.mine), absolute(settings.path or "")
     run = reader.open_run(path)
+    recorded = run.resolved["data"]
+    if recorded["fingerprint"] != fingerprint:
+        if recorded["path"] != place:
+            raise UserError(
+                f"--mine {path} was trained on {recorded['path']}, and --data {place} holds other images",
+                "a run on the same data",
+                f"give the predictions as a file: `warmstart evaluate {path} --data {place} --split train` writes it",
+            )
+        log.warning("mined: the data in %s have changed since %s was trained on them", place, path)
     found: dict[int, Path] = {}
     for file in sorted((run.path / layout.EVALUATIONS).glob("*@*/predictions.parquet")):
         splits, _, step = file.parent.name.partition("@")
@@ -93,7 +113,8 @@ def _predictions_file(path: str) -> Path:
             f"{layout.EVALUATIONS}/train@STEP/predictions.parquet",
             f"warmstart evaluate {path} --split train",
         )
-    return found.get(run.pointer(layout.BEST) or -1, found[max(found)])
+    best = run.pointer(layout.BEST)
+    return found[best] if best is not None and best in found else found[max(found)]
 
 
 def _match(
@@ -117,3 +138,22 @@ def _match(
         )
     rows, places = np.array(pairs).T
     return rows, places
+
+
+def _check_labels(predictions: Predictions, rows: np.ndarray, labels: list[str], file: Path) -> None:
+    """UserError where the labels that the file holds of these rows are not those that the images have now."""
+    if predictions.targets is None or predictions.targets.ndim != 1:
+        return
+    pairs = [
+        (predictions.classes[code], now)
+        for code, now in zip(predictions.targets[rows].tolist(), labels, strict=True)
+        if code >= 0
+    ]
+    num_other = sum(before != now for before, now in pairs)
+    if num_other > _MOST_RELABELLED * len(pairs):
+        raise UserError(
+            f"--mine: {file} has other labels for {num_other} of the {len(pairs)} training images that it knows by "
+            "their ids",
+            "predictions of these images, of which some may have been relabelled",
+            "warmstart evaluate RUN --split train, with a run on these data",
+        )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from glob import glob
 from pathlib import Path
 from typing import Any
@@ -18,16 +18,12 @@ from warmstart.config.schema import Config, leaves
 from warmstart.console import log
 from warmstart.engine.beginning import check_stopped
 from warmstart.engine.checkpoint import Saved, load_checkpoint, load_step
-from warmstart.engine.clock import Clock
-from warmstart.engine.distributed import SOLO
-from warmstart.engine.feed import Feed
 from warmstart.engine.foreign import Foreign, read_foreign
-from warmstart.engine.job import Bar, Job
-from warmstart.engine.open_inputs import build_model
+from warmstart.engine.job import Bar
+from warmstart.engine.older_best import decides_alike, val_outputs
 from warmstart.engine.prepare import Prepared
-from warmstart.engine.state import TrainState
 from warmstart.errors import UserError, closest, listing
-from warmstart.inference.reference import WeightsReference, resolve_weights
+from warmstart.inference.reference import resolve_weights
 from warmstart.models.zoo import disagreements
 from warmstart.run import layout, reader
 from warmstart.run.reader import Run
@@ -272,9 +268,8 @@ def find_bar(parent: Parent, prepared: Prepared) -> Bar | None:
         own = Bar.recorded(run.resolved)
         if best is None and own is not None and own.metric == job.select_by:
             return own  # the parent has not beaten its own parent
-    value = _measure(
-        job, None if best in (None, parent.step) or run is None else str(run.checkpoint(best) / layout.MODEL)
-    )
+    file = None if best in (None, parent.step) or run is None else str(run.checkpoint(best) / layout.MODEL)
+    value = float(job.task.evaluate(val_outputs(job, file), job.dataset.splits["val"].targets)[job.select_by])
     log.info("the bar: %s %.4f of %s, measured on this run's val", job.select_by, value, name)
     if not np.isfinite(value):
         raise UserError(f"val {job.select_by} of {name} is not finite", "a parent that can be measured")
@@ -284,16 +279,8 @@ def find_bar(parent: Parent, prepared: Prepared) -> Bar | None:
 def _is_measured_alike(run: Run, prepared: Prepared) -> bool:
     used = json.loads(json.dumps(asdict(prepared.job.built.preprocessing)))
     same = run.resolved["model"]["preprocessing"] == used
-    return same and _same_data(run.resolved, prepared.resolved, "val")
-
-
-def _measure(job: Job, file: str | None) -> float:
-    """The selecting metric of the weights in `file`, or of those that the job begins with, on the job's val."""
-    module = job.built.module
-    if file is not None:
-        module = build_model(job.config, job.dataset.classes, WeightsReference(file), job.device).module
-    # Without the other processes, and without features of frozen blocks, which are of other weights.
-    alone = Feed(replace(job, world=SOLO, kept=()), Clock(), TrainState())
-    samples = job.dataset.splits["val"]
-    outputs = alone.outputs(module, samples, "val")
-    return float(job.task.evaluate(outputs, samples.targets)[job.select_by])
+    return (
+        same
+        and _same_data(run.resolved, prepared.resolved, "val")
+        and ("positive" not in prepared.job.select_by or decides_alike(run, prepared.job.config))
+    )

@@ -47,6 +47,14 @@ def write_metadata(
     return {_OURS: json.dumps(entries, ensure_ascii=False)}
 
 
+def with_decision(metadata: Mapping[str, str], decision: Decision | None) -> dict[str, str]:
+    """The text entry of a file of ours, with another decision or none."""
+    entries = json.loads(metadata[_OURS])
+    entries.pop(_DECISION, None)
+    entries |= {} if decision is None else {_DECISION: json.dumps(asdict(decision), ensure_ascii=False)}
+    return {_OURS: json.dumps(entries, ensure_ascii=False)}
+
+
 def expand(metadata: Mapping[str, str]) -> dict[str, str]:
     """The entries of a file, of ours or of others, one by one."""
     ours = _json(metadata.get(_OURS, ""))
