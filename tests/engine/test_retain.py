@@ -155,7 +155,7 @@ def test_fisher_information_is_the_mean_squared_gradient(knows_a: Run, settings:
     given = {"retain": "A", "retain.ewc": 1, "retain.ewc_images": 5}
     loaded = settings("prepared", model=None, weights=f"{knows_a.path}@6", **given)
     job = prepare(loaded.config, loaded.origins, Path("nowhere")).job
-    start = Start({n: t.clone() for n, t in job.built.module.state_dict().items()}, {})
+    start = Start.of(job, job.built.module.state_dict())
     found = fisher_information(job, start)
     assert set(found) == {name for name, _ in job.built.module.named_parameters()}
     assert all(torch.equal(found[name], value) for name, value in fisher_information(job, start).items())

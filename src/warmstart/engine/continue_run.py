@@ -89,7 +89,7 @@ class Child(Beginning):
         bar = find_bar(parent, prepared)
         job = replace(prepared.job, bar=bar)
         rates = rates_at_start(parent, job) if parent.keep == ALL else None
-        job, features = usable_features(job, parent.run, prepared.resolved["features"])
+        job, features = usable_features(job, parent.run, self.state(job)[1], prepared.resolved["features"])
         lineage = {
             "run": parent.name if parent.run is None else str(parent.run.path),
             "step": parent.step,

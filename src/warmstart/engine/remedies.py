@@ -9,7 +9,7 @@ from torch import nn
 
 from warmstart.engine.job import Job
 from warmstart.engine.penalty import Penalty
-from warmstart.engine.start import Start, held_parameters, known_outputs
+from warmstart.engine.start import Start
 from warmstart.tasks.objectives import binary_divergence, divergence
 
 
@@ -18,7 +18,7 @@ def make_penalty(job: Job) -> Penalty | None:
     if start is None or not (retain.l2sp or retain.ewc):
         return None
     parameters = dict(job.built.module.named_parameters())
-    names = held_parameters(job.plan, job.built)
+    names = start.held_parameters(job)
     held = [
         (parameters[name], start.weights[name], start.fisher[name] if retain.ewc else None) for name in names
     ]
@@ -35,7 +35,7 @@ class Teacher:
     def __init__(self, job: Job, start: Start, part: Callable[[nn.Module], nn.Module]) -> None:
         self._part = part(start.model(job.built))
         self._divergence = binary_divergence if job.built.multi_label else divergence
-        columns = known_outputs(job.built)
+        columns = start.known_outputs(job.built)
         self._columns = None if len(columns) == len(job.built.classes) else columns
         self._weight, self._temperature = job.config.retain.lwf, job.config.retain.temperature
 
@@ -52,7 +52,8 @@ def make_teacher(job: Job, part: Callable[[nn.Module], nn.Module], stage: int) -
     start = job.start
     if start is None or not job.config.retain.lwf:
         return None
-    assert job.kept_in(stage).cut is None or start.has_prefix_of(job, stage), (
+    now = job.built.module.state_dict()
+    assert job.kept_in(stage).cut is None or start.has_prefix_of(job, stage, now), (
         "kept features are of other weights than the start's"
     )
     return Teacher(job, start, part)

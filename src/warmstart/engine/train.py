@@ -56,7 +56,8 @@ def finetune(loaded: Loaded, world: World = SOLO, beginning: Beginning | None = 
         write_tables(job)
         beginning.write(prepared)
         writer.write_json(run / layout.RESOLVED, record)  # last: with it the folder is a run
-        _train(replace(job, start=open_start(job, is_fresh=True)), *beginning.state(job))
+        state, begun = beginning.state(job)
+        _train(replace(job, start=open_start(job, is_fresh=True, saved=begun)), state, begun)
     return run
 
 
@@ -121,7 +122,7 @@ def resume(path: str, execution: dict[str, Any], world: World = SOLO) -> Path:
             )
         for name in (layout.METRICS, layout.EVALS):
             writer.append_row(run.path / name, {"kind": "resume", **taken_back})
-        job = replace(job, start=open_start(job, is_fresh=saved is None))
+        job = replace(job, start=open_start(job, is_fresh=saved is None, saved=begun))
         _train(job, state, begun, run.status.get("time"))
     return run.path
 
