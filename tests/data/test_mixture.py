@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from warmstart.config.mix_values import parse_mix, share_at
-from warmstart.data.joined import same_images
+from warmstart.data.joined import joined, same_images
 from warmstart.data.mixture import Mixture, Part, all_classes, balanced_sample, class_numbers, renumbered
 from warmstart.data.order import balanced_order, epoch_order
 from warmstart.data.samples import ArrayPixels, Samples
@@ -135,3 +135,6 @@ def test_images_that_two_data_sets_share_are_found() -> None:
     others = Samples(tuple("abcdefgh"), np.zeros(8, np.int64), shared)
     assert same_images(one, others).tolist() == [1, 4]
     assert same_images(one, other).tolist() == []
+    row = joined([other, one], tuple(f"{n}" for n in range(12)))
+    assert same_images(row, one).tolist() == [6, 7, 8, 9, 10, 11]
+    assert same_images(one, row).tolist() == [0, 1, 2, 3, 4, 5]

@@ -102,6 +102,8 @@ def same_images(samples: Samples, others: Samples) -> np.ndarray:
 
 def _mark(pixels: Pixels, index: int) -> bytes:
     """Equal for equal images; a checksum is compared again, pixel by pixel."""
+    if isinstance(pixels, JoinedPixels):
+        return _mark(*pixels._find(index))
     try:
         if isinstance(pixels, StoredPixels):
             checksum, shape = pixels.checksum(index)
@@ -115,6 +117,10 @@ def _mark(pixels: Pixels, index: int) -> bytes:
 
 
 def _is_same(pixels: Pixels, index: int, others: Pixels, other: int) -> bool:
+    if isinstance(others, JoinedPixels):
+        return _is_same(pixels, index, *others._find(other))
+    if isinstance(pixels, JoinedPixels):
+        return _is_same(*pixels._find(index), others, other)
     if not (pixels.decoded and others.decoded):
         return True
     try:
