@@ -24,6 +24,11 @@ def test_every_written_form_is_the_same(value: Any) -> None:
     assert parse_mix([str(share) for share in shares]) == shares
 
 
+def test_no_digit_of_a_share_is_lost() -> None:
+    shares = parse_mix("A=.1666667,B=.1666667,C=.6666666")
+    assert parse_mix([str(share) for share in shares]) == shares
+
+
 def test_a_mapping_and_odd_paths() -> None:
     assert parse_mix({"C:\\data": 0.5, "torchvision:MNIST@/x=y": ".25:2epochs"}) == (
         Share("C:\\data", 0.5),

@@ -21,7 +21,7 @@ class Share:
     until: int | None = None
 
     def __str__(self) -> str:
-        return f"{self.path}={self.amount:g}" + ("" if self.until is None else f":{self.until}epochs")
+        return f"{self.path}={self.amount!r}" + ("" if self.until is None else f":{self.until}epochs")
 
 
 def share_at(shares: tuple[Share, ...], epoch: int) -> float:
