@@ -225,8 +225,27 @@ def test_classes_of_another_data_set(other: Path, finetune: FINETUNE, tmp_path: 
         )
         == 4
     )
+    child = api.continue_run(f"{union.path}@6", epochs=3, output_dir=str(tmp_path / "child"))
+    assert Run(Path(child.run)).resolved["model"]["classes"] == ["ant", "bee", "cat", "dog"]
     mapped = finetune("mapped", mix="D=.5", mix_classes="dog=cat")
     assert mapped.status["state"] == "finished"
+
+
+@pytest.mark.parametrize("given", [{}, {"retain.replay": 0.25}])
+def test_training_on_what_is_retained_is_told(
+    given: dict[str, Any],
+    data: Path,
+    knows_a: Run,
+    finetune: FINETUNE,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    both = tmp_path / "both"
+    shutil.copytree(data, both)
+    for file in (tmp_path / "A").glob("*/*.png"):
+        shutil.copy(file, both / file.parent.name / f"copy{file.name}")
+    tuned(knows_a, finetune, data=str(both), **given)
+    assert any("are trained on here" in row.getMessage() for row in caplog.records)
 
 
 def test_images_that_data_is_measured_on_are_not_trained_on(

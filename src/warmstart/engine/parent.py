@@ -206,7 +206,8 @@ def check_same(parent: Parent, prepared: Prepared) -> None:
             )
         return
     recorded = parent.run.resolved
-    old, new = recorded["data"]["classes"], list(job.dataset.classes)
+    # With --mix-classes union the model has more than --data, whose classes alone were recorded at first.
+    old, new = recorded["model"].get("classes", recorded["data"]["classes"]), list(job.dataset.classes)
     if old != new:
         gone, added = [n for n in old if n not in new], [n for n in new if n not in old]
         raise UserError(

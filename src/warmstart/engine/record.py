@@ -49,6 +49,7 @@ def make_record(
         else {"run": str(parent.path), "step": reference.step, "lr": parent.resolved["lr"]},
         "model": {
             "name": built.name,
+            "classes": list(built.classes),
             "source": built.source,
             "licence": built.licence,
             "head": asdict(built.head_change),
