@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from warmstart.config.mix_values import parse_mix, share_at
+from warmstart.config.schema import TaskConfig
 from warmstart.data.joined import joined, same_images
 from warmstart.data.mixture import Mixture, Part, all_classes, balanced_sample, class_numbers, renumbered
 from warmstart.data.order import balanced_order, epoch_order
 from warmstart.data.samples import ArrayPixels, Samples
 from warmstart.errors import UserError
+from warmstart.tasks.task import make_task
 
 
 def samples(num: int, seed: int, size: int = 4, num_classes: int = 3) -> Samples:
@@ -138,3 +140,27 @@ def test_images_that_two_data_sets_share_are_found() -> None:
     row = joined([other, one], tuple(f"{n}" for n in range(12)))
     assert same_images(row, one).tolist() == [6, 7, 8, 9, 10, 11]
     assert same_images(one, row).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_places_by_class_are_those_that_epochs_have() -> None:
+    found = mixture("P=.5", sizes=(10,))
+    classes = ("a", "b", "c")
+    order = np.concatenate([found.order(False, 0, epoch) for epoch in range(30)]) % len(found.samples)
+    shown = np.bincount(found.samples.targets[order], minlength=3) / 30
+    assert [*found.places_by_class(classes, 30).values()] == pytest.approx(shown.tolist(), abs=0.5)
+    with pytest.raises(UserError, match="name the weights"):
+        mixture("P=.5:2epochs").places_by_class(classes, 3)
+    assert mixture("P=.5:2epochs").places_by_class(classes, 2)
+
+
+def test_balanced_weights_of_labels_know_what_is_mixed_in() -> None:
+    def labels(num: int, num_first: int, seed: int) -> Samples:
+        first = np.arange(num) < num_first
+        return samples(num, seed).with_targets(np.column_stack((first, ~first)).astype(np.uint8))
+
+    own, other = labels(100, 30, 0), labels(200, 180, 1)
+    part = Part("P", other, True, partial(share_at, parse_mix("P=.5")))
+    counts = Mixture.of(own, True, [part]).places_by_class(("x", "y"), 2)
+    assert counts == {"x": 15 + 45, "y": 35 + 5}
+    task = make_task(TaskConfig(class_weights="balanced"), ("x", "y"), own.targets, counts)
+    assert task.class_weights == pytest.approx((40 / 60, 60 / 40))

@@ -207,7 +207,9 @@ def test_a_head_that_is_new_has_nothing_to_hold_on_to(other: Path, finetune: FIN
     assert head and max(head) > 0, "the head is free"
 
 
-def test_classes_of_another_data_set(other: Path, finetune: FINETUNE, tmp_path: Path) -> None:
+def test_classes_of_another_data_set(
+    other: Path, finetune: FINETUNE, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     pictures(tmp_path / "D", {"ant": 90, "dog": 200}, 16)
     with pytest.raises(UserError, match="--mix D has other classes than the training: ant, dog"):
         finetune("refused", mix="D=.5")
@@ -229,6 +231,10 @@ def test_classes_of_another_data_set(other: Path, finetune: FINETUNE, tmp_path: 
     assert Run(Path(child.run)).resolved["model"]["classes"] == ["ant", "bee", "cat", "dog"]
     mapped = finetune("mapped", mix="D=.5", mix_classes="dog=cat")
     assert mapped.status["state"] == "finished"
+    with pytest.raises(UserError, match="no class of the other data sets is called 'dig'"):
+        finetune("misspelt", mix="D=.5", mix_classes="dog=cat,dig=cat")
+    finetune("nothing", mix="A=.5", mix_classes="union")
+    assert "--mix-classes union has no effect" in caplog.text
 
 
 @pytest.mark.parametrize("given", [{}, {"retain.replay": 0.25}])

@@ -35,7 +35,36 @@ def total_share(config: Config, epoch: int) -> float:
 
 
 def mix_problems(config: Config) -> list[UserError]:
-    return _without_reader(config) + _too_much(config) + _same_data(config) + _beside_mine(config)
+    return (
+        _without_reader(config)
+        + _without_effect(config)
+        + _too_much(config)
+        + _same_data(config)
+        + _beside_mine(config)
+    )
+
+
+def _without_effect(config: Config) -> list[UserError]:
+    """Shares that no epoch of the run has."""
+    mix, epochs = config.data.mix, config.train.epochs
+    found = [
+        UserError(
+            f"--mix {','.join(map(str, shares))}: the run has only {epochs} epochs", "limits within --epochs"
+        )
+        for shares in by_path(mix).values()
+        # A last limit may be the end of the run; where another share follows, that would never come.
+        if any((share.until or 0) + (share is not shares[-1]) > epochs for share in shares)
+    ]
+    found += [
+        UserError(
+            f"--mix {','.join(map(str, shares))} gives {path} no place in any epoch",
+            "a share above 0",
+            "leave it out; --retain measures a data set without training on it",
+        )
+        for path, shares in by_path(mix).items()
+        if not any(share.amount for share in shares)
+    ]
+    return found
 
 
 def _beside_mine(config: Config) -> list[UserError]:

@@ -15,6 +15,7 @@ import numpy as np
 from warmstart.config.mix_values import UNION, MixClassesValue
 from warmstart.config.schema import Config
 from warmstart.data import counters
+from warmstart.data.facts import count
 from warmstart.data.joined import joined
 from warmstart.data.order import balanced_order, epoch_order, epoch_windows, weighted_order
 from warmstart.data.samples import Samples
@@ -62,6 +63,32 @@ class Mixture:
         missing = self.num_own - int(numbers.sum())
         numbers[np.argsort(-(wanted - numbers), kind="stable")[:missing]] += 1
         return [int(number) for number in numbers]
+
+    def places_by_class(self, classes: tuple[str, ...], epochs: int) -> dict[str, float]:
+        """Places of an epoch by class, or label: the images of each data set, weighed by the places that it gets.
+
+        Raises:
+            UserError: the shares change over the `epochs`, and the places with them.
+        """
+        numbers = self.numbers(0)
+        if any(self.numbers(epoch) != numbers for epoch in range(epochs)):
+            raise UserError(
+                "--class-weights balanced: the shares of --mix change over the run, and the classes with them",
+                "shares that stay",
+                "name the weights (cat=2,dog=1)",
+            )
+        rows = [self.samples.subset(np.arange(self.num_own)), *(part.samples for part in self.parts)]
+        found = [count({"train": row}, classes)["train"] for row in rows]
+        return {
+            name: round(
+                sum(
+                    num / len(row) * by_class[name]
+                    for num, row, by_class in zip(numbers, rows, found, strict=True)
+                ),
+                6,  # digits: a label of every image must have exactly as many places as there are
+            )
+            for name in classes
+        }
 
     def order(self, is_balanced: bool, seed: int, epoch: int) -> np.ndarray:
         """The P places of an epoch, int64: `index + repeat * N`.

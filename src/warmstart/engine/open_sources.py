@@ -19,7 +19,7 @@ from warmstart.data.joined import same_images
 from warmstart.data.mixture import Mixture, Part, balanced_sample, class_numbers, renumbered
 from warmstart.data.samples import Samples
 from warmstart.data.sources import open_source
-from warmstart.errors import UserError, listing
+from warmstart.errors import UserError, closest, listing
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,6 +88,7 @@ def add_sources(
     if not paths:
         return own, (), None
     opened = tuple(open_other(number, path) for number, path in enumerate(paths))
+    _check_mapping(config, own, opened)
     own = _with_classes(own, classes)
     in_ours = {
         source.path: _in_classes(source, own, classes, _flag(config, source.path), config)
@@ -110,6 +111,23 @@ def add_sources(
         own = replace(own, mixture=Mixture.of(own.splits["train"], own.native, parts))
     known = config.retain.path
     return own, opened, None if known is None else _retained(known, in_ours[known], own)
+
+
+def _check_mapping(config: Config, own: Dataset, opened: tuple[OtherSource, ...]) -> None:
+    """UserError where --mix-classes names a class that no data set has; a union that adds nothing is told."""
+    mapping = config.data.mix_classes
+    names = {name for source in opened for name in source.dataset.classes}
+    if mapping == UNION:
+        if all(set(source.dataset.classes) == set(own.classes) for source in opened):
+            log.warning("--mix-classes union has no effect: the other data sets have the classes of --data")
+        return
+    missing = [theirs for theirs, _ in mapping if theirs not in names]
+    if missing:
+        raise UserError(
+            f"--mix-classes: no class of the other data sets is called {listing(map(repr, missing))}",
+            f"their classes: {listing(sorted(names), 20)}",
+            closest(missing[0], sorted(names)) or "leave it out",
+        )
 
 
 def _flag(config: Config, path: str) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -17,7 +17,6 @@ from warmstart.console import log
 from warmstart.data.augment import Augment
 from warmstart.data.batches import View
 from warmstart.data.dataset import Dataset
-from warmstart.data.facts import count
 from warmstart.data.mixing import Mixing
 from warmstart.data.mixture import training_windows
 from warmstart.data.workers import WorkersChoice, candidates, resolve_workers
@@ -154,18 +153,29 @@ def _task(config: Config, dataset: Dataset, built: BuiltModel) -> Task:
             if has_masks
             else "name folders of images and masks, or another --model",
         )
-    facts = dataset.facts
-    counts = facts.counts["train"] if facts.pixels is None else facts.pixels
-    if dataset.mixture is not None and facts.pixels is None:
-        counts = count({"train": dataset.training}, dataset.classes)["train"]
     return make_task(
         config.task,
         dataset.classes,
         dataset.splits["train"].targets,
-        counts,
+        _counts(config, dataset),
         ignore=dataset.ignore,
         margin=built.margin,
     )
+
+
+def _counts(config: Config, dataset: Dataset) -> Mapping[str, float]:
+    """Training images by class, or pixels: of an epoch, where balanced weights must know what is mixed in."""
+    facts = dataset.facts
+    counts = facts.counts["train"] if facts.pixels is None else facts.pixels
+    if dataset.mixture is None or (config.task.class_weights or "").strip().lower() != "balanced":
+        return counts
+    if facts.pixels is not None:
+        raise UserError(
+            "--class-weights balanced: the pixels of what is mixed in are not counted",
+            "masks of --data alone",
+            "name the weights (cat=2,dog=1)",
+        )
+    return dataset.mixture.places_by_class(dataset.classes, config.train.epochs)
 
 
 def _decide(

@@ -11,9 +11,10 @@ _EXPECTED_WEIGHTS = "balanced, or NAME=WEIGHT,... with weights that are numbers 
 
 
 def resolve_class_weights(
-    setting: str | None, classes: Sequence[str], counts: Mapping[str, int], num_images: int | None = None
+    setting: str | None, classes: Sequence[str], counts: Mapping[str, float], num_images: int | None = None
 ) -> tuple[float, ...] | None:
-    """Weights in the order of `classes` from `task.class_weights`; `counts` are training images by class.
+    """Weights in the order of `classes` from `task.class_weights`; `counts` are training images by class,
+    or the places that they have in an epoch.
 
     `balanced` gives N / (K * count), which makes every class weigh the same in sum (King & Zeng 2001).
     Labels, of which each of `num_images` images has any number, are weighed where an image has them:
@@ -38,7 +39,7 @@ def resolve_class_weights(
     return resolved
 
 
-def _balanced(classes: Sequence[str], counts: Mapping[str, int]) -> tuple[float, ...]:
+def _balanced(classes: Sequence[str], counts: Mapping[str, float]) -> tuple[float, ...]:
     empty = [name for name in classes if not counts.get(name)]
     if empty:
         raise UserError(
@@ -50,7 +51,7 @@ def _balanced(classes: Sequence[str], counts: Mapping[str, int]) -> tuple[float,
     return tuple(total / (len(classes) * counts[name]) for name in classes)
 
 
-def _positive(classes: Sequence[str], counts: Mapping[str, int], num_images: int) -> tuple[float, ...]:
+def _positive(classes: Sequence[str], counts: Mapping[str, float], num_images: int) -> tuple[float, ...]:
     one_sided = [name for name in classes if not 0 < counts.get(name, 0) < num_images]
     if one_sided:
         raise UserError(

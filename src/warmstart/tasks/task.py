@@ -82,14 +82,15 @@ def make_task(
     settings: TaskConfig,
     classes: tuple[str, ...],
     targets: NDArray[Any],
-    counts: Mapping[str, int],
+    counts: Mapping[str, float],
     ignore: int | None = None,
     margin: Margin | None = None,
 ) -> Task:
     """The task of the training data: segmentation where masks have an `ignore` id, else by the targets:
     classification for (N,), multi-label for (N, K).
 
-    `counts` are training images by class; for masks, training pixels by class. `margin` is that of the model's head.
+    `counts` are training images, or places of an epoch, by class; for masks, training pixels by class.
+    `margin` is that of the model's head.
     Raises UserError for class weights that do not fit, and for settings that this task does not read.
     """
     kind = "masks" if ignore is not None else "multi-label" if targets.ndim == 2 else ""
