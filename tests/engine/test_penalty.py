@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -11,6 +13,7 @@ from warmstart.data.batches import Batch
 from warmstart.engine.penalty import Penalty
 from warmstart.engine.step import Arithmetic, train_window
 from warmstart.tasks.classification import Classification
+from warmstart.tasks.objectives import weight_of
 
 PLAIN = Classification(("ant", "bee"))
 
@@ -59,18 +62,23 @@ def test_a_parameter_without_gradient_is_left_alone() -> None:
 
 @pytest.mark.parametrize("cut", [[12], [5, 7], [1, 2, 3, 6]])
 @pytest.mark.parametrize("clip", [None, 0.05])
-def test_a_step_adds_it_once(cut: list[int], clip: float | None) -> None:
-    """One step of gradient descent on mean loss + penalty + LwF, against autograd over the whole window."""
+@pytest.mark.parametrize("weights", [None, (4.0, 0.5)])
+def test_a_step_adds_it_once(cut: list[int], clip: float | None, weights: tuple[float, float] | None) -> None:
+    """One step of gradient descent on mean loss + penalty + LwF, against autograd over the whole window.
+
+    Class weights are those of the loss: LwF is the mean over items with them as well.
+    """
     rng = np.random.default_rng(0)
     inputs, targets = rng.normal(size=(12, 5)), rng.integers(0, 2, 12)
-    module, teacher = model(), model()
+    module, teacher, task = model(), model(), replace(PLAIN, class_weights=weights)
     rows = held(module)
 
     def taught(given: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
         return 0.7 * ((outputs - teacher(given).detach() - 1) ** 2).sum()
 
     outputs = module(torch.from_numpy(inputs))
-    loss = nn.functional.cross_entropy(outputs, torch.from_numpy(targets))
+    by_class = None if weights is None else torch.tensor(weights, dtype=torch.float64)
+    loss = nn.functional.cross_entropy(outputs, torch.from_numpy(targets), by_class)
     loss = loss + taught(torch.from_numpy(inputs), outputs) / 12 + formula(rows, 0.4, 1.5)
     gradients = torch.autograd.grad(loss, list(module.parameters()))
     norm = float(nn.utils.get_total_norm(gradients))
@@ -82,8 +90,12 @@ def test_a_step_adds_it_once(cut: list[int], clip: float | None) -> None:
         for images, labels in zip(np.split(inputs, ends), np.split(targets, ends), strict=True)
     ]
     arithmetic = Arithmetic(clip=clip, penalty=Penalty(rows, 0.4, 1.5), teacher=taught)
+    if by_class is not None:
+        arithmetic = replace(
+            arithmetic, weigh=lambda t: (weight_of(t, by_class), weight_of(t, torch.ones_like(by_class)))
+        )
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1)
-    result = train_window(module, batches, torch.from_numpy, PLAIN.objective, optimizer, arithmetic)
+    result = train_window(module, batches, torch.from_numpy, task.objective, optimizer, arithmetic)
     for parameter, value in zip(module.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.detach(), value, rtol=1e-6, atol=1e-8)
     assert float(result.grad_norm) == pytest.approx(norm, rel=1e-6)

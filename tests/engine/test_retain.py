@@ -254,6 +254,19 @@ def test_training_on_what_is_retained_is_told(
     assert any("are trained on here" in row.getMessage() for row in caplog.records)
 
 
+def test_the_scale_of_class_weights_is_none_of_lwf(knows_a: Run, finetune: FINETUNE) -> None:
+    given = {"optimizer": "sgd", "lr": 0.001, "dropout": 0, "retain.lwf": 1.0}
+    found = [
+        [(row["loss"], row["lwf"]) for row in run.metrics.rows if row["kind"] == "train"]
+        for run in (
+            tuned(knows_a, finetune, "plain", **given),
+            tuned(knows_a, finetune, "hundred", class_weights="ant=100,bee=100,cat=100", **given),
+        )
+    ]
+    for plain, hundred in zip(*found, strict=True):
+        assert hundred == pytest.approx(plain, rel=1e-3)
+
+
 def test_images_that_data_is_measured_on_are_not_trained_on(
     data: Path, other: Path, finetune: FINETUNE, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -9,6 +9,7 @@ from dataclasses import replace
 from itertools import islice
 from typing import NamedTuple
 
+import torch
 from torch import nn
 from torch.amp import GradScaler
 from torch.optim.swa_utils import AveragedModel
@@ -38,6 +39,7 @@ from warmstart.engine.stages import advance_stage, announce_stage
 from warmstart.engine.state import TrainState
 from warmstart.engine.step import Arithmetic, WindowResult, pass_over, train_window
 from warmstart.inference.inputs import Inputs
+from warmstart.tasks.objectives import on_device, weight_of
 
 
 def run_loop(
@@ -132,7 +134,22 @@ def _arithmetic(job: Job, scaler: GradScaler | None) -> Arithmetic:
         may_weigh_nothing=min(job.task.class_weights or (1.0,)) == 0 or job.task.statistics is not None,
         world=job.world,
         penalty=make_penalty(job),
+        weigh=_weigher(job),
     )
+
+
+def _weigher(job: Job) -> Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None:
+    """Gives the weight and the number of targets; None where both are the same, as labels' are whatever they weigh."""
+    weights = job.task.class_weights
+    if weights is None or job.built.multi_label or not job.config.task.ce_weight:
+        return None
+    by_class = on_device(weights, job.device, torch.float32)
+    ignore = -100 if job.dataset.ignore is None else job.dataset.ignore
+
+    def weigh(targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return weight_of(targets, by_class, ignore), weight_of(targets, torch.ones_like(by_class), ignore)
+
+    return weigh
 
 
 def _step(

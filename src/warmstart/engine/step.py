@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -25,7 +25,8 @@ class Arithmetic:
     `may_weigh_nothing`: a window can hold nothing but classes of weight 0, so its weight must be looked at.
     `statistics` are the buffers that move with the batches; the processes keep their mean.
     `penalty` is of the weights alone: its gradient is added once per step. `teacher` gives a second loss of each
-    batch, of what the model takes and gives; its sum is divided by the same weight.
+    batch, of what the model takes and gives; its sum is divided by the same weight, or where targets `weigh`
+    (their weight, their number) something else than their number, by that: a teacher knows no class weights.
     """
 
     precision: torch.dtype | None = None
@@ -36,6 +37,7 @@ class Arithmetic:
     statistics: tuple[torch.Tensor, ...] = ()
     penalty: Penalty | None = None
     teacher: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    weigh: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
 
     @property
     def fewest(self) -> int:
@@ -65,7 +67,7 @@ class WindowResult(NamedTuple):
     loss_sum: torch.Tensor
     weight: torch.Tensor
     grad_norm: torch.Tensor
-    taught_sum: torch.Tensor  # of the teacher's loss; 0 without one
+    taught_sum: torch.Tensor  # of the teacher's loss, to be divided by `weight` as well; 0 without one
 
 
 def train_window(
@@ -87,9 +89,13 @@ def train_window(
     Raises:
         UserError: out of memory with one image (two where norms learn); until then batches are halved.
     """
+    factor = None
+    if arithmetic.teacher is not None and arithmetic.weigh is not None:
+        batches = list(batches)  # `within_memory` keeps them anyway
+        factor = _weight_per_item(batches, next(module.parameters()).device, arithmetic)
 
     def compute(pieces: Iterable[Batch]) -> Sums:
-        return _accumulate(module, pieces, inputs, objective, optimizer, arithmetic)
+        return _accumulate(module, pieces, inputs, objective, optimizer, arithmetic, factor)
 
     sums = within_memory(compute, batches, at_once or AtOnce(), arithmetic.fewest)
     return _take_step(optimizer, sums, arithmetic)
@@ -103,6 +109,18 @@ def pass_over(batches: Iterable[Batch], device: torch.device) -> WindowResult:
     return WindowResult(nothing, nothing, nothing, nothing)
 
 
+def _weight_per_item(batches: Sequence[Batch], device: torch.device, arithmetic: Arithmetic) -> torch.Tensor:
+    """The mean weight of the items of a window in all processes: what divides the sums divides it out again."""
+    assert arithmetic.weigh is not None, "asked for only where items have weights"
+    sums = torch.zeros(2, device=device)
+    for batch in batches:
+        if len(batch) >= arithmetic.fewest:
+            targets = torch.from_numpy(batch.targets).to(device, non_blocking=True)
+            sums += torch.stack(arithmetic.weigh(targets))
+    arithmetic.world.add_up([sums])
+    return sums[0] / sums[1].clamp_min(1)
+
+
 def _accumulate(
     module: nn.Module,
     batches: Iterable[Batch],
@@ -110,8 +128,12 @@ def _accumulate(
     objective: Objective,
     optimizer: torch.optim.Optimizer,
     arithmetic: Arithmetic,
+    factor: torch.Tensor | None = None,
 ) -> Sums:
-    """Fresh gradients of sum(loss) over the batches, with the sums of losses and weights."""
+    """Fresh gradients of sum(loss) over the batches, with the sums of losses and weights.
+
+    `factor` is that of the teacher's loss.
+    """
     precision, scaler = arithmetic.precision, arithmetic.scaler
     device = next(module.parameters()).device
     optimizer.zero_grad(set_to_none=True)
@@ -132,6 +154,8 @@ def _accumulate(
             given = inputs(batch.images)
             outputs = module(given)
             taught = None if arithmetic.teacher is None else arithmetic.teacher(given, outputs)
+            if taught is not None and factor is not None:
+                taught = taught * factor
         batch_loss, batch_weight = objective(outputs, targets)
         total = batch_loss if taught is None else batch_loss + taught
         (total if scaler is None else scaler.scale(total)).backward()

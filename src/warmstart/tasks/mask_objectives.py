@@ -13,6 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from warmstart.tasks.objectives import weight_of
+
 _EPSILON = 1e-7  # of a pixel: a class that is neither there nor predicted costs nothing
 
 
@@ -74,7 +76,7 @@ def mask_objective(
     if weights is None:
         weight = valid.sum().to(log_p.dtype)
     else:
-        weight = torch.where(valid, weights[labels.masked_fill(~valid, 0)], 0).sum()
+        weight = weight_of(labels, weights, ignore)
     loss_sum = torch.zeros((), dtype=log_p.dtype, device=log_p.device)
     if loss.ce_weight:
         pixels = cross_entropies(log_p, labels, ignore, weights, label_smoothing)

@@ -37,8 +37,17 @@ def cross_entropy(
     if weights is None:
         weight = torch.full((), len(targets), dtype=exact.dtype, device=exact.device)
     else:
-        weight = (targets @ weights if targets.ndim == 2 else weights[targets]).sum()
+        weight = weight_of(targets, weights)
     return loss_sum, weight
+
+
+def weight_of(targets: Tensor, class_weights: Tensor, ignore: int = -100) -> Tensor:
+    """The sum of the weights (K,) of indices (N,) or masks (N, h, w), or of shares (N, K); `ignore` weighs nothing."""
+    if targets.ndim == 2:
+        return (targets.to(class_weights.dtype) @ class_weights).sum()
+    labels = targets.long()
+    valid = labels != ignore
+    return torch.where(valid, class_weights[labels.masked_fill(~valid, 0)], 0).sum()
 
 
 def binary_cross_entropy(
