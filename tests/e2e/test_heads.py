@@ -381,7 +381,7 @@ def test_the_distance_between_classes_is_in_every_row_and_grows(start: Start) ->
     assert json.dumps(val)
 
 
-def test_a_blend_of_weights_has_no_threshold_of_theirs(start: Start, tmp_path: Path) -> None:
+def test_a_blend_of_weights_has_a_threshold_of_its_own(start: Start, tmp_path: Path) -> None:
     one = start("one", epochs=1, margin_method="cosface", threshold="f1", select_by="loss")
     two = start(
         "two",
@@ -394,6 +394,7 @@ def test_a_blend_of_weights_has_no_threshold_of_theirs(start: Start, tmp_path: P
     )
     mixed = ws.blend([str(one.path), str(two.path)], alphas="0.5", output_dir=str(tmp_path / "mixed"))
     found = ws.evaluate(mixed.run, split="val")
-    assert "threshold" not in found.metrics
     assert found.task.decision is not None and found.task.decision.positive == "closed"
+    assert found.metrics["threshold"] == found.task.decision.threshold
+    assert found.task.decision == mixed.blended.decision, "by its run's rule, on val"
     assert "threshold" in ws.evaluate(f"{two.path}@{two.pointer(layout.LAST)}", split="val").metrics
