@@ -3,7 +3,7 @@
 A is CIFAR-10's cats and dogs (9,000 to train, 1,000 val, the 2,000 of its test), B the photographs of `--data-b`
 (class folders cat and dog with train, val and test), both at 64 px. A's model is tuned from `--weights`, two epochs.
 Every method then has the same number of steps on the same rate; `scratch` is the same network without weights. The
-F1 is the mean over both classes; weights of the last step on all sides, but for `blend`, which is chosen on val.
+F1 is of the class dog; weights of the last step on all sides, but for `blend`, which is chosen on val.
 
 Interrupted, it goes on where it was when it is started again with the same --out. Writes TABLE.md and LOG.jsonl to it.
 
@@ -134,8 +134,8 @@ def record(name: str, seed: int, run: Run) -> dict[str, object]:
     return {
         "method": name,
         "seed": seed,
-        "F1 on B": on_b["f1"],
-        "F1 on A": on_a["f1"],
+        "F1 on B": on_b["f1_positive"],
+        "F1 on A": on_a["f1_positive"],
         "loss at step 0": first["loss"],
         "start": {split: at_start(run, split) for split in ("test", "retain")},
         "steps": last,
@@ -144,7 +144,7 @@ def record(name: str, seed: int, run: Run) -> dict[str, object]:
 
 
 def at_start(run: Run, split: str) -> float:
-    return next(row["f1"] for row in run.evals.rows if row["split"] == split and row["step"] == 0)
+    return next(row["f1_positive"] for row in run.evals.rows if row["split"] == split and row["step"] == 0)
 
 
 def blended(out: Path, seed: int, start: Run, data_a: Path) -> dict[str, object]:
@@ -158,7 +158,7 @@ def blended(out: Path, seed: int, start: Run, data_a: Path) -> dict[str, object]
     seconds = time.perf_counter() - begun
     on_a = ws.evaluate(str(target), data=str(data_a), split="test").metrics
     on_b = ws.evaluate(str(target), split="test").metrics
-    both = {"F1 on B": on_b["f1"], "F1 on A": on_a["f1"]}
+    both = {"F1 on B": on_b["f1_positive"], "F1 on A": on_a["f1_positive"]}
     return {"method": "blend", "seed": seed, **both, "steps": 0, "seconds": seconds}
 
 
