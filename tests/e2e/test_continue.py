@@ -171,26 +171,13 @@ def test_stages_are_kept_with_all_and_begin_anew_without(finetune: Finetune, go_
 
 
 def test_a_child_resumes_to_the_bit(
-    finetune: Finetune, go_on: Finetune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    finetune: Finetune, go_on: Finetune, interrupt_at: Callable[..., None], tmp_path: Path
 ) -> None:
-    import os
-    import signal
-
-    from warmstart.engine.state import TrainState
-
     parent = finetune("parent")
     whole = go_on(parent, "whole", epochs=4)
-    count = TrainState.advance
-
-    def advance(state: TrainState, steps_per_epoch: int) -> None:
-        count(state, steps_per_epoch)
-        if state.step == 8:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainState, "advance", advance)
-        with pytest.raises(UserError, match="interrupted at step 8 of 12"):
-            go_on(parent, "cut", epochs=4)
+    interrupt_at(8)
+    with pytest.raises(UserError, match="interrupted at step 8 of 12"):
+        go_on(parent, "cut", epochs=4)
     api.resume(str(tmp_path / "cut"))
     cut = Run(tmp_path / "cut")
     assert equal(weights(cut), weights(whole))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -20,7 +19,6 @@ from sklearn.metrics import f1_score
 import warmstart as ws
 from warmstart.config import io
 from warmstart.engine import train
-from warmstart.engine.state import TrainState
 from warmstart.errors import UserError
 from warmstart.inference.predictions import read_predictions, write_predictions
 from warmstart.run import layout, writer
@@ -123,23 +121,15 @@ def test_a_fresh_process_gives_the_logits_of_the_head_that_was_trained(
 
 
 def test_a_growing_margin_survives_an_interruption_to_the_bit(
-    start: Start, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    start: Start, interrupt_at: Callable[..., None], tmp_path: Path
 ) -> None:
     settings = {"margin_method": "arcface", "margin_ramp": "5steps", "mixup": 0.4, "threshold": "f1"}
     whole = start("whole", **settings)
     fixed = start("fixed", **{**settings, "margin_ramp": None})
     assert weights_of(whole) != weights_of(fixed), "a ramp is not dead"
-    count = TrainState.advance
-
-    def advance(state: TrainState, steps_per_epoch: int) -> None:
-        count(state, steps_per_epoch)
-        if state.step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainState, "advance", advance)
-        with pytest.raises(UserError, match="interrupted at step 3"):
-            start("cut", **settings)
+    interrupt_at(3)
+    with pytest.raises(UserError, match="interrupted at step 3"):
+        start("cut", **settings)
     again = Run(train.resume(str(tmp_path / "cut"), {}))
     assert weights_of(again) == weights_of(whole)
     for rows in ("metrics", "evals"):
@@ -284,7 +274,7 @@ def test_a_parents_best_that_is_taken_along_answers_by_the_childs_threshold(
 
 
 def test_mined_images_come_more_often_and_a_resume_needs_no_file(
-    start: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    start: Start, tmp_path: Path, interrupt_at: Callable[..., None]
 ) -> None:
     first = start("first", epochs=1)
     with pytest.raises(UserError, match="has no predictions of its training images"):
@@ -302,17 +292,9 @@ def test_mined_images_come_more_often_and_a_resume_needs_no_file(
     assert set(record["ids"]) == wrong and 0 < len(wrong) < record["num_known"] == len(found.ids)
     plain = start("plain")
     assert weights_of(plain) != weights_of(mined)
-    count = TrainState.advance
-
-    def advance(state: TrainState, steps_per_epoch: int) -> None:
-        count(state, steps_per_epoch)
-        if state.step == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainState, "advance", advance)
-        with pytest.raises(UserError, match="interrupted at step 2"):
-            start("cut", mine=str(first.path), mine_prob=0.5, mine_weight=3.0)
+    interrupt_at(2)
+    with pytest.raises(UserError, match="interrupted at step 2"):
+        start("cut", mine=str(first.path), mine_prob=0.5, mine_weight=3.0)
     Path(record["path"]).unlink()
     assert weights_of(Run(train.resume(str(tmp_path / "cut"), {}))) == weights_of(mined)
 

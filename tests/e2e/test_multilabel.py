@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import shutil
-import signal
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +16,6 @@ from sklearn.datasets import load_digits
 from sklearn.metrics import average_precision_score, f1_score
 
 import warmstart as ws
-from warmstart.engine.state import TrainState
 from warmstart.errors import UserError
 from warmstart.inference.predictions import read_predictions
 from warmstart.run import layout, reader
@@ -192,21 +190,13 @@ def test_columns_of_0_and_1_are_the_same_data(digits: Path, tmp_path: Path) -> N
 
 
 def test_an_interrupted_run_ends_as_one_that_was_not(
-    digits: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    digits: Path, tmp_path: Path, interrupt_at: Callable[..., None]
 ) -> None:
     settings = {"epochs": 1, "max_steps": 6, "eval_every": "2steps", "class_weights": "balanced", "ema": 0.5}
     straight = finetune(digits, tmp_path / "straight", **settings)
-    advance = TrainState.advance
-
-    def stop_at_3(state: TrainState, steps_per_epoch: int) -> None:
-        advance(state, steps_per_epoch)
-        if state.step == 3:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainState, "advance", stop_at_3)
-        with pytest.raises(UserError, match="interrupted at step 3 of 6"):
-            finetune(digits, tmp_path / "cut", **settings)
+    interrupt_at(3)
+    with pytest.raises(UserError, match="interrupted at step 3 of 6"):
+        finetune(digits, tmp_path / "cut", **settings)
     resumed = ws.resume(str(tmp_path / "cut"))
     assert resumed.metrics == straight.metrics and resumed.gains[1].to_json() == straight.gains[1].to_json()
 

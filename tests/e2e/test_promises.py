@@ -57,34 +57,24 @@ def run_through(values: dict[str, Any]) -> Run:
 def run_interrupted(
     values: dict[str, Any],
     at_steps: tuple[int, ...],
-    monkeypatch: pytest.MonkeyPatch,
+    interrupt_at: Callable[..., None],
     workers: int | None = None,
 ) -> Run:
     """Start, get a real SIGINT at each of the steps, and resume after each."""
-    left = list(at_steps)
-    count = TrainState.advance
-
-    def advance(state: TrainState, steps_per_epoch: int) -> None:
-        count(state, steps_per_epoch)
-        if left and state.step == left[0]:
-            left.pop(0)
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(TrainState, "advance", advance)
-        folder = Path(values["output_dir"])
-        for number, step in enumerate(at_steps):
-            with pytest.raises(UserError) as error:
-                if number == 0:
-                    train.finetune(io.load(values))
-                else:
-                    train.resume(str(folder), {"workers": workers})
-            assert str(error.value) == (
-                f"interrupted at step {step} of {Run(folder).resolved['pace']['total_steps']}; "
-                f"everything up to it is saved\nFix: warmstart resume {folder}"
-            )
-            assert Run(folder).status["state"] == "interrupted" and Run(folder).status["step"] == step
-        return Run(train.resume(str(folder), {"workers": workers}))
+    interrupt_at(*at_steps)
+    folder = Path(values["output_dir"])
+    for number, step in enumerate(at_steps):
+        with pytest.raises(UserError) as error:
+            if number == 0:
+                train.finetune(io.load(values))
+            else:
+                train.resume(str(folder), {"workers": workers})
+        assert str(error.value) == (
+            f"interrupted at step {step} of {Run(folder).resolved['pace']['total_steps']}; "
+            f"everything up to it is saved\nFix: warmstart resume {folder}"
+        )
+        assert Run(folder).status["state"] == "interrupted" and Run(folder).status["step"] == step
+    return Run(train.resume(str(folder), {"workers": workers}))
 
 
 def without_times(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -149,17 +139,17 @@ WHEN = {3: (3,), 5: (5,), 24: (2, 4)}
 
 @pytest.mark.parametrize("case", CASES)
 def test_a_resumed_run_is_the_run_that_was_started(
-    case: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    case: str, settings: Settings, interrupt_at: Callable[..., None]
 ) -> None:
     """Interrupted at the end of an epoch (a stage boundary), within one, and twice."""
     straight = run_through(settings("straight", **CASES[case]))
     for number, at_steps in WHEN.items():
         values = settings(f"resumed-{number}", **CASES[case])
-        assert_same_run(run_interrupted(values, at_steps, monkeypatch), straight)
+        assert_same_run(run_interrupted(values, at_steps, interrupt_at), straight)
 
 
 def test_a_resumed_channels_last_model_with_dropout_is_bit_identical(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, interrupt_at: Callable[..., None]
 ) -> None:
     """Fused AdamW on channels_last weights, whose saved moments are not: the trap of DESIGN section 6."""
     given = {
@@ -171,26 +161,26 @@ def test_a_resumed_channels_last_model_with_dropout_is_bit_identical(
         "ema": 0.5,
     }
     straight = run_through(settings("straight", **given))
-    resumed = run_interrupted(settings("resumed", **given), (2, 4), monkeypatch)
+    resumed = run_interrupted(settings("resumed", **given), (2, 4), interrupt_at)
     assert_same_run(resumed, straight)
 
 
 def test_an_early_stop_comes_at_the_same_step_after_a_resume(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, interrupt_at: Callable[..., None]
 ) -> None:
     given = {"lr": 1e-12, "freeze_bn": True, "epochs": 9, "patience": 2}
     straight = run_through(settings("straight", **given))
     assert straight.status["step"] == 9 and straight.status["stop_reason"] == "no new best in 2 validations"
     for step in (6, 7):
-        assert_same_run(run_interrupted(settings(f"at-{step}", **given), (step,), monkeypatch), straight)
+        assert_same_run(run_interrupted(settings(f"at-{step}", **given), (step,), interrupt_at), straight)
 
 
 def test_order_and_pixels_do_not_depend_on_workers(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, interrupt_at: Callable[..., None]
 ) -> None:
     in_loop = run_through(settings("in-loop"))
     in_threads = run_through(settings("in-threads", workers=2))
-    changed = run_interrupted(settings("changed"), (4,), monkeypatch, workers=2)
+    changed = run_interrupted(settings("changed"), (4,), interrupt_at, workers=2)
     assert_same_run(in_threads, in_loop)
     assert_same_run(changed, in_loop)
 
@@ -223,7 +213,7 @@ def test_a_run_depends_on_its_seed(settings: Settings) -> None:
 
 
 def test_resume_needs_neither_the_first_weights_nor_their_file(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, interrupt_at: Callable[..., None]
 ) -> None:
     source = run_through(settings("source", epochs=1, save_as=str(tmp_path / "start.pt")))
     assert source.status["state"] == "finished"
@@ -237,7 +227,7 @@ def test_resume_needs_neither_the_first_weights_nor_their_file(
         return real(*args)
 
     monkeypatch.setattr(train, "resume", resume_without_file)
-    resumed = run_interrupted(settings("resumed", **given), (4,), monkeypatch)
+    resumed = run_interrupted(settings("resumed", **given), (4,), interrupt_at)
     assert start and not (tmp_path / "start.pt").exists()
     assert_same_run(resumed, straight)
 
@@ -362,7 +352,11 @@ def test_a_run_killed_after_its_last_file_of_weights_is_resumed(
 
 
 def test_changed_data_are_not_resumed_on(
-    settings: Settings, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    settings: Settings,
+    data: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    interrupt_at: Callable[..., None],
 ) -> None:
     copied = tmp_path / "copied"
     for source in data.rglob("*.png"):
@@ -377,19 +371,19 @@ def test_changed_data_are_not_resumed_on(
 
     monkeypatch.setattr(train, "resume", resume_on_other_data)
     with pytest.raises(UserError, match=r"have changed since the run was started(.|\n)*restore the data"):
-        run_interrupted(settings("run", data=str(copied)), (2,), monkeypatch)
+        run_interrupted(settings("run", data=str(copied)), (2,), interrupt_at)
 
 
 def test_files_written_since_the_start_are_named(
     settings: Settings,
     data: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    interrupt_at: Callable[..., None],
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """Another picture of the same size changes no fingerprint; nor does one that was only touched."""
     copied = Path(shutil.copytree(data, tmp_path / "copied"))
-    run = run_interrupted(settings("run", data=str(copied)), (2,), monkeypatch)
+    run = run_interrupted(settings("run", data=str(copied)), (2,), interrupt_at)
     assert "were written after the run was started" not in caplog.text
     path = run.path / layout.STATUS
     path.write_text(json.dumps({**run.status, "state": "interrupted"}))
@@ -432,14 +426,14 @@ def test_what_the_start_model_said_is_kept(settings: Settings) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
 def test_a_resumed_run_on_a_gpu_is_bit_identical(
-    precision: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+    precision: str, settings: Settings, monkeypatch: pytest.MonkeyPatch, interrupt_at: Callable[..., None]
 ) -> None:
     monkeypatch.setenv("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(True, warn_only=True)
     try:
         given = {"device": "cuda", "precision": precision, "ema": 0.7, "dropout": 0.3}
         straight = run_through(settings("straight", **given))
-        resumed = run_interrupted(settings("resumed", **given), (2, 5), monkeypatch)
+        resumed = run_interrupted(settings("resumed", **given), (2, 5), interrupt_at)
         assert_same_run(resumed, straight)
     finally:
         torch.use_deterministic_algorithms(False)

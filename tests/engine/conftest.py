@@ -42,26 +42,3 @@ def finetune(settings: Callable[..., io.Loaded]) -> Callable[..., Run]:
         return Run(train.finetune(settings(name, **given)))
 
     return start
-
-
-@pytest.fixture
-def interrupt_at(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Send this process a real SIGINT when a step has been counted; each number is used once."""
-    import os
-    import signal
-
-    from warmstart.engine.state import TrainState
-
-    def arrange(*at_steps: int) -> None:
-        left = list(at_steps)
-        count = TrainState.advance
-
-        def advance(state: TrainState, steps_per_epoch: int) -> None:
-            count(state, steps_per_epoch)
-            if left and state.step == left[0]:
-                left.pop(0)
-                os.kill(os.getpid(), signal.SIGINT)
-
-        monkeypatch.setattr(TrainState, "advance", advance)
-
-    return arrange

@@ -22,7 +22,6 @@ from warmstart.data.batches import View, deliver
 from warmstart.data.geometry import MaskRules
 from warmstart.data.samples import ArrayPixels, Samples
 from warmstart.data.sources import open_source
-from warmstart.engine.state import TrainState
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference import features
 from warmstart.inference.cut import Cut, Slot, prefix_features
@@ -231,22 +230,12 @@ def test_what_cannot_be_had_is_refused(finetune: Finetune) -> None:
 
 
 def test_a_resumed_run_is_the_run_that_was_started(
-    finetune: Finetune, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    finetune: Finetune, interrupt_at: Callable[..., None], tmp_path: Path
 ) -> None:
     given = {"feature_cache": "on", "augment": "light", "views": 2, "dropout": 0.5}
     straight = finetune("straight", **given)
-    import os
-    import signal
-
-    count = TrainState.advance
-
-    def advance(state: TrainState, steps_per_epoch: int) -> None:
-        count(state, steps_per_epoch)
-        if state.step == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(TrainState, "advance", advance)
+    interrupt_at(5)
+    with pytest.raises(Interrupted):
         finetune("resumed", **given)
     resumed = Run(Path(api.resume(str(tmp_path / "resumed")).run))
     step = straight.pointer(layout.LAST)
@@ -261,23 +250,13 @@ def test_a_resumed_run_is_the_run_that_was_started(
 
 
 def test_a_run_whose_features_did_not_fit_is_resumed_to_the_bit(
-    finetune: Finetune, room: list[int], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    finetune: Finetune, room: list[int], interrupt_at: Callable[..., None], tmp_path: Path
 ) -> None:
-    import os
-    import signal
-
     given = {"feature_cache": "on", "augment": "light", "views": 2, "dropout": 0.5, "cache": "ram"}
     straight = finetune("straight", **given)
     assert len(room) == 1, "once in the whole run"
-    count = TrainState.advance
-
-    def advance(state: TrainState, steps_per_epoch: int) -> None:
-        count(state, steps_per_epoch)
-        if state.step == 5:
-            os.kill(os.getpid(), signal.SIGINT)
-
-    with monkeypatch.context() as patch, pytest.raises(Interrupted):
-        patch.setattr(TrainState, "advance", advance)
+    interrupt_at(5)
+    with pytest.raises(Interrupted):
         finetune("resumed", **given)
     room.clear()
     resumed = Run(Path(api.resume(str(tmp_path / "resumed")).run))
