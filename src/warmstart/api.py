@@ -8,26 +8,18 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
-from warmstart.verbs.folders import init, prepare, runs, show
-from warmstart.verbs.methods import blend
-from warmstart.verbs.models import check, evaluate, predict
-from warmstart.verbs.training import continue_run, finetune, resume, verify_resume
-
-__all__ = [
-    "as_json",
-    "blend",
-    "check",
-    "continue_run",
-    "evaluate",
-    "finetune",
-    "init",
-    "predict",
-    "prepare",
-    "resume",
-    "runs",
-    "show",
-    "verify_resume",
-]
+from warmstart.verbs.folders import init as init
+from warmstart.verbs.folders import prepare as prepare
+from warmstart.verbs.folders import runs as runs
+from warmstart.verbs.folders import show as show
+from warmstart.verbs.methods import blend as blend
+from warmstart.verbs.models import check as check
+from warmstart.verbs.models import evaluate as evaluate
+from warmstart.verbs.models import predict as predict
+from warmstart.verbs.training import continue_run as continue_run
+from warmstart.verbs.training import finetune as finetune
+from warmstart.verbs.training import resume as resume
+from warmstart.verbs.training import verify_resume as verify_resume
 
 
 def as_json(result: Any) -> Any:

@@ -51,9 +51,8 @@ def read_foreign(path: str) -> Foreign:
     with file.path.open("rb") as stream:
         is_pickle = stream.read(10)[8:] != b'{"' and not file.path.name.endswith(INDEX_SUFFIX)
     if is_pickle:
-        with torch.serialization.safe_globals(
-            harmless_classes()
-        ):  # read_weights has explained what may go wrong
+        # read_weights has explained what may go wrong.
+        with torch.serialization.safe_globals(harmless_classes()):
             content = torch.load(file.path, map_location="cpu", weights_only=True)
     content = content if isinstance(content, Mapping) else {}
     optimizer = _first(content, _OPTIMIZERS)

@@ -117,9 +117,7 @@ class Job:
     precision: torch.dtype | None
     kept: tuple[Kept, ...] = ()  # by stage; empty: nowhere features
     bar: Bar | None = None  # of a run that continues another one
-    sample_weights: np.ndarray | None = (
-        None  # float64 (N,): how often each training image comes; None: all alike
-    )
+    sample_weights: np.ndarray | None = None  # float64 (N,): how often each image comes; None: all alike
     sources: tuple[OtherSource, ...] = ()  # data sets beside --data
     retained: Retained | None = None
     start: Start | None = None  # where something holds on to it

@@ -73,9 +73,8 @@ def run_loop(
         means = _Means(rows, feed, clock, background)
         # A run may have ended without saying so, as when its process was killed at the very end.
         done = state.step >= pace.total_steps or state.stop_reason is not None
-        advance_stage(
-            job, state, {}
-        )  # of a child with other stages, or one that counts on from a file's epochs
+        # Of a child with other stages, or one that counts on from a file's epochs.
+        advance_stage(job, state, {})
         while not done:
             # ---- Stage: the blocks that train now, in one optimizer; what is known about them comes along by name
             stage = state.stage

@@ -62,9 +62,8 @@ class MetricWriter:
         self._rates, self._grad_norm = rates, result.grad_norm
         loss, weight, norm, taught = result
         watched = loss + norm
-        if (
-            self._job.precision == torch.float16
-        ):  # its scaler leaves out a step whose gradients are too large by itself
+        # fp16's scaler leaves out a step whose gradients are too large by itself.
+        if self._job.precision == torch.float16:
             watched, is_skipped = loss, ~norm.isfinite()
             self._num_steps += 1
             num = (self._skipped[0] + 1) * is_skipped

@@ -99,9 +99,8 @@ def _planned(name: str, phase: Phase, loaded: io.Loaded) -> Planned:
     """The settings that are not inherited, as they are written to YAML."""
     output = loaded.config.output
     folder = run_folder(loaded.config)
-    if (
-        output.output_dir is None and output.name is None
-    ):  # phases may be planned within one tick of the clock
+    # Phases may be planned within one tick of the clock.
+    if output.output_dir is None and output.name is None:
         folder = folder.with_name(f"{folder.name}-phase{phase.number}")
     written = by_path(loaded.config) | {"output.output_dir": str(folder), "output.name": None}
     last = phase.layers[-1].origin

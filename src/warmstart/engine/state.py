@@ -49,9 +49,8 @@ class TrainState:
     evaluated_at_once: AtOnce = field(default_factory=AtOnce)
     computed_at_once: AtOnce = field(default_factory=AtOnce)  # features
     num_skipped: int = 0  # steps in a row that fp16's scaler has left out up to here
-    unreadable: dict[str, str] = field(
-        default_factory=dict
-    )  # training images that were lost on the way, and why
+    # Training images that were lost on the way, and why.
+    unreadable: dict[str, str] = field(default_factory=dict)
     threshold: float | None = None  # chosen on val for the weights of this very step
 
     @property

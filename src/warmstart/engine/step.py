@@ -141,9 +141,8 @@ def _accumulate(
     weight, taught_sum = torch.zeros((), device=device), torch.zeros((), device=device)
     for batch in batches:
         if len(batch) < arithmetic.fewest:
-            if len(
-                batch
-            ):  # the order leaves no item alone; without any: a window with fewer images than processes
+            # Without any item: a window has fewer images than there are processes. The order leaves none alone.
+            if len(batch):
                 log.warning(
                     "one image is left of a micro-batch whose others cannot be read, and norm layers learn nothing "
                     "from one: it is left out as well"
