@@ -201,9 +201,8 @@ def test_layer_decay_reaches_from_the_head_to_the_stem(fashion: BuiltModel) -> N
     named = plan_for(fashion, {"layer_decay": 0.5, "lrs": "conv2=1e-6"}, lr=0.8)
     assert [row.lr for row in named.rows] == pytest.approx([0.05, 1e-6, 0.2, 0.4, 0.8])
     frozen = plan_for(fashion, {"layer_decay": 0.5, "freeze": "conv2"}, lr=0.8)
-    assert [row.lr for row in frozen.rows] == pytest.approx(
-        [0.05, 0, 0.2, 0.4, 0.8]
-    )  # the depth is the model's
+    # The depth is the model's.
+    assert [row.lr for row in frozen.rows] == pytest.approx([0.05, 0, 0.2, 0.4, 0.8])
 
 
 @pytest.mark.parametrize(

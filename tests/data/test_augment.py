@@ -283,9 +283,8 @@ def test_randaugment_draws_two_operations_of_nine():
         "saturation": draws.colour[:, 2] - 1,
     }
     for name, values in effects.items():
-        expected = (
-            1 - (8 / 9) ** 2
-        )  # in at least one of the two; a second one may undo it, if it is no factor
+        # In at least one of the two; a second one may undo it, if it is no factor.
+        expected = 1 - (8 / 9) ** 2
         expected -= 0 if name in ("brightness", "contrast", "saturation") else 1 / 162
         assert np.mean(np.abs(values) > 1e-9) == pytest.approx(expected, abs=0.025), name
     assert np.abs(draws.degrees).max() == 60 and np.median(np.abs(draws.degrees)[draws.degrees != 0]) == 30

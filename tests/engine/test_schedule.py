@@ -99,10 +99,8 @@ def test_warmup_is_given_in_steps_epochs_or_a_share() -> None:
 def test_plateau_is_torchs() -> None:
     generator = torch.Generator().manual_seed(3)
     losses = (1 + 0.02 * torch.randn(60, generator=generator)).tolist()
-    losses += [
-        math.nan,
-        *[0.9 * (1 - 5e-5) ** n for n in range(12)],
-    ]  # gains below the threshold do not count
+    # Gains below the threshold do not count.
+    losses += [math.nan, *[0.9 * (1 - 5e-5) ** n for n in range(12)]]
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
     expected = lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.7, patience=3, min_lr=0.05)
     made = schedule("plateau", scheduler_gamma=0.7, min_lr=0.025)

@@ -20,12 +20,8 @@ from warmstart.run.reader import Run
 
 FINETUNE = Callable[..., Run]
 SETTINGS = Callable[..., Any]
-STILL = {
-    "lr": 1e-12,
-    "freeze_bn": True,
-    "eval_every": "1steps",
-    "augment": "none",
-}  # the val loss stays as it is
+# The val loss stays as it is.
+STILL = {"lr": 1e-12, "freeze_bn": True, "eval_every": "1steps", "augment": "none"}
 
 
 def begun(run: Run) -> list[tuple[int, int]]:
@@ -198,9 +194,8 @@ def test_each_frozen_stage_keeps_the_features_of_its_own_prefix(finetune: FINETU
     kept, whole = finetune("kept", **given), finetune("whole", feature_cache="off", **given)
     first, second, third, last = kept.plan["stages"]
     assert (first["features"], second["features"]) == ("output of bn_fc", "input of fc1")
-    assert (
-        third["features"] is None and last["features"] is None
-    )  # one epoch repeats nothing; the stem trains
+    # One epoch repeats nothing; the stem trains.
+    assert third["features"] is None and last["features"] is None
     reasons = [each["reason"] for each in kept.resolved["features"]["later"]]
     assert reasons[1:] == ["1 epochs of 1 views repeat nothing", "the first block trains"]
     assert all(stage["features"] is None for stage in whole.plan["stages"])

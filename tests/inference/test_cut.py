@@ -145,9 +145,8 @@ def test_what_cannot_be_cut_says_why() -> None:
     with pytest.raises(NoCut, match="no frozen module comes before"):
         find_cut(model, [], ["first", "second", "third"], images, model.train)
     with pytest.raises(NoCut, match="cut at the output of first, the model gives something else"):
-        find_cut(
-            model, ["first"], ["second", "third"], images, model.train
-        )  # the images are used behind the cut
+        # The images are used behind the cut.
+        find_cut(model, ["first"], ["second", "third"], images, model.train)
 
 
 class Encoder(nn.Module):

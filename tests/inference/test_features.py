@@ -84,9 +84,8 @@ def test_tables_built_twice_are_equal_to_the_bit_and_files_are_shared(
     (file,) = prefix.folder.iterdir()
     content = file.read_bytes()
     stamp = file.stat().st_ino
-    again = prefix.table(samples, view, 7, "").take(
-        np.arange(len(samples))
-    )  # without augmentation no epoch counts
+    # Without augmentation no epoch counts.
+    again = prefix.table(samples, view, 7, "").take(np.arange(len(samples)))
     assert file.stat().st_ino == stamp and (again == first).all()
     file.unlink()
     prefix.table(samples, view, 0, "")

@@ -35,9 +35,8 @@ class Prediction:
     id: str
     classes: tuple[str, ...]
     scores: tuple[float, ...]
-    labels: tuple[tuple[str, float], ...] | None = (
-        None  # (name, score), best first; None: one class per image
-    )
+    # (name, score), best first; None: one class per image.
+    labels: tuple[tuple[str, float], ...] | None = None
 
 
 @dataclass(frozen=True)

@@ -56,9 +56,8 @@ class View:
     augment: Augment | None = None
     mixing: Mixing | None = None  # of pairs of training images, after everything else
     masks: MaskRules | None = None  # of samples with masks that are augmented
-    unreadable: Unreadable | None = field(
-        default=None, repr=False, compare=False
-    )  # where images may be left out
+    # Where images may be left out.
+    unreadable: Unreadable | None = field(default=None, repr=False, compare=False)
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -176,9 +175,8 @@ def deliver(
 def _empty(samples: Samples, places: np.ndarray, view: View) -> Batch:
     repeats, indices = np.divmod(places, max(1, len(samples)))
     images = np.empty((len(indices), *view.shape), dtype=np.uint8)
-    keys = (
-        samples.keys[indices] + repeats.astype(np.uint64) * _GOLDEN
-    )  # wraps around; unchanged without repeats
+    # Wraps around; unchanged without repeats.
+    keys = samples.keys[indices] + repeats.astype(np.uint64) * _GOLDEN
     return Batch(images, _empty_targets(samples, indices, view), keys, indices)
 
 

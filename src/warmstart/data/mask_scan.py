@@ -136,9 +136,8 @@ def with_classes(source: Source, counts: MaskCounts, place: str, for_training: b
             _likely(total, source.ignore, len(classes)),
         )
     places = {name: number for number, name in enumerate(counts.names.tolist())}
-    held = np.zeros(
-        (len(places) + 1, len(classes)), dtype=np.uint8
-    )  # the last row: masks that cannot be read
+    # The last row: masks that cannot be read.
+    held = np.zeros((len(places) + 1, len(classes)), dtype=np.uint8)
     is_class = counts.ids < len(classes)
     held[counts.rows[is_class], counts.ids[is_class]] = 1
     wide = max(len(classes) - 1, source.ignore) > 255

@@ -117,9 +117,8 @@ def open_shard(path: Path, keys: np.ndarray) -> Shard:
         raise DamagedShard("it holds other images")
     if num_bytes:
         mapped = np.memmap(path, dtype=np.uint8, mode="r", offset=start, shape=(num_bytes,))
-        pixels = np.asarray(
-            mapped
-        )  # a plain view: numpy's own class for maps costs microseconds at every look
+        # A plain view: numpy's own class for maps costs microseconds at every look.
+        pixels = np.asarray(mapped)
     else:
         pixels = np.zeros(0, dtype=np.uint8)
     return Shard(rows, pixels, reasons, np.zeros(num_rows, dtype=bool))

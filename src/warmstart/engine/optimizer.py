@@ -20,9 +20,8 @@ from warmstart.models.zoo import import_timm
 _NOT_STATE = ("params", "names", "block", "base_lr", "lr", "weight_decay", "fused", "foreach", "capturable")
 _OF_GROUP = "@group"
 
-OptimizerState = tuple[
-    dict[str, torch.Tensor], dict[str, Any]
-]  # tensors by KEY.PARAMETER, everything else as JSON
+# Tensors by KEY.PARAMETER, everything else as JSON.
+OptimizerState = tuple[dict[str, torch.Tensor], dict[str, Any]]
 
 
 def check_optimizer(optim: OptimConfig, device: torch.device) -> None:

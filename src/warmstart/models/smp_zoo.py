@@ -79,9 +79,8 @@ def create_smp(bare: str, wanted: Wanted) -> Created:
     own = _preprocessing(encoder, wanted.in_channels)
     size = wanted.image_size or own.image_size
     if wanted.dropout is not None:
-        _set_dropout(
-            _skeleton(bare, wanted.in_channels), name, wanted.dropout
-        )  # refused here, before any download
+        # Refused here, before any download.
+        _set_dropout(_skeleton(bare, wanted.in_channels), name, wanted.dropout)
     if size != own.image_size or wanted.pretrained:
         check_image_size(lambda s: _make(bare, 2, wanted.in_channels, s), name, size, own.num_channels)
     make = lambda: _make(bare, wanted.num_classes or 1, wanted.in_channels, size, weights)  # noqa: E731

@@ -40,9 +40,8 @@ def timm_groups(module: Any) -> list[list[str]] | None:
     None: the model states no groups as coarse as its stages and in their order.
     """
     matcher = getattr(module, "group_matcher", None)
-    if matcher is None or hasattr(
-        module, "blocks_token_only"
-    ):  # CaiT folds its last blocks into earlier ones
+    # CaiT folds its last blocks into earlier ones.
+    if matcher is None or hasattr(module, "blocks_token_only"):
         return None
     from timm.models import group_parameters
 

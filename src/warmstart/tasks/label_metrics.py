@@ -51,9 +51,10 @@ def resampled_map(
     found = []
     for start in range(0, num, chunk):
         counts = rng.multinomial(num_samples, shares, size=min(chunk, num - start)).astype(np.float64)
+        # (models, K, R)
         values = np.array(
             [[_average_precision(s[:, k], targets[:, k], counts) for k in range(num_labels)] for s in scores]
-        )  # (models, K, R)
+        )
         known = ~np.isnan(values)
         sums, numbers = np.where(known, values, 0).sum(axis=1), known.sum(axis=1)
         with np.errstate(invalid="ignore"):
@@ -68,9 +69,8 @@ def _average_precision(
     """(R,) for one label: `counts` (R, N) says how often each sample is in each resample."""
     order = np.argsort(-scores, kind="stable")
     ranked = counts[:, order]
-    ends = np.append(
-        np.flatnonzero(np.diff(scores[order])), len(order) - 1
-    )  # equal scores stand or fall together
+    # Equal scores stand or fall together.
+    ends = np.append(np.flatnonzero(np.diff(scores[order])), len(order) - 1)
     hits = np.cumsum(ranked * targets[order], axis=1)[:, ends]
     shown = np.cumsum(ranked, axis=1)[:, ends]
     with np.errstate(invalid="ignore", divide="ignore"):

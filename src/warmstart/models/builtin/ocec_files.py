@@ -11,11 +11,12 @@ from warmstart.config.ocec import HEADS, MARGINS, OcecShape
 from warmstart.records import Margin
 
 MARGIN_HEAD = "margin_head"
+# Key -> of records.Margin.
 _VALUES = {
     "margin": "margin",
     "margin_scale": "scale",
     "margin_eval_scale": "eval_scale",
-}  # key -> of records.Margin
+}
 
 
 def shape_by(shapes: Mapping[str, tuple[int, ...]], margin_method: Any = None) -> OcecShape | None:
