@@ -195,9 +195,9 @@ def test_the_documents_yaml_says_what_each_key_became(tmp_path):
         (
             "--freeze_backbone --unfreeze_backbone_epoch 20 --unfreeze_backbone_ratio .25 --stage2_lr 6e-5 "
             "--unfreeze_all_f1_threshold .85 --stage3_lr 2e-5",
-            "--unfreeze 0:head,20:backbone>.25@6e-5,f1>=.85:all@2e-5",
+            "--unfreeze 0:head,20:backbone>.25@6e-5,f1_positive>=.85:all@2e-5",
         ),
-        ("--unfreeze-all-f1-threshold .8 --freeze-backbone", "--unfreeze 0:head,f1>=.8:all"),
+        ("--unfreeze-all-f1-threshold .8 --freeze-backbone", "--unfreeze 0:head,f1_positive>=.8:all"),
         (
             "--freeze_backbone --unfreeze_backbone_epoch 5 --unfreeze_backbone_ratio 1.0",
             "--unfreeze 0:head,5:all",
@@ -233,6 +233,9 @@ def test_what_has_no_effect_in_progressive_unfreezing_is_said(given, dead):
 OCEC_FORK = {
     "--pos_weight 2.5": "--class-weights positive=2.5",
     "--neg_class_weight 1.2": "--class-weights negative=1.2",
+    "--neg_class_weight 1.2 --pos_weight 2": "--class-weights positive=2,negative=1.2",
+    "--pos_weight 2 --freeze_backbone": "--freeze backbone --class-weights positive=2",
+    "--tb_port 6006 --unfreeze_all_after_resume": "",
     "--mine RUN --enable_hard_negative_mining --hard_neg_min_prob .7 --hard_neg_weight 2.0": (
         "--mine RUN --mine-prob .7 --mine-weight 2.0"
     ),
@@ -254,6 +257,8 @@ def test_flags_of_the_fork(given, becomes):
             "--pseudo_update_start_epoch 25",
             "--pseudo_update_start_epoch 25: refused: a model that is taught what it thinks",
         ),
+        ("--pretrained_backbone imagenet", "--weights FILE starts from a file"),
+        ("--pretrained_weights_dir w", "--weights FOLDER takes the best of its files"),
     ],
 )
 def test_what_would_do_nothing_or_harm_is_refused_by_name(given, words):

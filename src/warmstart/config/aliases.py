@@ -100,8 +100,6 @@ _FINETUNE = {
     "freeze-conv": Alias(lambda value: ["--freeze", "conv*"], takes_value=False),
     "use-amp": Alias(lambda value: ["--precision", "auto"], "half precision where the device has it", False),
     "save-model": _dead("the best model is always saved"),
-    "pos-weight": Alias(lambda value: ["--class-weights", f"positive={value}"]),
-    "neg-class-weight": Alias(lambda value: ["--class-weights", f"negative={value}"]),
     "hard-neg-weight": Alias(lambda value: ["--mine-weight", value], needs="mine"),
     "hard-neg-min-prob": Alias(lambda value: ["--mine-prob", value], needs="mine"),
     "enable-hard-negative-mining": Alias(
@@ -114,8 +112,16 @@ _FINETUNE = {
     ),
 }
 _FINETUNE |= {
-    name: Alias(_filled(tokens), takes_value=name != stage_aliases.FREEZE, joins=True)
+    name: Alias(_filled(tokens), takes_value=name not in stage_aliases.SWITCHES, joins=True)
     for name, tokens in stage_aliases.ALONE.items()
+}
+_FINETUNE |= {
+    name: Alias(lambda value: [], why, takes_value=name not in stage_aliases.SWITCHES)
+    for name, why in stage_aliases.DEAD.items()
+}
+_FINETUNE |= {
+    name: Alias(lambda value: [], why, takes_value=False, fix=fix)
+    for name, (why, fix) in stage_aliases.REFUSED.items()
 }
 _MODES = {"preserve": "all", "hybrid": "optimizer", "reset": "weights"}
 _CONTINUE = {
@@ -193,7 +199,7 @@ def translate(command: str, tokens: Sequence[str]) -> tuple[list[str], list[str]
             else f"{given} has no effect here: {alias.why}"
         )
     if joined:
-        tokens, dead = stage_aliases.stages(joined)
+        tokens, dead = stage_aliases.joined(joined)
         used = [f"--{name} {value}".rstrip() for name, value in joined.items() if name not in dead]
         result += tokens
         notes += [f"{' '.join(used)} is {' '.join(tokens)}"] if used else []
