@@ -78,7 +78,7 @@ def base(tmp_path: Path) -> dict[str, Any]:
         ({"name": ".."}, r"--name \.\. is a path"),
         (
             {"save_as": "x.onnx"},
-            r"--save-as x\.onnx has the suffix '\.onnx'\nExpected: NAME\.pt or NAME\.pth",
+            r"--save-as x\.onnx has the suffix '\.onnx'\nExpected: NAME\.pt or .*, NAME\.safetensors for",
         ),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, dict) else "",

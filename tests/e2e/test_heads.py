@@ -164,7 +164,8 @@ def test_continuing_with_another_head_needs_new_weights_for_it(
 
 def test_the_threshold_is_chosen_on_val_stored_and_used(start: Start, eyes: Path, tmp_path: Path) -> None:
     """Document 001's code changed a global threshold in the middle of a run, and stored it nowhere."""
-    run = start("run", threshold="f1", select_by="f1_positive", epochs=4)
+    alone = tmp_path / "alone.safetensors"
+    run = start("run", threshold="f1", select_by="f1_positive", epochs=4, save_as=str(alone))
     best = run.pointer(layout.BEST)
     row = next(row for row in val_rows(run) if row["step"] == best)
     assert row["f1_positive"] == max(r["f1_positive"] for r in val_rows(run)), (
@@ -190,14 +191,16 @@ def test_the_threshold_is_chosen_on_val_stored_and_used(start: Start, eyes: Path
         score = dict(zip(p.classes, p.scores, strict=True))["open"]
         assert (p.classes[0] == "open") == (score >= row["threshold"])
     assert f"from a score of {row['threshold']:.4f} on (f1, chosen on" in told.notes[0]
-    copied = tmp_path / "alone.safetensors"
-    copied.write_bytes((run.checkpoint(best or 0) / layout.MODEL).read_bytes())
-    alone = ws.evaluate(str(copied), str(eyes), output_dir=str(tmp_path / "alone"))
-    assert alone.metrics["threshold"] == row["threshold"], "the file alone knows it"
+    told_alone = ws.evaluate(str(alone), str(eyes), output_dir=str(tmp_path / "alone"))
+    assert told_alone.metrics["threshold"] == row["threshold"], "the file alone knows it"
 
 
-def test_a_number_is_taken_as_it_is_and_the_positive_class_by_name(start: Start) -> None:
-    run = start("run", threshold=0.3, positive="closed", epochs=1)
+def test_a_number_is_taken_as_it_is_and_the_positive_class_by_name(
+    start: Start, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("WARNING", "warmstart"):
+        run = start("run", threshold=0.3, positive="closed", epochs=1, save_as=str(tmp_path / "bare.pt"))
+    assert "do not say that it answers closed from a score of 0.3000 on (given)" in caplog.text
     found = ws.evaluate(str(run.path), split="val")
     assert found.metrics["threshold"] == 0.3
     closed = found.task.scores(found.outputs)[:, 0]

@@ -40,8 +40,11 @@ def output_problems(config: Config) -> list[UserError]:
         above = next(folder for folder in target.absolute().parents if folder.exists())
         if not above.is_dir():
             found.append(UserError(f"--save-as {target}: {above} is a file", "a folder to write to"))
-        if target.suffix not in (".pt", ".pth"):
+        if target.suffix not in (".pt", ".pth", ".safetensors"):
             found.append(
-                UserError(f"--save-as {target} has the suffix {target.suffix!r}", "NAME.pt or NAME.pth")
+                UserError(
+                    f"--save-as {target} has the suffix {target.suffix!r}",
+                    "NAME.pt or NAME.pth for tensors alone, NAME.safetensors for a model that describes itself",
+                )
             )
     return found

@@ -197,7 +197,11 @@ class OutputConfig(Section):
     output_dir: str | None = Field(None, description="the run directory itself; must be new or empty")
     runs_dir: str = Field("runs", description="folder that holds run directories")
     name: str | None = Field(None, description="name of the run directory [default: DATA-MODEL-TIME]")
-    save_as: str | None = Field(None, description="also write the best weights as FILE.pt (bare state_dict)")
+    save_as: str | None = Field(
+        None,
+        description="also write the best weights as FILE.pt (bare state_dict) or FILE.safetensors (with classes,"
+        " preprocessing and threshold)",
+    )
     output_style: Literal["warmstart", "ocec"] = Field(
         "warmstart",
         description="ocec: document 001's files too, in RUN/ocec (names with epoch and F1, history.json)",

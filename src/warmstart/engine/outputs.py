@@ -14,6 +14,7 @@ from warmstart.config.schema import Config
 from warmstart.console import log
 from warmstart.engine.job import Job
 from warmstart.errors import UserError, listing
+from warmstart.models.metadata import read_decision
 from warmstart.run import reader, writer
 
 
@@ -29,25 +30,39 @@ def run_folder(config: Config) -> Path:
 
 
 def save_as(job: Job, target: Path) -> None:
-    """The best weights as a bare state_dict with the source's key names, for plain PyTorch.
+    """The best weights: as .safetensors the run's own file, which describes itself; else tensors for plain PyTorch.
+
+    Those are a bare state_dict with the source's key names.
 
     Raises:
         UserError: another file has come to stand there while the run was trained.
     """
     _, step, file = reader.model_file(str(job.run))
-    content = io.BytesIO()
-    saved = load_file(file)  # sorted by name; other programs may rely on the order of the layers
-    torch.save({name: saved[name] for name in job.built.module.state_dict()}, content)
+    describes_itself = target.suffix == file.suffix
+    content = file.read_bytes() if describes_itself else _bare(job, file)
     target.parent.mkdir(parents=True, exist_ok=True)
     # A run that is killed right after this is resumed, and comes here again.
-    if target.exists() and target.read_bytes() != content.getvalue():
+    if target.exists() and target.read_bytes() != content:
         raise UserError(
             f"--save-as {target} exists already, and is not this run's",
             "a new file",
             f"move it away, then `warmstart resume {job.run}`",
         )
-    writer.write_whole(target, content.getvalue())
+    writer.write_whole(target, content)
     log.info("weights of step %d written to %s", step, target)
+    if not describes_itself:
+        _tell_what_it_lacks(job, file)
+
+
+def _bare(job: Job, file: Path) -> bytes:
+    content = io.BytesIO()
+    saved = load_file(file)  # sorted by name; other programs may rely on the order of the layers
+    torch.save({name: saved[name] for name in job.built.module.state_dict()}, content)
+    return content.getvalue()
+
+
+def _tell_what_it_lacks(job: Job, file: Path) -> None:
+    """What no tensor says, and evaluation needs."""
     values = job.built.preprocessing
     log.info(
         "it holds tensors only; to read it here again: --model %s --image-size %dx%d --mean %s --std %s --crop-pct %g, "
@@ -65,4 +80,12 @@ def save_as(job: Job, target: Path) -> None:
             job.built.margin.method,
             job.built.margin.eval_scale,
             job.run,
+        )
+    decision = read_decision(file)
+    if decision is not None and decision.threshold is not None:
+        log.warning(
+            "its tensors do not say that it answers %s from a score of %.4f on (%s): --save-as NAME.safetensors does",
+            decision.positive,
+            decision.threshold,
+            decision.origin,
         )

@@ -5,7 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
+
+from safetensors import safe_open
 
 from warmstart.errors import UserError
 from warmstart.models.builtin import is_builtin
@@ -117,6 +120,12 @@ def decision_in(metadata: Mapping[str, str], source: str) -> Decision | None:
     if not (threshold is None or _is_number(threshold)) or not isinstance(values.get("positive"), str):
         raise _bad(_DECISION, metadata, source, '{"positive": "open", "threshold": 0.4, "rule": "f1"}')
     return Decision(values["positive"], None if threshold is None else float(threshold), values.get("rule"))
+
+
+def read_decision(file: Path) -> Decision | None:
+    """That of a safetensors file, without its tensors."""
+    with safe_open(file, "pt") as opened:
+        return decision_in(expand(opened.metadata() or {}), str(file))
 
 
 def preprocessing_in(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
