@@ -10,14 +10,18 @@ from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import save_file
 from torch import nn
 
 from warmstart.config.schema import ModelConfig
+from warmstart.data.batches import View
 from warmstart.errors import UserError
+from warmstart.inference.inputs import InputBuffer
 from warmstart.models.blocks import find_blocks
 from warmstart.models.build import build, metadata_for
 from warmstart.models.hf_zoo import _CONFIGS
@@ -162,6 +166,40 @@ def test_the_processor_prepares_the_pixels(
     made = create(name)
     found = made.preprocessing
     assert (found.image_size, found.crop_pct, found.mean[0], made.notes) == (size, crop_pct, mean, ())
+
+
+PROCESSORS = {
+    "ViT": lambda: transformers.ViTImageProcessor(size={"height": 48, "width": 48}),
+    "DINOv2": lambda: transformers.BitImageProcessor(
+        size={"shortest_edge": 64}, crop_size={"height": 48, "width": 48}
+    ),
+    "ConvNeXt": lambda: transformers.ConvNextImageProcessor(size={"shortest_edge": 48}, crop_pct=0.75),
+    "large ConvNeXt": lambda: transformers.ConvNextImageProcessor(size={"shortest_edge": 384}),
+}
+
+
+@pytest.mark.parametrize("kind", PROCESSORS)
+def test_pixels_are_those_of_the_models_own_processor(kind: str, tmp_path: Path) -> None:
+    """On a wide image, which some processors stretch and others crop; its slopes show which place is which."""
+    make = CLASSIFIERS["ConvNeXt"]
+    processor = PROCESSORS[kind]()
+    name, _ = saved(make, tmp_path / "m")
+    processor.save_pretrained(tmp_path / "m")
+    built = build(ModelConfig(name=name), {}, CLASSES, seed=0)
+    rows, columns = np.mgrid[0:90, 0:160]
+    image = np.stack([rows * 2, columns * 1.5, 255 - columns], axis=2).astype(np.uint8)
+    theirs = processor(Image.fromarray(image), return_tensors="np")["pixel_values"]
+    view = View(built.preprocessing)
+    batch = view.finish([view.resize(image)], np.zeros(1, np.uint64), 0)
+    ours = InputBuffer(built.preprocessing, torch.device("cpu"), False)(batch).numpy()
+    assert ours.shape == theirs.shape
+    # A level in 255 is .02 here; filters differ by one or two of them.
+    assert np.abs(ours - theirs).max() < 0.1
+    file = tmp_path / "m.safetensors"
+    save_file(built.module.state_dict(), file, metadata=metadata_for(built))
+    shutil.rmtree(tmp_path / "m")
+    again = build(ModelConfig(weights=str(file)), {}, None, seed=7)
+    assert again.preprocessing == built.preprocessing
 
 
 def test_classes_dropout_and_notes(tmp_path: Path) -> None:

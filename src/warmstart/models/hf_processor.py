@@ -11,6 +11,7 @@ from warmstart.records import Preprocessing
 
 _PROCESSOR = "preprocessor_config.json"
 _NORMALISED = ("image_mean", "image_std")
+_LARGE = 384  # pixels from which ConvNeXt's processor neither keeps the aspect ratio nor crops
 _IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
@@ -41,7 +42,24 @@ def preprocessing_of(
     if stated.get("do_center_crop") and stated.get("crop_size"):
         size = _size(stated["crop_size"])
         return Preprocessing(size, mean, std, min(1.0, size[0] / resized[0])), notes
-    return Preprocessing(resized, mean, std, float(stated.get("crop_pct") or 1.0)), notes
+    stretch = _stretches(stated, resized)
+    crop_pct = 1.0 if stretch else float(stated.get("crop_pct") or 1.0)
+    if stretch and segments:
+        notes = (
+            *notes,
+            "its image processor stretches images to their size; here they keep their aspect ratio",
+        )
+    return Preprocessing(resized, mean, std, crop_pct, stretch and not segments), notes
+
+
+def _stretches(stated: dict[str, Any], resized: Size) -> bool:
+    """Whether a processor that does not crop resizes both sides of an image to their size."""
+    size = stated.get("size")
+    if size is None:
+        return False
+    if "crop_pct" in stated:  # ConvNeXt's
+        return resized[0] >= _LARGE
+    return not isinstance(size, dict) or "shortest_edge" not in size
 
 
 def _size(value: Any) -> Size:

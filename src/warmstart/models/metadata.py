@@ -17,6 +17,7 @@ from warmstart.records import Decision, Margin, Preprocessing
 NAME = "warmstart.name"  # with its zoo, `timm:resnet18`; `arch` in files of others
 _TASK, _MULTI_LABEL = "task", "multi-label"  # without the entry, an image has one class
 _MARGIN, _DECISION = "margin_head", "decision"
+_STRETCH = "stretch"  # without the entry, as the model's name says
 HF_CONFIG = "hf_config"  # of a model of transformers, whose name is that of a folder
 _OURS = "warmstart"  # the one entry of a file of ours
 
@@ -44,6 +45,7 @@ def write_metadata(
         "image_size": f"{height}x{width}",
         "crop_pct": json.dumps(preprocessing.crop_pct),
     } | ({_TASK: _MULTI_LABEL} if multi_label else {})
+    entries |= {_STRETCH: json.dumps(True)} if preprocessing.stretch else {}
     entries |= {HF_CONFIG: hf_config} if hf_config else {}
     for key, record in ((_MARGIN, margin), (_DECISION, decision)):
         entries |= {key: json.dumps(asdict(record), ensure_ascii=False)} if record is not None else {}
@@ -129,7 +131,7 @@ def read_decision(file: Path) -> Decision | None:
 
 
 def preprocessing_in(metadata: Mapping[str, str], source: str) -> dict[str, Any]:
-    """Those of mean, std (tuples), image_size (height, width in pixels) and crop_pct that the file states."""
+    """Those of mean, std (tuples), image_size (height, width in pixels), crop_pct and stretch that the file states."""
     stated: dict[str, Any] = {}
     for key in ("mean", "std"):
         if key in metadata:
@@ -149,6 +151,10 @@ def preprocessing_in(metadata: Mapping[str, str], source: str) -> dict[str, Any]
         if not _is_number(value) or not 0 < value <= 1:
             raise _bad("crop_pct", metadata, source, "a number in (0, 1]")
         stated["crop_pct"] = float(value)
+    if _STRETCH in metadata:
+        if _json(metadata[_STRETCH]) not in (True, False):
+            raise _bad(_STRETCH, metadata, source, "true or false")
+        stated[_STRETCH] = _json(metadata[_STRETCH])
     return stated
 
 
