@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -148,6 +149,27 @@ def test_more_epochs_are_the_longer_run(name: str, knows_a: Run, finetune: FINET
     assert all(torch.equal(t, weights(long, 9)[key]) for key, t in weights(found, 9).items())
     kept = {row[0]: row[1] for row in found.resolved["continued"]["kept"]}
     assert kept.get("start weights") == (None if name == "mix" else "kept")
+
+
+@pytest.mark.parametrize("name", ["mix", "replay"])
+def test_other_images_of_what_is_mixed_in_keep_no_place_in_the_order(
+    name: str, knows_a: Run, finetune: FINETUNE, tmp_path: Path
+) -> None:
+    run = tuned(knows_a, finetune, **REMEDIES[name])
+    more = partial(api.continue_run, f"{run.path}@6", epochs=3)
+    Image.new("L", (20, 20), 90).save(tmp_path / "A" / "ant" / "01.png")
+    with pytest.raises(UserError, match="--keep all keeps the place in the order of the training images"):
+        more(output_dir=str(tmp_path / "refused"))
+    assert more(keep="optimizer", output_dir=str(tmp_path / "child")).run
+
+
+def test_other_images_that_are_measured_only_may_change(
+    knows_a: Run, finetune: FINETUNE, tmp_path: Path
+) -> None:
+    run = tuned(knows_a, finetune)
+    Image.new("L", (20, 20), 90).save(tmp_path / "A" / "ant" / "01.png")
+    child = api.continue_run(f"{run.path}@6", epochs=3, output_dir=str(tmp_path / "child"))
+    assert Run(Path(child.run)).status["step"] == 9
 
 
 def test_fisher_information_is_the_mean_squared_gradient(knows_a: Run, settings: SETTINGS) -> None:

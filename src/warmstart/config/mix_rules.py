@@ -17,6 +17,12 @@ def source_paths(config: Config) -> tuple[str, ...]:
     return tuple(dict.fromkeys((*by_path(config.data.mix), *retained)))
 
 
+def trained_paths(config: Config) -> tuple[str, ...]:
+    """Those whose images are trained on beside --data's, each once."""
+    replayed = (config.retain.path,) if config.retain.path is not None and config.retain.replay else ()
+    return tuple(dict.fromkeys((*by_path(config.data.mix), *replayed)))
+
+
 def at_places(config: Config, places: tuple[str, ...]) -> Config:
     """The config with its `source_paths` at the `places` where a run found them."""
     if not places:

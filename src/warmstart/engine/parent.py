@@ -22,6 +22,7 @@ from warmstart.engine.foreign import Foreign, read_foreign
 from warmstart.engine.job import Bar
 from warmstart.engine.older_best import decides_alike, val_outputs
 from warmstart.engine.prepare import Prepared
+from warmstart.engine.same_data import is_same_split, trains_on_same
 from warmstart.errors import UserError, closest, listing
 from warmstart.inference.reference import resolve_weights
 from warmstart.models.zoo import disagreements
@@ -220,11 +221,11 @@ def check_same(parent: Parent, prepared: Prepared) -> None:
         raise UserError(
             f"{parent.run.path} is of the task {recorded['task']}, these data of {job.task.name}", fix=fix
         )
-    if parent.keep == ALL and not _same_data(recorded, prepared.resolved, "train"):
+    if parent.keep == ALL and not trains_on_same(parent.run, prepared):
         raise UserError(
             f"--keep all keeps the place in the order of the training images, and these are others than those of "
             f"{parent.run.path}",
-            "the parent's data, unchanged",
+            "the parent's data, and what is mixed in, unchanged",
             "--keep optimizer, or --keep weights",
         )
     if parent.saved is not None and change.kind != "kept":
@@ -239,17 +240,6 @@ def check_same(parent: Parent, prepared: Prepared) -> None:
                 "the parent's --image-size",
                 "--keep weights, which resamples them",
             )
-
-
-def _same_data(old: dict[str, Any], new: dict[str, Any], split: str) -> bool:
-    """Whether the images of a split are the same, by the files' fingerprint and by what they were divided by."""
-
-    def key(resolved: dict[str, Any]) -> Any:
-        data = resolved["data"]
-        divided = {name: value for name, value in data["split"].items() if name != "known"}
-        return data["fingerprint"], divided, data["sizes"].get(split), data["quarantined"]
-
-    return bool(json.loads(json.dumps(key(old))) == json.loads(json.dumps(key(new))))
 
 
 def find_bar(parent: Parent, prepared: Prepared) -> Bar | None:
@@ -282,6 +272,6 @@ def _is_measured_alike(run: Run, prepared: Prepared) -> bool:
     same = run.resolved["model"]["preprocessing"] == used
     return (
         same
-        and _same_data(run.resolved, prepared.resolved, "val")
+        and is_same_split(run.resolved, prepared.resolved, "val")
         and ("positive" not in prepared.job.select_by or decides_alike(run, prepared.job.config))
     )
