@@ -155,7 +155,7 @@ def test_images_that_fail_twice_are_left_out(finetune: FINETUNE, fail: Any) -> N
 
 @pytest.mark.parametrize(("allowed", "failed_at"), [(0, []), (1, [5]), (2, [5, 5])])
 def test_only_so_many_rescues(
-    finetune: FINETUNE, fail: Any, tmp_path: Path, allowed: int, failed_at: list[int]
+    finetune: FINETUNE, settings: Any, fail: Any, tmp_path: Path, allowed: int, failed_at: list[int]
 ) -> None:
     fail(5)
     if allowed == 2:  # the left-out step is passed; the optimizer's count stays, so the next one is its fifth
@@ -167,6 +167,8 @@ def test_only_so_many_rescues(
     run = Run(tmp_path / "run")
     assert run.status["state"] == "failed" and error.value.step == (6 if allowed == 2 else 5)
     assert [row["failed_step"] for row in rescues(run)] == failed_at
+    (last,) = [row for row in run.metrics.rows if row["kind"] == "failed"]
+    assert (last["step"], last["ids"]) == (error.value.step, window_ids(settings, error.value.step))
     _, saved = load_checkpoint(run.path)
     assert all(tensor.isfinite().all() for tensor in saved.weights.values())
 

@@ -42,6 +42,7 @@ def run_with_rescues(
             return
         except NotFinite as error:
             if len(state.failed_steps) >= job.config.train.rescue:
+                _name_images(job, error)
                 raise
             failure = error
         saved = _go_back(job, state, failure)
@@ -110,6 +111,19 @@ def _go_back(job: Job, state: TrainState, failure: NotFinite) -> Saved:
         layout.METRICS,
     )
     return saved
+
+
+def _name_images(job: Job, failure: NotFinite) -> None:
+    """The images of the step that ends the run, in a row, to be looked at or replayed."""
+    ids = _ids(job, failure.step)
+    row = {"kind": "failed", "step": failure.step, "reason": failure.happened, "ids": ids}
+    writer.append_row(job.run / layout.METRICS, row)
+    log.warning(
+        "%s, and no rescue is left; its images: %s (all in %s)",
+        failure.happened,
+        listing(ids, 4),
+        layout.METRICS,
+    )
 
 
 def _ids(job: Job, step: int) -> list[str]:
