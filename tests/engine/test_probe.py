@@ -14,6 +14,7 @@ from warmstart.config import io
 from warmstart.data import workers as cores
 from warmstart.engine import probe, train
 from warmstart.engine.job import Job
+from warmstart.engine.pace import expected_seconds
 from warmstart.engine.prepare import prepare
 from warmstart.errors import Interrupted
 from warmstart.run import layout
@@ -55,6 +56,21 @@ def test_measuring_changes_neither_weights_nor_buffers_nor_random_numbers(
     assert all(torch.equal(left, right) for left, right in zip(before, after, strict=True))
     assert modes == [module.training for module in job.built.module.modules()]
     assert gradients == [p.requires_grad for p in job.built.module.parameters()]
+
+
+@pytest.mark.parametrize(
+    ("unfreeze", "steps"),
+    [("0:head,1:all", (3, 3)), ("0:head,2steps:fc1,5steps:all", (2, 3, 1)), ("0:head,plateau:all", (0, 6))],
+)
+def test_each_stage_is_measured_and_counted_by_its_own_steps(
+    settings: Settings, unfreeze: str, steps: tuple[int, ...]
+) -> None:
+    job = job_of(settings(unfreeze=unfreeze, augment="none", freeze_bn=True))
+    measured = probe.probe(job)
+    assert len(measured.earlier) == len(steps) - 1 and all(seconds > 0 for seconds, _ in measured.earlier)
+    *earlier, last = [10.0**stage for stage in range(len(steps))]
+    told = probe.Probe(last, 0.0, 0.0, None, tuple((seconds, 0.0) for seconds in earlier))
+    assert expected_seconds(job, told) == sum(num * 10.0**stage for stage, num in enumerate(steps))
 
 
 def test_a_short_run_is_not_measured(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,9 +20,10 @@ from warmstart.analysis.gain import measure_gains
 from warmstart.data import counters
 from warmstart.data.batches import evaluation_batches
 from warmstart.data.mixture import balanced_sample
-from warmstart.engine import train
+from warmstart.engine import probe, train
 from warmstart.engine.distributed import SOLO
 from warmstart.engine.prepare import prepare
+from warmstart.engine.remedies import Teacher
 from warmstart.engine.start import Start, fisher_information, open_start, start_of
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference.inputs import InputBuffer
@@ -287,6 +288,20 @@ def test_the_scale_of_class_weights_is_none_of_lwf(knows_a: Run, finetune: FINET
     ]
     for plain, hundred in zip(*found, strict=True):
         assert hundred == pytest.approx(plain, rel=1e-3)
+
+
+def test_the_steps_that_are_measured_before_the_run_have_the_teacher(
+    knows_a: Run, settings: SETTINGS, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"model": None, "weights": f"{knows_a.path}@6", "retain": "A", **REMEDIES["lwf"]}
+    loaded = settings("told", **given, unfreeze="0:head,1:all")
+    job = prepare(loaded.config, loaded.origins, Path("nowhere"), None, SOLO).job
+    real, teachers = probe.train_window, []
+    monkeypatch.setattr(
+        probe, "train_window", lambda *given: teachers.append(given[5].teacher) or real(*given)
+    )
+    assert probe.probe(job).seconds_per_step > 0
+    assert teachers and all(isinstance(teacher, Teacher) for teacher in teachers)
 
 
 def test_images_that_data_is_measured_on_are_not_trained_on(

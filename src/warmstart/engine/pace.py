@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import pairwise
 
 from warmstart.config.schema import Config
 from warmstart.console import log
@@ -52,19 +53,28 @@ def make_pace(config: Config, dataset: Dataset, steps_done: Callable[[int], int]
 
 
 def expected_seconds(job: Job, measured: Probe) -> float:
-    """Seconds of the whole run: its steps and its validations (val, and as many training images)."""
-    num_images = 2 * len(job.dataset.splits.get("val", ()))
-    splits = job.dataset.splits
-    num_kept = (
-        job.kept_in(job.plan.last_stage).views * len(job.dataset.training)
-        + num_images
-        + len(splits.get("test", ()))
-    )
-    return (
-        (job.pace.total_steps - job.pace.first_step) * measured.seconds_per_step
-        + job.pace.num_evals * num_images * measured.seconds_per_eval_image
-        + num_kept * measured.seconds_per_feature_image
-    )
+    """Seconds of the whole run: the steps and the kept features of its stages, and its validations.
+
+    A validation sees val, half as many training images, and what is retained.
+    """
+    num_val, num_test = (len(job.dataset.splits.get(split, ())) for split in ("val", "test"))
+    num_images = num_val + (num_val + 1) // 2 + (0 if job.retained is None else len(job.retained.samples))
+    seconds = job.pace.num_evals * num_images * measured.seconds_per_eval_image
+    for stage, num_steps in enumerate(_steps_by_stage(job)):
+        if num_steps:
+            per_step, per_feature_image = measured.of_stage(stage)
+            num_kept = job.kept_in(stage).views * len(job.dataset.training) + num_images + num_test
+            seconds += num_steps * per_step + num_kept * per_feature_image
+    return seconds
+
+
+def _steps_by_stage(job: Job) -> list[int]:
+    """Where a plateau or a metric decides, a stage is taken to begin as early as it can: more is trained in it."""
+    pace, begins = job.pace, [job.pace.first_step]
+    for stage in job.plan.stages[1:]:
+        begins.append(max(begins[-1], stage.trigger.step(pace.steps_per_epoch) or 0))
+    bounds = [min(step, pace.total_steps) for step in (*begins, pace.total_steps)]
+    return [end - begin for begin, end in pairwise(bounds)]
 
 
 def within_budget(job: Job, measured: Probe) -> Job:

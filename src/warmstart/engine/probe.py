@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import cycle, islice
 from typing import Any
 
@@ -22,6 +22,8 @@ from warmstart.data.batches import Batch, evaluation_batches, training_batches
 from warmstart.data.workers import TIE
 from warmstart.engine.job import Job
 from warmstart.engine.optimizer import make_optimizer
+from warmstart.engine.remedies import Teacher, make_teacher
+from warmstart.engine.start import Start
 from warmstart.engine.step import Arithmetic, make_scaler, train_window
 from warmstart.inference.cut import Tail, prefix_features
 from warmstart.inference.device import peak_bytes
@@ -39,26 +41,40 @@ _FEWEST_BATCHES, _MOST_BATCHES = 2, 64  # for each number of workers
 class Probe:
     """Seconds per optimizer step, per evaluated image, and per image whose features are computed once.
 
-    `peak_bytes` is the peak memory (None: not measurable).
+    `peak_bytes` is the peak memory (None: not measurable). All are of the run's last stage; `earlier` has the seconds
+    per step and per image with features of those before it.
     """
 
     seconds_per_step: float
     seconds_per_eval_image: float
     seconds_per_feature_image: float
     peak_bytes: int | None
+    earlier: tuple[tuple[float, float], ...] = ()
+
+    def of_stage(self, stage: int) -> tuple[float, float]:
+        """Seconds per optimizer step, and per image whose features are computed once."""
+        return (*self.earlier, (self.seconds_per_step, self.seconds_per_feature_image))[
+            min(stage, len(self.earlier))
+        ]
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
 
 
 def probe(job: Job) -> Probe:
-    """Run a few steps of the run's last stage, and a few batches of evaluation."""
+    """Run a few steps of each of the run's stages, and a few batches of evaluation."""
+    earlier = tuple(_of_stage(job, stage) for stage in range(job.plan.last_stage))
     if job.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(job.device)
     with _trial(job) as trial:
         seconds = _train_steps(job, trial)
         per_image = _evaluate(job, trial.module)
-    return Probe(seconds, per_image, trial.parts.per_feature_image, peak_bytes(job.device))
+    return Probe(seconds, per_image, trial.parts.per_feature_image, peak_bytes(job.device), earlier)
+
+
+def _of_stage(job: Job, stage: int) -> tuple[float, float]:
+    with _trial(job, stage) as trial:
+        return _train_steps(job, trial), trial.parts.per_feature_image
 
 
 def speeds_of_workers(job: Job, numbers: Sequence[int]) -> dict[int, float]:
@@ -97,17 +113,17 @@ def speeds_of_workers(job: Job, numbers: Sequence[int]) -> dict[int, float]:
 
 
 class _Trial:
-    """A copy of the model in the run's last stage (the costliest: most is trainable), ready to be trained."""
+    """A copy of the model in a stage, ready to be trained."""
 
-    def __init__(self, job: Job) -> None:
-        stage = job.plan.last_stage
+    def __init__(self, job: Job, stage: int) -> None:
         self._job, self.module = job, copy.deepcopy(job.built.module)
         groups = apply_stage(self.module, job.plan, stage)
         self._optimizer = make_optimizer(job.config.optim, groups, job.device)
         set_modes(self.module, job.plan, job.built.blocks, stage)
-        self.parts = _Parts(job, self.module)
+        self.parts = _Parts(job, self.module, stage)
         scaler = make_scaler(job.precision, job.device)
-        self._arithmetic = Arithmetic(job.precision, job.config.optim.clip, scaler)
+        teacher = _teacher(job, self.parts.part, stage)
+        self._arithmetic = Arithmetic(job.precision, job.config.optim.clip, scaler, teacher=teacher)
         self._at_once = AtOnce()
 
     def step(self, batches: Iterable[Batch]) -> None:
@@ -125,23 +141,36 @@ class _Trial:
         return time.perf_counter() - start, num_images
 
 
+def _teacher(job: Job, part: Callable[[nn.Module], nn.Module], stage: int) -> Teacher | None:
+    """Whose answers cost a forward pass more; the start that a run holds on to is opened later, and as large."""
+    if not job.config.retain.lwf:
+        return None
+    return make_teacher(replace(job, start=Start.of(job, job.built.module.state_dict())), part, stage)
+
+
 @contextmanager
-def _trial(job: Job) -> Iterator[_Trial]:
-    """What is drawn at random while it lasts is drawn again by the run."""
+def _trial(job: Job, stage: int | None = None) -> Iterator[_Trial]:
+    """A trial of a stage, by default of the last, which costs most: more is trained in it than before.
+
+    What is drawn at random while it lasts is drawn again by the run.
+    """
     with torch.random.fork_rng(devices=[job.device] if job.device.type == "cuda" else []):
-        yield _Trial(job)
+        yield _Trial(job, job.plan.last_stage if stage is None else stage)
 
 
 class _Parts:
     """The part of the model that is trained, what it takes of a batch, and what computing features costs."""
 
-    def __init__(self, job: Job, module: nn.Module) -> None:
+    def __init__(self, job: Job, module: nn.Module, stage: int) -> None:
         self._job, self._module = job, module
         self._buffer = InputBuffer(job.built.preprocessing, job.device, job.built.channels_last)
-        height, width, channels = job.train_view.shape
-        self._cut = job.kept_in(job.plan.last_stage).cut
-        self.trained = module if self._cut is None else Tail(module, self._cut, (channels, height, width))
+        self._cut = job.kept_in(stage).cut
+        self.trained = self.part(module)
         self.seconds, self.num_images = 0.0, 0
+
+    def part(self, module: nn.Module) -> nn.Module:
+        height, width, channels = self._job.train_view.shape
+        return module if self._cut is None else Tail(module, self._cut, (channels, height, width))
 
     def inputs(self, images: np.ndarray) -> torch.Tensor:
         tensor = self._buffer(images)
@@ -182,7 +211,7 @@ def _train_steps(job: Job, trial: _Trial) -> float:
 
 def _evaluate(job: Job, module: nn.Module) -> float:
     samples = job.dataset.splits.get("val", job.dataset.splits["train"])
-    parts = _Parts(job, module)
+    parts = _Parts(job, module, job.plan.last_stage)
     all_batches = evaluation_batches(
         samples, job.built.preprocessing, job.dataset.native, job.eval_batch_size, job.workers
     )
