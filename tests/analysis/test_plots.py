@@ -120,15 +120,20 @@ def _rows(epoch_type: type = float):
 
 
 def test_training_marks_the_best_step(tmp_path, texts):
-    plots.plot_training(*_rows(), tmp_path / "t.png", best_step=30)
+    train, evals = _rows()
+    for row in evals:
+        row["accuracy"] += row["step"] / 1000 if row["split"] == "train" else 0
+    plots.plot_training(train, evals, tmp_path / "t.png", best_step=30)
     assert _is_picture(tmp_path / "t.png")
-    assert {"Best val accuracy 0.8 at step 30 (epoch 3)", "epoch", "learning rate", "loss"} <= set(texts)
+    title = "Best val accuracy 0.8 at step 30 (epoch 3)\ntrain less val: +0.030 there, +0.040 at the end"
+    assert {title, "epoch", "learning rate", "loss"} <= set(texts)
     assert {"val", "train, running", "train, measured like val"} <= set(texts)
 
 
 def test_training_by_whole_epochs_is_drawn_over_steps(tmp_path, texts):
     plots.plot_training(*_rows(int), tmp_path / "t.png", metric="loss", best_step=30)
-    assert {"Best val loss 1 at step 30", "step"} <= set(texts)
+    title = "Best val loss 1 at step 30\ntrain less val: +0.000 there, +0.000 at the end"
+    assert {title, "step"} <= set(texts)
     assert "epoch" not in texts
 
 

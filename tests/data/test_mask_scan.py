@@ -65,6 +65,8 @@ def test_classes_targets_and_pixels_are_counted(root):
     share = 3 / 56
     note = f"index masks of 3 classes; the id 3 of {share:.1%} of the pixels is ignored"
     assert note in dataset.facts.notes
+    (histogram,) = [told for told in dataset.facts.notes if told.startswith("pixels by id: 0 ")]
+    assert f"3 (ignored) {share:.1%}" in histogram
 
 
 @pytest.mark.parametrize("cache", ["auto", "ram", "off"])

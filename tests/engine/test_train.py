@@ -391,7 +391,8 @@ def test_tensorboard_has_the_documents_tags(finetune: FINETUNE, lrs: str, rate_t
     run = finetune(tensorboard=True, lrs=lrs)
     events = EventAccumulator(str(run.path / "tb")).Reload()
     watched = {"fisher_ratio", *(f"separation/{name}" for name in ("ant", "bee", "cat"))}
-    expected = {"loss", "accuracy", "val_loss", "train_loss_avg"} | watched | rate_tags
+    gaps = {"gap/loss", "gap/accuracy"}
+    expected = {"loss", "accuracy", "val_loss", "train_loss_avg"} | gaps | watched | rate_tags
     assert set(events.Tags()["scalars"]) == expected
     losses = {event.step: event.value for event in events.Scalars("loss")}
     assert losses == {row["step"]: pytest.approx(row["loss"], rel=1e-6) for row in trained_rows(run)}

@@ -174,10 +174,20 @@ def plot_training(
             all_axes[0].plot(best[x_name], best[metric], "*", color="black", markersize=11, zorder=5)
             where = f"step {best['step']}" + (f" (epoch {best['epoch']:g})" if x_name == "epoch" else "")
             word = _WORDS.get(metric, metric.replace("_", " "))
-            all_axes[0].set_title(f"Best val {word} {best[metric]:.4g} at {where}")
+            title = f"Best val {word} {best[metric]:.4g} at {where}"
+            all_axes[0].set_title("\n".join([title, *_gaps(series, metric, best["step"])]))
         all_axes[-1].set_xlabel(x_name)
         figure.align_ylabels()
         save(figure, path)
+
+
+def _gaps(series: Mapping[str, Rows], metric: str, best_step: int) -> list[str]:
+    """How far train is from val at the best step and at the end; nothing where only one of them was measured."""
+    train, val = ({row["step"]: row.get(metric) for row in series[split]} for split in ("train", "val"))
+    gaps = {step: train[step] - val[step] for step in val if None not in (val[step], train.get(step))}
+    if best_step not in gaps:
+        return []
+    return [f"train less val: {gaps[best_step]:+.3f} there, {gaps[max(gaps)]:+.3f} at the end"]
 
 
 def _epochs_rise(rows: Rows) -> bool:

@@ -149,7 +149,8 @@ def with_classes(source: Source, counts: MaskCounts, place: str, for_training: b
         splits[split] = replace(samples, targets=targets, masks=masks)
     share = total.get(source.ignore, 0) / max(1, sum(total.values()))
     note = f"index masks of {len(classes)} classes; the id {source.ignore} of {share:.1%} of the pixels is ignored"
-    return replace(source, classes=classes, splits=splits, notes=(*source.notes, note))
+    histogram = f"pixels by id: {_histogram(total, source.ignore)}"
+    return replace(source, classes=classes, splits=splits, notes=(*source.notes, note, histogram))
 
 
 def _numbers(counts: MaskCounts, ignore: int, place: str) -> tuple[str, ...]:

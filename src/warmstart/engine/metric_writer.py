@@ -157,6 +157,10 @@ class MetricWriter:
                     self._scalar(tag, metrics[name], state.step)
             for name, value in metrics.get("separation", {}).items():
                 self._scalar(f"{prefix}separation/{name}", value, state.step)
+        train, val = measured.get("train", {}), measured.get("val", {})
+        for name in dict.fromkeys(("loss", self._job.select_by)):
+            if name in train and name in val:
+                self._scalar(f"gap/{name}", train[name] - val[name], state.step)
         self._last_time = time.perf_counter()  # time spent on validation is not training time
         self._last_step = state.step
 
