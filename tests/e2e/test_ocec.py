@@ -292,8 +292,13 @@ def test_the_files_of_the_document_hold_what_was_measured(
 
 def test_its_files_keep_margin_head_and_class_weights(settings: dict[str, Any], tmp_path: Path) -> None:
     given = {"margin": 0.3, "margin_scale": 9.0, "margin_eval_scale": 5.0, "class_weights": "open=3,closed=1"}
+    schedule = {"optimizer": "sgd", "scheduler": "step", "scheduler_step": "1epochs", "clip": 0.5}
     run = finetuned(
-        **settings | {"epochs": 1}, **given, weights="none", model="ocec-c8-b2-arcface", output_style="ocec"
+        **settings | {"epochs": 1} | schedule,
+        **given,
+        weights="none",
+        model="ocec-c8-b2-arcface",
+        output_style="ocec",
     )
     [file] = (run.path / "ocec").glob("ocec_best_epoch*.pt")
     built = build(ModelConfig(weights=str(file)), {}, None, 0)
@@ -306,6 +311,9 @@ def test_its_files_keep_margin_head_and_class_weights(settings: dict[str, Any], 
     assert of_run.metrics["loss"] == pytest.approx(recorded, abs=1e-6)
     torch.testing.assert_close(logits, torch.from_numpy(of_run.outputs))
     assert ocec_settings(content)["task.class_weights"] == "open=3,closed=1"
+    child = ws.continue_run(str(file), data=settings["data"], keep="weights", output_dir=str(tmp_path / "on"))
+    optim = Run(Path(child.run)).config["optim"]
+    assert {name: optim[name] for name in schedule} == schedule
     assert ocec_settings(torch.load(checkpoint(tmp_path)))["task.class_weights"] == "balanced"
 
 

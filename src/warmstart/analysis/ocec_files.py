@@ -121,6 +121,8 @@ def _content(run: Run, restored: Restored, step: int, measured: dict[str, _Measu
     train |= {name: config["optim"][name] for name in ("lr", "weight_decay")}
     train |= margin_to(built.margin)
     train |= {"class_weights": config["task"]["class_weights"], "program": PROGRAM}
+    train["settings"] = {f"optim.{name}": value for name, value in config["optim"].items()}
+    train["settings"] |= {"train.select_by": run.resolved["select_by"]}
     train |= {"batch_size": config["data"]["batch_size"], "image_size": list(used.image_size)}
     return {
         "model_config": model_config,

@@ -43,9 +43,11 @@ def ocec_settings(content: Mapping[Any, Any]) -> dict[str, Any]:
     stated = {**_part(content, "model_config"), **_part(content, "train_config")}
     scheduler = _part(content, "scheduler_state")
     found = {path: stated[name] for name, path in _NAMES.items() if _is_number(stated.get(name))}
-    found |= _FIXED
-    found["optim.scheduler_gamma"] = _number(scheduler, "factor", _FACTOR)
-    found["optim.scheduler_patience"] = int(_number(scheduler, "patience", _PATIENCE))
+    own = _part(stated, "settings")  # of files that were written here
+    found |= own or _FIXED | {
+        "optim.scheduler_gamma": _number(scheduler, "factor", _FACTOR),
+        "optim.scheduler_patience": int(_number(scheduler, "patience", _PATIENCE)),
+    }
     if _number(stated, "warmup_epochs", 0):
         found["optim.warmup"] = f"{int(stated['warmup_epochs'])}epochs"
     if isinstance(stated.get("class_weights", 0), (str, type(None))):
