@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from warmstart.adapt.apply import apply_stage
-from warmstart.adapt.patterns import match_blocks
+from warmstart.adapt.patterns import match_blocks, with_margin_head
 from warmstart.adapt.plan import Plan, decays, make_plan
 from warmstart.config.schema import AdaptConfig, ModelConfig, OptimConfig
 from warmstart.errors import UserError
@@ -283,6 +283,20 @@ def test_head_is_not_the_margin_head_where_that_has_a_rate_of_its_own() -> None:
         assert plan.notes == ("--lrs head has no effect: margin_head is the head, with an entry of its own",)
     alone = plan_for(built, {"lrs": "backbone=1e-5,head=5e-5"})
     assert alone.row("margin_head").lr == 5e-5 and not alone.notes
+
+
+def test_a_margin_head_has_the_documents_name_in_any_model(fashion: BuiltModel) -> None:
+    names = [block.name for block in fashion.blocks]
+    for lrs in ("backbone=1e-5,head=5e-5,margin_head=1e-4", "margin_head=1e-4,head=5e-5,backbone=1e-5"):
+        asked = AdaptConfig(lrs=lrs, unfreeze="0:margin_head,1:all")
+        adapt = with_margin_head(asked, names)
+        plan = plan_for(fashion, adapt.model_dump())
+        assert plan.row("head").lr == 1e-4 and plan.row("conv1").lr == 1e-5
+        assert plan.row("head").from_stage == 0 and plan.row("conv1").from_stage == 1
+        assert any(note.startswith("--lrs head has no effect") for note in plan.notes)
+    assert with_margin_head(AdaptConfig(freeze="margin_head"), names).freeze == ("head",)
+    with pytest.raises(UserError, match="'margin_head' names no block"):
+        plan_for(fashion, {"lrs": "margin_head=1e-4"})
 
 
 def test_only_matrices_decay(fashion: BuiltModel, vit: BuiltModel) -> None:

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 
+from warmstart.config.schema import AdaptConfig
 from warmstart.errors import UserError, closest, listing
 
+MARGIN_HEAD = "margin_head"
 _PART = re.compile(r"backbone\s*([<>])\s*(\d*\.?\d+)", re.ASCII)
 
 
@@ -37,6 +40,24 @@ def match_blocks(pattern: str, names: Sequence[str], flag: str) -> tuple[str, ..
             closest(pattern, [*names, "backbone", "all"]),
         )
     return found
+
+
+def with_margin_head(adapt: AdaptConfig, names: Sequence[str]) -> AdaptConfig:
+    """Settings for a model whose head is a margin head: `margin_head` names it, whatever the block is called.
+
+    Its rate comes first, as that of `head` is for the layers which document 001 has beside its margin head.
+    """
+    head = names[-1]
+    if head == MARGIN_HEAD:
+        return adapt
+    given = [(head if pattern == MARGIN_HEAD else pattern, rate) for pattern, rate in adapt.lrs]
+    is_named = [pattern == MARGIN_HEAD for pattern, _ in adapt.lrs]
+    lrs = [pair for _, pair in sorted(zip(is_named, given, strict=True), key=lambda each: not each[0])]
+    freeze = tuple(head if pattern == MARGIN_HEAD else pattern for pattern in adapt.freeze)
+    unfreeze = tuple(
+        replace(entry, pattern=head) if entry.pattern == MARGIN_HEAD else entry for entry in adapt.unfreeze
+    )
+    return adapt.model_copy(update={"lrs": tuple(lrs), "freeze": freeze, "unfreeze": unfreeze})
 
 
 def _number_of_blocks(pattern: str, written: str, num_blocks: int, flag: str) -> int:

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from warmstart.adapt.plan import make_plan
+from warmstart.adapt.patterns import with_margin_head
+from warmstart.adapt.plan import Plan, make_plan
 from warmstart.config.schema import Config
 from warmstart.console import log
 from warmstart.data.augment import Augment
@@ -69,8 +70,7 @@ def prepare(
     reference = resolve_weights(config.model.weights)
     opened = open_inputs(config, reference, run, resolved, device)
     dataset, built = opened.dataset, opened.built
-    sizes = {name: tuple(p.shape) for name, p in built.module.named_parameters()}
-    plan = make_plan(built.blocks, sizes, config.adapt, config.optim)
+    plan = _plan(config, built)
     augment, augment_origin = _augment(config, reference, resolved)
     pace = make_pace(config, dataset, steps_done) if resolved is None else Pace(**resolved["pace"])
     task = _task(config, dataset, built)
@@ -108,6 +108,13 @@ def prepare(
         return make_record(job, reference, origins, record, measured) | {"mined": mined}
 
     return _decide(job, complete, opened.split)
+
+
+def _plan(config: Config, built: BuiltModel) -> Plan:
+    sizes = {name: tuple(p.shape) for name, p in built.module.named_parameters()}
+    names = [block.name for block in built.blocks]
+    adapt = config.adapt if built.margin is None else with_margin_head(config.adapt, names)
+    return make_plan(built.blocks, sizes, adapt, config.optim)
 
 
 def _view(built: BuiltModel, dataset: Dataset, augment: Augment, mixing: Mixing | None) -> View:
