@@ -221,8 +221,9 @@ def _draw_panel(axes: Axes, panel: str, series: Mapping[str, Rows], x_name: str)
         looks["running"] |= {"color": GREEN, "linewidth": 1.6, "alpha": 1.0}
     for name, look in looks.items():
         values = _column(series[name], panel)
-        if np.isfinite(values).any():
-            axes.plot(_column(series[name], x_name), values, **look)
+        num = np.isfinite(values).sum()
+        if num:
+            axes.plot(_column(series[name], x_name), values, **(look | dot if num == 1 else look))
     axes.set_ylabel(_WORDS.get(panel, panel.replace("_", " ")))
     axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4))
     axes.grid(axis="y")

@@ -57,7 +57,7 @@ def _stretches(stated: dict[str, Any], resized: Size) -> bool:
     size = stated.get("size")
     if size is None:
         return False
-    if "crop_pct" in stated:  # ConvNeXt's
+    if stated.get("crop_pct") is not None:  # ConvNeXt's
         return resized[0] >= _LARGE
     return not isinstance(size, dict) or "shortest_edge" not in size
 

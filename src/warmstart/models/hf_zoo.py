@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,7 @@ def create_hf(bare: str, wanted: Wanted) -> Created:
     return Created(
         module=module,
         head=_head(module, name),
-        preprocessing=Preprocessing(size, own.mean, own.std, own.crop_pct),
+        preprocessing=replace(own, image_size=size),
         licence=None,
         channels_last=is_convolutional(module),
         classes=classes,
