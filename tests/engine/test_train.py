@@ -9,6 +9,7 @@ import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from warmstart.analysis.gain import measure_gains
 from warmstart.data.augment import Augment
 from warmstart.data.geometry import MaskRules
 from warmstart.engine import prepare, train
@@ -336,6 +338,36 @@ def test_images_lost_on_the_way_count_across_a_resume(
     with pytest.raises(UserError, match="2 training images can no longer be read") as error:
         train.resume(str(tmp_path / "run"), {})
     assert first in str(error.value) and second in str(error.value)
+
+
+def test_a_run_that_has_lost_an_image_comes_to_its_results(
+    settings: SETTINGS, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lost in the second epoch, it is one of the training images that a validation measures the gap on."""
+    from warmstart.engine.measure import train_subset
+    from warmstart.engine.state import TrainState
+
+    root = Path(shutil.copytree(data, tmp_path / "data"))
+    given = {"data": str(root), "cache": "off", "max_corrupt": 0.05}
+    job = train.dry_run(settings("unused", **given))[0].job
+    samples = job.dataset.splits["train"]
+    size = (len(job.dataset.splits["val"]) + 1) // 2
+    measured = train_subset(samples, size, job.config.train.seed).ids
+    later = np.concatenate([*chain.from_iterable(job.windows(1)[1:])])
+    lost = next(samples.ids[place] for place in later if samples.ids[place] in measured)
+    count = TrainState.advance
+
+    def advance(state: TrainState, steps_per_epoch: int) -> None:
+        count(state, steps_per_epoch)
+        if state.step == 4:
+            (root / lost).write_bytes(bytes((root / lost).stat().st_size))
+
+    monkeypatch.setattr(TrainState, "advance", advance)
+    run = Run(train.finetune(settings("run", **given)))
+    numbers = [row["num_samples"] for row in run.evals.rows if row["split"] == "train"]
+    assert numbers == [size, size, size - 1] and list(run.status["unreadable"]) == [lost]
+    gains, result = measure_gains(run.path, torch.device("cpu"), 0)
+    assert gains and result.num_samples == len(job.dataset.splits[result.split])
 
 
 def test_a_parents_mixup_is_dropped_for_masks(settings: SETTINGS) -> None:

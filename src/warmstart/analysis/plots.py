@@ -183,8 +183,11 @@ def plot_training(
 
 def _gaps(series: Mapping[str, Rows], metric: str, best_step: int) -> list[str]:
     """How far train is from val at the best step and at the end; nothing where only one of them was measured."""
-    train, val = ({row["step"]: row.get(metric) for row in series[split]} for split in ("train", "val"))
-    gaps = {step: train[step] - val[step] for step in val if None not in (val[step], train.get(step))}
+    train, val = (
+        {row["step"]: float(row[metric]) for row in series[split] if row.get(metric) is not None}
+        for split in ("train", "val")
+    )
+    gaps = {step: train[step] - val[step] for step in val if step in train}
     if best_step not in gaps:
         return []
     return [f"train less val: {gaps[best_step]:+.3f} there, {gaps[max(gaps)]:+.3f} at the end"]

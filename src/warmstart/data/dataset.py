@@ -252,7 +252,7 @@ def _examine(
     """The samples that were looked at, and what was seen, per split."""
     if known is not None:
         dropped = {name for name, _ in known}
-        splits = {split: _without(samples, dropped) for split, samples in splits.items()}
+        splits = {split: samples.without(dropped) for split, samples in splits.items()}
     total, before, results = sum(map(len, splits.values())), 0, {}
     for split, samples in splits.items():
 
@@ -264,12 +264,6 @@ def _examine(
         results[split] = look(samples, workers, report)
         before += len(samples)
     return splits, results
-
-
-def _without(samples: Samples, names: set[str]) -> Samples:
-    return samples.subset(
-        np.array([i for i, name in enumerate(samples.ids) if name not in names], dtype=np.int64)
-    )
 
 
 def _check_corrupt(quarantine: Quarantine, splits: dict[str, Samples], max_corrupt: float) -> None:

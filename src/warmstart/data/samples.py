@@ -6,6 +6,7 @@ N is the number of samples; an id is stable across machines (POSIX, relative to 
 from __future__ import annotations
 
 import os
+from collections.abc import Collection
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -148,6 +149,14 @@ class Samples:
             self.pixels.subset(indices),
             None if self.groups is None else self.groups[indices],
             None if self.masks is None else self.masks.subset(indices),
+        )
+
+    def without(self, names: Collection[str]) -> Samples:
+        """The samples that are not among these ids."""
+        if not names:
+            return self
+        return self.subset(
+            np.array([i for i, name in enumerate(self.ids) if name not in names], dtype=np.int64)
         )
 
     def with_targets(self, targets: np.ndarray) -> Samples:

@@ -228,7 +228,8 @@ def _train(job: Job, state: TrainState, saved: Saved | None, before: dict[str, f
             writer.write_status(job.run, "failed", step=state.step, reason=reason, time=clock.to_json())
             raise error from (None if error is raised else raised)
     if not is_over:
-        writer.write_status(job.run, "interrupted", step=state.step, time=clock.to_json())
+        lost = state.unreadable
+        writer.write_status(job.run, "interrupted", step=state.step, unreadable=lost, time=clock.to_json())
         raise Interrupted(
             f"interrupted at step {state.step} of {job.pace.total_steps}; everything up to it is saved",
             fix=f"warmstart resume {job.run}",
@@ -256,6 +257,7 @@ def _finish(job: Job, state: TrainState, clock: Clock) -> None:
         stages_never_begun=never,
         recovery_events=state.num_recoveries,
         rescues=len(state.failed_steps),
+        unreadable=state.unreadable,
         improved_by=None if compared is None else compared.gain,
         seconds=round(state.seconds, 2),
         time=clock.to_json(),
