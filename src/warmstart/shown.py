@@ -29,6 +29,8 @@ METRICS = (
     "ece",
     "fisher_ratio",
     "fisher_document",
+    "most_confident_mistake",
+    "likely_mislabelled",
 )
 
 

@@ -356,13 +356,19 @@ def test_a_best_step_0_is_mined_before_newer_ones(start: Start) -> None:
     assert "train@0" in start("mined", mine=str(run.path)).resolved["mined"]["path"]
 
 
-def test_the_distance_between_classes_is_in_every_row_and_grows(start: Start) -> None:
+def test_the_distance_between_classes_is_in_every_row_and_grows(start: Start, tmp_path: Path) -> None:
     run = start("run", epochs=4, freeze="conv*", feature_cache="on", views=1)
     rows = [row for row in run.evals.rows if "kind" not in row]
     assert all({"fisher_ratio", "fisher_document", "separation"} <= set(row) for row in rows)
     val = val_rows(run)
     assert val[-1]["fisher_ratio"] > val[0]["fisher_ratio"] > 0
     assert set(val[0]["separation"]) == {"closed", "open"}
+    told = ws.evaluate(f"{run.path}@{val[-1]['step']}", split="val", output_dir=str(tmp_path / "val"))
+    scores = told.task.scores(told.outputs)
+    wrong = scores.argmax(axis=1) != told.targets
+    assert val[-1]["most_confident_mistake"] == pytest.approx(scores[wrong].max(initial=0), abs=1e-6)
+    suspects = (tmp_path / "val" / "mislabelled.csv").read_text().splitlines()[1:]
+    assert val[-1]["likely_mislabelled"] == len(suspects)
     assert json.dumps(val)
 
 

@@ -422,7 +422,8 @@ def test_tensorboard_has_the_documents_tags(finetune: FINETUNE, lrs: str, rate_t
 
     run = finetune(tensorboard=True, lrs=lrs)
     events = EventAccumulator(str(run.path / "tb")).Reload()
-    watched = {"fisher_ratio", *(f"separation/{name}" for name in ("ant", "bee", "cat"))}
+    watched = {"fisher_ratio", "most_confident_mistake", "likely_mislabelled"}
+    watched |= {f"separation/{name}" for name in ("ant", "bee", "cat")}
     gaps = {"gap/loss", "gap/accuracy"}
     expected = {"loss", "accuracy", "val_loss", "train_loss_avg"} | gaps | watched | rate_tags
     assert set(events.Tags()["scalars"]) == expected

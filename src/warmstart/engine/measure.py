@@ -22,6 +22,7 @@ from warmstart.records import RETAIN
 from warmstart.run import layout, writer
 from warmstart.run.lineage import verdict
 from warmstart.tasks.classification import Classification
+from warmstart.tasks.label_errors import likely_mislabelled
 
 
 def train_subset(samples: Samples, size: int, seed: int) -> Samples:
@@ -50,6 +51,7 @@ def measure(job: Job, state: TrainState, weights: nn.Module, feed: Feed) -> dict
         if split == "val" and isinstance(task, Classification):  # val is the first; test never chooses
             task = task.decided(outputs, samples.targets)
             state.threshold = None if task.decision is None else task.decision.threshold
+            measured |= _doubtful(task, outputs, samples.targets)
         rows[split] = task.evaluate(outputs, samples.targets) | measured
         write_eval_row(job, state, split, len(samples), rows[split])
         if split != "train" and is_start:
@@ -99,6 +101,19 @@ def _look(
         return outputs, {}
     counts, totals, squares = (np.sum([part[place] for part in found], axis=0) for place in range(3))
     return outputs, separation(counts, totals, squares, job.task.classes)
+
+
+def _doubtful(task: Classification, outputs: np.ndarray, targets: np.ndarray) -> dict[str, float]:
+    """Score of the most confident mistake (0 without one), and how many labels look wrong; `evaluate` names them."""
+    scores = task.scores(outputs)
+    if not np.isfinite(scores).all():
+        return {}
+    answers = task.answers_by(scores)
+    wrong = np.flatnonzero(answers != targets)
+    return {
+        "most_confident_mistake": float(scores[wrong, answers[wrong]].max(initial=0)),
+        "likely_mislabelled": len(likely_mislabelled(scores, targets)[0]),
+    }
 
 
 def _is_finite(job: Job, outputs: np.ndarray, row: dict[str, float]) -> bool:

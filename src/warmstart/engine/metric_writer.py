@@ -21,7 +21,8 @@ from warmstart.run import layout, writer
 from warmstart.run.tensorboard import ScalarWriter
 from warmstart.tasks import binary
 
-_VALIDATION_SCALARS = ("loss", "accuracy", "map", "miou", *binary.METRICS, "fisher_ratio", "fisher_document")
+_VALIDATION_SCALARS = ("loss", "accuracy", "map", "miou", *binary.METRICS)
+_VALIDATION_SCALARS += ("fisher_ratio", "fisher_document", "most_confident_mistake", "likely_mislabelled")
 
 # The scale has been halved as often by then: the gradients are not too large, they are broken.
 _MOST_SKIPPED = 20
