@@ -72,8 +72,7 @@ def open_evaluation_set(
             given["mask_classes"] = built.classes
     if is_own and run is not None:
         settings = own.model_copy(update={"path": path, **split_settings(recorded["split"])})
-        lost = run.status.get("unreadable", {})  # on the way
-        known = tuple((name, reason) for name, reason in (*recorded["quarantined"], *lost.items()))
+        known = (*map(tuple, recorded["quarantined"]), *run.status.get("unreadable", {}).items())
         # Decoding everything for one split would not pay; what training has kept is there.
         plan = plan_store(own, built.preprocessing, "off" if own.cache == "off" else "warm")
         dataset = open_dataset(
