@@ -21,8 +21,8 @@ from warmstart.run import layout, writer
 from warmstart.run.tensorboard import ScalarWriter
 from warmstart.tasks import binary
 
-_VALIDATION_SCALARS = ("loss", "accuracy", "map", "miou", *binary.METRICS)
-_VALIDATION_SCALARS += ("fisher_ratio", "fisher_document", "most_confident_mistake", "likely_mislabelled")
+_OF_CLASSES = ("fisher_ratio", "fisher_document", "most_confident_mistake", "likely_mislabelled")
+_VALIDATION_SCALARS = ("loss", "accuracy", "map", "miou", *binary.METRICS, *_OF_CLASSES)
 
 # The scale has been halved as often by then: the gradients are not too large, they are broken.
 _MOST_SKIPPED = 20
