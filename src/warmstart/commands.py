@@ -19,6 +19,7 @@ from warmstart.flags import (
     Flag,
     continue_flags,
     finetune_flags,
+    prepare_flags,
     verify_flags,
 )
 
@@ -250,29 +251,8 @@ COMMANDS: dict[str, Command] = {
         lambda path: f"{path} written; next: warmstart finetune --config {path} --dry-run",
     ),
     "prepare": Command(
-        "Annotations -> a parquet file whose splits no group and no picture crosses; what would leak is counted.",
-        lambda: (
-            Flag("kind", "parquet", positional=True, required=True),
-            Flag(
-                "annotations",
-                "CSV file, folders of images, or another data set",
-                positional=True,
-                required=True,
-            ),
-            Flag("output", "FILE.parquet to write", required=True),
-            Flag(
-                "group",
-                "column, or pattern with one (group) over the image ids: a group never crosses a split",
-            ),
-            Flag("train_ratio", "share of training images [default: 0.8]"),
-            Flag("val_ratio", "share of validation images; the rest is test [default: 0.1]"),
-            Flag(
-                "classes", "names of the labels in their order, for example closed,open [default: the labels]"
-            ),
-            Flag("embed", "put the images into the file", bool),
-            Flag("seed", "seed of the split [default: 0]", int),
-            JSON,
-        ),
+        "Images -> a parquet file, or split folders, where no group and no picture crosses a split; leaks are counted.",
+        prepare_flags,
         _verb("prepare"),
     ),
     "demo": Command(

@@ -107,3 +107,36 @@ def verify_flags() -> tuple[Flag, ...]:
         Flag("keep_in", "new folder for both runs [default: a temporary one]"),
         *(flag for flag in finetune_flags() if flag.name not in ("config", "dry_run")),
     )
+
+
+def prepare_flags() -> tuple[Flag, ...]:
+    return (
+        Flag("kind", "parquet or folders", positional=True, required=True),
+        Flag("annotations", "CSV file, folders of images, or another data set", positional=True),
+        Flag("output", "parquet: FILE.parquet to write"),
+        Flag("output_dir", "folders: new folder for train, val and test folders of class folders"),
+        Flag(
+            "group",
+            "column, or pattern with one (group) over the image ids: a group never crosses a split",
+        ),
+        Flag("train_ratio", "share of training images [default: 0.8]"),
+        Flag(
+            "val_ratio",
+            "share of validation images; the rest is test [default: parquet 0.1, folders half of what train leaves]",
+        ),
+        Flag(
+            "classes",
+            "parquet: names of the labels in their order, for example closed,open; folders: the classes to take"
+            " [default: all, as they are]",
+        ),
+        Flag("num_classes", "folders: take so many classes, those with the most images", int, least=2),
+        Flag(
+            "class_folder",
+            "folders: the class of an image is the first folder below the data, or the last, which holds it"
+            " [default: first]",
+        ),
+        Flag("validate", "folders: decode every image, and leave out and list those that cannot be", bool),
+        Flag("embed", "parquet: put the images into the file", bool),
+        Flag("seed", "seed of the split [default: 0]", int),
+        JSON,
+    )

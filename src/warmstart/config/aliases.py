@@ -146,6 +146,7 @@ ALIASES: dict[str, dict[str, Alias]] = {
         "image": Alias(lambda value: ["--images", value]),
         "image-dir": Alias(lambda value: ["--images", value]),
     },
+    "prepare": {"no-download": _dead("nothing is downloaded; name the folder of the images")},
 }
 
 

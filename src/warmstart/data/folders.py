@@ -20,6 +20,9 @@ SPLIT_WORDS = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 _HIDDEN = frozenset(("__MACOSX", "@eaDir", "Thumbs.db", "desktop.ini"))
+# What `prepare folders` writes beside its split folders.
+PREPARED, ORIGINS, UNREADABLE = "preparation.json", "origins.csv", "unreadable.csv"
+_OURS = frozenset((PREPARED, ORIGINS, UNREADABLE))
 _LAYOUT = "class folders (cat/1.jpg, dog/2.jpg), or split folders of class folders (train/cat/1.jpg)"
 
 
@@ -43,10 +46,10 @@ def find_images(folder: Path) -> Found:
             folders.clear()
             continue
         seen.add(place)
-        hidden += [name for name in [*folders, *files] if _is_hidden(name)]
-        folders[:] = [name for name in folders if not _is_hidden(name)]
+        hidden += [name for name in [*folders, *files] if is_hidden(name)]
+        folders[:] = [name for name in folders if not is_hidden(name)]
         for name in files:
-            if not _is_hidden(name):
+            if not is_hidden(name):
                 path = Path(parent, name)
                 if path.suffix.lower() in IMAGE_SUFFIXES:
                     images.append(path)
@@ -77,26 +80,27 @@ def open_folders(root: Path) -> Source:
     if len(listings) == 1 and "all" not in listings:
         split, listings = next(iter(listings)), {"all": next(iter(listings.values()))}
         notes.append(f"{root.name} has a {split} folder only: its images are split")
-    splits = {split: _samples(entries, root) for split, entries in listings.items()}
-    notes += _passed_over([*passed, _loose(root)] if "all" not in split_folders else passed)
+    splits = {split: samples_of(entries, root) for split, entries in listings.items()}
+    notes += passed_over([*passed, _loose(root)] if "all" not in split_folders else passed)
     names = tuple(map(printable, classes))
-    return Source(names, splits, _fingerprint(splits.values()), tuple(map(printable, notes)))
+    return Source(names, splits, fingerprint_of(splits.values()), tuple(map(printable, notes)))
 
 
-def _is_hidden(name: str) -> bool:
+def is_hidden(name: str) -> bool:
     return name.startswith(".") or name in _HIDDEN
 
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders directly in a folder, sorted, without hidden ones."""
-    return sorted(path for path in folder.iterdir() if path.is_dir() and not _is_hidden(path.name))
+    return sorted(path for path in folder.iterdir() if path.is_dir() and not is_hidden(path.name))
 
 
 def _loose(folder: Path) -> Found:
     """Files directly in a folder that should hold only folders, and its hidden entries."""
-    names = sorted(path.name for path in folder.iterdir() if _is_hidden(path.name) or path.is_file())
-    hidden = [name for name in names if _is_hidden(name)]
-    return Found([], [name for name in names if not _is_hidden(name)], hidden)
+    entries = (path for path in folder.iterdir() if path.name not in _OURS)
+    names = sorted(path.name for path in entries if is_hidden(path.name) or path.is_file())
+    hidden = [name for name in names if is_hidden(name)]
+    return Found([], [name for name in names if not is_hidden(name)], hidden)
 
 
 def split_folders_of(root: Path) -> dict[str, Path]:
@@ -172,14 +176,16 @@ def _check_filled(found: dict[str, Found], table: dict[str, Path]) -> None:
         )
 
 
-def _samples(entries: list[tuple[Path, int]], root: Path) -> Samples:
+def samples_of(entries: list[tuple[Path, int]], root: Path) -> Samples:
+    """Images with their classes, in the order of their paths below `root`, which are their ids."""
     rows = sorted((path.relative_to(root).as_posix(), target, path) for path, target in entries)
     targets = np.array([target for _, target, _ in rows], dtype=np.int64)
     ids = tuple(printable(name) for name, _, _ in rows)
     return Samples(ids, targets, FilePixels(tuple(path for *_, path in rows)))
 
 
-def _passed_over(passed: list[Found]) -> list[str]:
+def passed_over(passed: list[Found]) -> list[str]:
+    """The notes on what is hidden and on what is no image."""
     notes = []
     hidden = [name for found in passed for name in found.hidden]
     others = [name for found in passed for name in found.others]
@@ -192,7 +198,8 @@ def _passed_over(passed: list[Found]) -> list[str]:
     return notes
 
 
-def _fingerprint(splits: Iterable[Samples]) -> str:
+def fingerprint_of(splits: Iterable[Samples]) -> str:
+    """By the ids and sizes of files."""
     rows = []
     for samples in splits:
         assert isinstance(samples.pixels, FilePixels)

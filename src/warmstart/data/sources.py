@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -37,6 +37,7 @@ def open_source(
     label_columns: Sequence[str] = (),
     download: bool = False,
     masks: MaskSettings = NO_MASKS,
+    folders: Callable[[Path], Source] = open_folders,
 ) -> Source:
     """Detect and list a labelled data set; no image is decoded.
 
@@ -51,7 +52,7 @@ def open_source(
         "label_columns": tuple(label_columns),
         "masks": masks,
     }
-    source = _open(str(path), columns, download)
+    source = _open(str(path), columns, download, folders)
     if source.ignore is None and masks.given:
         raise UserError(
             f"{listing(f'{flag} {value}' for flag, value in masks.given.items())}: {path} has no masks",
@@ -71,16 +72,16 @@ def open_source(
     return source
 
 
-def _open(place: str, columns: TableColumns, download: bool) -> Source:
+def _open(place: str, columns: TableColumns, download: bool, folders: Callable[[Path], Source]) -> Source:
     if not is_path(place):
         _refuse_columns(place, columns)
         return open_memory(place) if place.startswith(MEMORY) else open_torchvision(place, download)
     root = Path(place).expanduser()
     _check_exists(root)
-    return _open_folder(root, columns) if root.is_dir() else _open_file(root, columns)
+    return _open_folder(root, columns, folders) if root.is_dir() else _open_file(root, columns)
 
 
-def _open_folder(root: Path, columns: TableColumns) -> Source:
+def _open_folder(root: Path, columns: TableColumns, folders: Callable[[Path], Source]) -> Source:
     if files := idx_files(root):
         _refuse_columns(root, columns)
         return open_idx(root, files)
@@ -97,7 +98,7 @@ def _open_folder(root: Path, columns: TableColumns) -> Source:
         found, notes = open_folder_table(root, columns)
         if found is None:
             _refuse_columns(root, columns)
-        source = found or open_folders(root)
+        source = found or folders(root)
     return replace(source, notes=(*notes, *source.notes))
 
 
