@@ -24,7 +24,7 @@ from warmstart.engine.older_best import decides_alike, val_outputs
 from warmstart.engine.prepare import Prepared
 from warmstart.engine.same_data import is_same_split, trains_on_same
 from warmstart.errors import UserError, closest, listing
-from warmstart.inference.reference import resolve_weights
+from warmstart.inference.reference import at_step, resolve_weights
 from warmstart.models.zoo import disagreements
 from warmstart.run import layout, reader
 from warmstart.run.reader import Run
@@ -60,6 +60,7 @@ def find_parent(reference: str, keep: str) -> Parent:
     """
     if keep not in KEEPS:
         raise UserError(f"--keep {keep}", f"one of {listing(KEEPS)}", closest(keep, KEEPS))
+    reference = at_step(reference)
     path, at = reader.split_reference(reference)
     if layout.is_run(path):
         check_stopped(Run(path))
@@ -75,8 +76,8 @@ def find_parent(reference: str, keep: str) -> Parent:
         settings = {**foreign.settings, "model.weights": file}
         return Parent(file, keep, Layer("parent", settings), foreign=foreign)
     check_stopped(found.run)
-    if keep != WEIGHTS:  # a folder of runs is its best run; a file in one is its step
-        return _with_state(found.run.path, str(found.step) if path.is_file() else None, keep)
+    if keep != WEIGHTS:  # of a folder of runs, the best one
+        return _with_state(found.run.path, None, keep)
     assert found.step is not None, "a run is named with a step"
     return _of_run(found.run, found.step, keep)
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from warmstart.config.schema import SELECTION_METRICS
 from warmstart.console import log
+from warmstart.errors import UserError, listing
 from warmstart.models.choose import Score, check_path, checkpoints_in, choose, matches
 from warmstart.models.objects import keep
 from warmstart.run import layout, reader
 from warmstart.run.reader import Run
+
+# As other programs call their checkpoints: by the step, or by the epoch (document 004).
+_BY_STEP, _BY_EPOCH = re.compile(r"checkpoint-(\d+|best|last)"), re.compile(r"checkpoint-epoch-(\d+)")
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,9 @@ def resolve_weights(reference: str | None) -> WeightsReference:
     """
     if reference is None or reference == "none":
         return WeightsReference(None)
+    reference = at_step(reference)
     path, at = reader.split_reference(reference)
-    check_path(path)
-    if at is None and (inside := _in_run(path)) is not None:
-        path, step_inside = inside
-        reference = f"{path}@{step_inside}"
-    elif at is None and not path.is_file() and not layout.is_run(path):
+    if at is None and not path.is_file() and not layout.is_run(path):
         reference = _among_runs(reference, path)
         path, _ = reader.split_reference(reference)
     if layout.is_run(path):
@@ -52,22 +54,51 @@ def keep_module(
     Its layers are looked at with `image_size`, else with that of the run that `reference` names.
     UserError: see `models.objects.keep`.
     """
-    path = None if reference is None else reader.split_reference(reference)[0]
+    path = None if reference is None else reader.split_reference(at_step(reference))[0]
     if image_size is None and path is not None and layout.is_run(path):
         height, width = Run(path).resolved["model"]["preprocessing"]["image_size"]
         image_size = height, width
     return keep(module, image_size)
 
 
-def _in_run(path: Path) -> tuple[Path, int] | None:
-    """The run and the step that a file of weights belongs to by where it lies."""
-    parents = path.parents if len(path.parents) > 2 else path.absolute().parents
-    if path.name != layout.MODEL or not path.is_file() or len(parents) <= 2:
-        return None
-    step = layout.checkpoint_step(parents[0].name)
-    if step is None or parents[1].name != layout.CHECKPOINTS or not layout.is_run(parents[2]):
-        return None
-    return parents[2], step
+def at_step(reference: str) -> str:
+    """RUN@step for what lies in one of our runs (RUN/checkpoints/step_..., the weights in it), and for the names that
+    it would have elsewhere: RUN/checkpoint-500, RUN/checkpoint-epoch-20. Anything else as it is.
+
+    Raises:
+        UserError: the run keeps no checkpoint of that epoch.
+    """
+    path, at = reader.split_reference(reference)
+    check_path(path)
+    if at is not None:
+        return reference
+    folder = path.parent if path.name == layout.MODEL and path.is_file() else path
+    parents = folder.parents if len(folder.parents) > 1 else folder.absolute().parents
+    step = layout.checkpoint_step(folder.name)
+    if step is not None and len(parents) > 1 and parents[0].name == layout.CHECKPOINTS:
+        return f"{parents[1]}@{step}" if layout.is_run(parents[1]) else reference
+    if path.exists() or not layout.is_run(path.parent):
+        return reference
+    if found := _BY_STEP.fullmatch(path.name):
+        return f"{path.parent}@{found[1]}"
+    by_epoch = _BY_EPOCH.fullmatch(path.name)
+    return reference if by_epoch is None else f"{path.parent}@{_step_of(Run(path.parent), int(by_epoch[1]))}"
+
+
+def _step_of(run: Run, epoch: int) -> int:
+    """The kept step at which an epoch, counted from 1, had ended."""
+    per_epoch, steps = run.resolved.get("pace", {}).get("steps_per_epoch"), run.checkpoint_steps()
+    if per_epoch is None:
+        raise UserError(f"{run.path} was not trained, and has no epochs", f"{run.path} without an epoch")
+    if epoch * per_epoch in steps:
+        return epoch * per_epoch
+    best = run.pointer(layout.BEST)
+    kept = (f"{s / per_epoch:g} (step {s}{', the best' if s == best else ''})" for s in steps)
+    raise UserError(
+        f"{run.path} keeps no checkpoint of epoch {epoch}",
+        f"one of the epochs {listing(kept) or 'kept: none yet'}",
+        f"{run.path} is its best; a run with more --keep-checkpoints keeps more",
+    )
 
 
 def _among_runs(reference: str, path: Path) -> str:
