@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 import warmstart as ws
+from warmstart.cli import main
 from warmstart.errors import UserError
 
 
@@ -47,6 +48,27 @@ def test_output_files(small_run: Path, tmp_path: Path) -> None:
     record = json.loads((tmp_path / "new" / "p.json").read_text())
     assert [row["id"] for row in record["predictions"]] == [row["id"] for row in rows]
     assert record["unreadable"][0]["id"].endswith("broken.jpg")
+
+
+def test_the_documents_command_line(
+    small_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One image and a folder at once; an unreadable one is named and counted, not taken for a white picture."""
+    data, out = small_run.parent / "data", tmp_path / "out.json"
+    shutil.copytree(data / "cat", tmp_path / "album")
+    (tmp_path / "album" / "broken.jpg").write_bytes(b"\xff\xd8 no picture")
+    words = f"predict --checkpoint {small_run}/checkpoint-epoch-2 --image {data / 'owl' / '0.png'}"
+    words += f" --image_dir {tmp_path / 'album'} --top_k 5 --output {out}"
+    assert main(words.split()) == 0
+    told = capsys.readouterr().out
+    record = json.loads(out.read_text())
+    assert record["num_samples"] == len(record["predictions"]) == 21
+    assert record["milliseconds_per_image"] == pytest.approx(1000 * record["seconds"] / 21, rel=0.01)
+    assert f"21 images in {record['seconds']:.2f} s, " in told and "ms per image" in told
+    assert "1 of 22 images could not be read and have no answer:" in told
+    assert [row["id"] for row in record["unreadable"]] == [str(tmp_path / "album" / "broken.jpg")]
+    assert not any("broken" in row["id"] for row in record["predictions"])
+    assert len(record["predictions"][0]["top"]) == 3, "there are no more classes"
 
 
 def test_nothing_readable_is_an_error(small_run: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from time import perf_counter
 from typing import Any
 
 import numpy as np
@@ -47,6 +48,7 @@ class PredictionResult(Shown):
     model: str
     predictions: list[Prediction]
     unreadable: tuple[tuple[str, str], ...]
+    seconds: float  # from the files to the scores
     notes: tuple[str, ...] = ()
 
     @property
@@ -63,12 +65,13 @@ class PredictionResult(Shown):
             "run": self.run,
             "model": self.model,
             "num_samples": len(rows),
+            **timing(self.seconds, len(rows)),
             "predictions": rows,
             "unreadable": unreadable,
         }
 
     def text(self) -> str:
-        """A table of the first images, and what could not be read."""
+        """A table of the first images, the time, and what could not be read."""
         rows = [
             (p.id, *_labels_text(p), *(f"{c} {s:.3f}" for c, s in zip(p.classes, p.scores, strict=True)))
             for p in self.predictions[:_NUM_SHOWN]
@@ -79,8 +82,7 @@ class PredictionResult(Shown):
         more = len(self.predictions) - len(rows)
         if more > 0:
             lines.append(f"... and {more} more images; --output NAME.csv writes them all")
-        lines += [f"unreadable: {name}: {reason}" for name, reason in self.unreadable]
-        return "\n".join(lines)
+        return "\n".join([*lines, *closing(self.seconds, len(self.predictions), self.unreadable)])
 
     def to_csv(self) -> str:
         """One row per image: id, for sets the set `a|b` and its scores, class and score of the top classes."""
@@ -103,6 +105,23 @@ class PredictionResult(Shown):
             )
             rows.writerow((p.id, *sets, *(cell for c, s in pairs for cell in (c, f"{s:.6f}"))))
         return text.getvalue()
+
+
+def timing(seconds: float, num: int) -> dict[str, float]:
+    """What a result's JSON says about the time of `num` images."""
+    return {"seconds": round(seconds, 4), "milliseconds_per_image": round(1000 * seconds / num, 3)}
+
+
+def closing(seconds: float, num: int, unreadable: tuple[tuple[str, str], ...]) -> list[str]:
+    """The lines below a table of predictions: the time of the `num` images, and (id, reason) of what was left out."""
+    lines = [
+        f"{num} image{'s' if num > 1 else ''} in {seconds:.2f} s, {1000 * seconds / num:.1f} ms per image with reading"
+    ]
+    if unreadable:
+        lines.append(
+            f"{len(unreadable)} of {num + len(unreadable)} images could not be read and have no answer:"
+        )
+    return [*lines, *(f"unreadable: {name}: {reason}" for name, reason in unreadable)]
 
 
 def _answer(prediction: Prediction) -> dict[str, Any]:
@@ -138,7 +157,9 @@ def predict(
     built = restored.built
     readable, unreadable = readable_samples(restored, images, workers)
     with progress("predicting", len(readable)) as bar:
+        started = perf_counter()
         outputs = restored.outputs([readable], batch_size, workers, bar.update)
+        seconds = perf_counter() - started
     task = restored.task
     assert not isinstance(task, Segmentation), "masks are predicted by predict_masks"
     scores = task.scores(outputs)
@@ -157,7 +178,7 @@ def predict(
     ]
     run = restored.reference.run
     return PredictionResult(
-        str(run.path) if run is not None else None, restored.label, predictions, unreadable, notes
+        str(run.path) if run is not None else None, restored.label, predictions, unreadable, seconds, notes
     )
 
 

@@ -6,12 +6,13 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from os.path import commonpath, normpath
 from pathlib import Path, PurePosixPath
+from time import perf_counter
 from typing import Any
 
 import numpy as np
 
 from warmstart.analysis.overlays import write_legend, write_mask, write_overlay
-from warmstart.analysis.predict import readable_samples
+from warmstart.analysis.predict import closing, readable_samples, timing
 from warmstart.config.io import from_dict
 from warmstart.console import progress, table
 from warmstart.data.geometry import MaskRules
@@ -46,6 +47,7 @@ class MaskPredictions(Shown):
     folder: str
     predictions: list[MaskPrediction]
     unreadable: tuple[tuple[str, str], ...]
+    seconds: float  # from the files to the files
 
     def to_json(self) -> dict[str, Any]:
         unreadable = [{"id": name, "reason": reason} for name, reason in self.unreadable]
@@ -54,6 +56,7 @@ class MaskPredictions(Shown):
             "run": self.run,
             "model": self.model,
             "num_samples": len(rows),
+            **timing(self.seconds, len(rows)),
             "folder": self.folder,
             "predictions": rows,
             "unreadable": unreadable,
@@ -70,7 +73,7 @@ class MaskPredictions(Shown):
         lines = [table("", ("image", "most pixels"), rows, left=2)]
         more = len(self.predictions) - len(rows)
         lines += [f"... and {more} more images"] if more > 0 else []
-        lines += [f"unreadable: {name}: {reason}" for name, reason in self.unreadable]
+        lines += closing(self.seconds, len(self.predictions), self.unreadable)
         lines.append(f"{MASKS}, {OVERLAYS} and {LEGEND}: {self.folder}")
         return "\n".join(lines)
 
@@ -151,6 +154,7 @@ def predict_masks(
     inputs = InputBuffer(built.preprocessing, device, built.channels_last)
     names = _file_names(samples.ids)
     found = []
+    started = perf_counter()
     with progress("predicting", len(samples)) as bar:
         for number, (name, file) in enumerate(zip(samples.ids, names, strict=True)):
             image = samples.pixels.read(number)
@@ -163,7 +167,12 @@ def predict_masks(
     write_legend(folder / LEGEND, built.classes)
     run = restored.reference.run
     return MaskPredictions(
-        str(run.path) if run is not None else None, restored.label, str(folder), found, unreadable
+        str(run.path) if run is not None else None,
+        restored.label,
+        str(folder),
+        found,
+        unreadable,
+        perf_counter() - started,
     )
 
 
