@@ -11,13 +11,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from sklearn.metrics import classification_report
 
 import warmstart as ws
+from warmstart.analysis import evaluation_report
 from warmstart.analysis.evaluate import map_interval
+from warmstart.cli import main
 from warmstart.errors import UserError
 from warmstart.inference.predictions import read_predictions
 from warmstart.models.builtin.fashion_cnn import FashionCNN
 from warmstart.run import reader
+from warmstart.tasks.classification import Classification
 from warmstart.tasks.multilabel import MultiLabel
 
 
@@ -42,10 +46,71 @@ def test_tables_and_pictures_of_an_evaluation(small_run: Path, tmp_path: Path) -
     kept = read_predictions(tmp_path / "out" / "predictions.parquet")
     assert kept.ids == found.ids and kept.classes == ("cat", "dog", "owl")
     assert np.allclose(kept.scores.sum(axis=1), 1, atol=1e-5)
-    record = json.loads((tmp_path / "out" / "metrics.json").read_text())
+    record = json.loads((tmp_path / "out" / "evaluation_results.json").read_text())
     assert record["metrics"] == found.metrics
-    for name in ("confusion.png", "calibration.png"):
+    assert (tmp_path / "out" / "evaluation_report.txt").read_text() == found.text() + "\n"
+    for name in ("confusion_matrix.png", "class_performance.png", "calibration.png"):
         assert (tmp_path / "out" / name).read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_report_is_that_of_scikit_learn(small_run: Path, tmp_path: Path) -> None:
+    """By class, macro and weighted, in the file and in the words; with an interval of each recall and of both F1s."""
+    found = ws.evaluate(str(small_run), split="all", output_dir=str(tmp_path / "out"))
+    record = json.loads((tmp_path / "out" / "evaluation_results.json").read_text())
+    answers = found.outputs.argmax(axis=1)
+    report = classification_report(
+        found.targets, answers, target_names=list(found.classes), output_dict=True, zero_division=0
+    )
+    assert record["metrics"]["accuracy"] == report["accuracy"]
+    rows = {row["name"]: row for row in record["per_class"]}
+    rows |= {f"{kind} avg": row for kind, row in record["averages"].items()}
+    for name in (*found.classes, "macro avg", "weighted avg"):
+        for ours, theirs in (("precision",) * 2, ("recall",) * 2, ("f1", "f1-score"), ("support",) * 2):
+            assert (rows[name][ours] or 0) == pytest.approx(report[name][theirs], abs=1e-12), (name, ours)
+    for name in found.classes:
+        low, high = record["intervals"]["recall"][name]
+        assert low <= rows[name]["recall"] <= high and low < high
+    for kind in ("macro", "weighted"):
+        low, high = record["intervals"][f"f1_{kind}"]
+        assert low <= report[f"{kind} avg"]["f1-score"] <= high
+        assert f"{kind} average" in found.text() and f"{kind} f1 {low:.4f} to {high:.4f}" in found.text()
+    assert "top5" not in record["intervals"], "of three classes"
+
+
+def test_top5_has_an_interval_among_more_than_five_classes() -> None:
+    task, rng = Classification(tuple("abcdefgh")), np.random.default_rng(0)
+    outputs, targets = rng.normal(size=(90, 8)).astype(np.float32), rng.integers(0, 8, 90)
+    low, high = evaluation_report.results(task, outputs, targets)["intervals"]["top5"]
+    assert low < task.evaluate(outputs, targets)["top5"] < high
+    outputs[3] = np.nan
+    assert evaluation_report.results(task, outputs, targets) == {"averages": {}, "intervals": {}}
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_the_documents_command_line(
+    small_run: Path, tmp_path: Path, split: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = f"evaluate --checkpoint {small_run}/checkpoint-epoch-2 --data_dir {small_run.parent / 'data'}"
+    words += f" --split {split} --output_dir {tmp_path / 'out'} --batch_size 32"
+    assert main(words.split()) == 0
+    told = capsys.readouterr().out
+    assert f"{small_run}@{reader.open_run(small_run).pointer('LAST')} on {split} of" in told
+    wanted = {
+        "evaluation_report.txt",
+        "evaluation_results.json",
+        "confusion_matrix.png",
+        "class_performance.png",
+    }
+    assert wanted <= {path.name for path in (tmp_path / "out").iterdir()}
+
+
+def test_class_names_are_those_of_the_run_without_its_data(small_run: Path, tmp_path: Path) -> None:
+    """Where the document's predictor finds no names it falls back to class_0, class_1, ..."""
+    copy = Path(shutil.copytree(small_run, tmp_path / "elsewhere" / "run"))
+    shutil.rmtree(copy / "evaluations")
+    image = shutil.copy(small_run.parent / "data" / "owl" / "0.png", tmp_path / "x.png")
+    result = ws.predict(f"{copy}/checkpoint-epoch-2", [str(image)])
+    assert set(result.predictions[0].classes) == {"cat", "dog", "owl"}
 
 
 def test_other_data_are_matched_by_class_name(

@@ -33,3 +33,30 @@ def test_files_are_written(tmp_path: Path) -> None:
     label_plots.plot_labels(_rows(5), tmp_path / "l.png")
     label_plots.plot_labels(_rows(2, support=0), tmp_path / "none.png")
     assert min((tmp_path / name).stat().st_size for name in ("l.png", "none.png")) > 5000
+
+
+def _scores(num: int, **first: object) -> list[dict[str, object]]:
+    rows = [
+        {"name": f"class {k}", "precision": 0.9, "recall": 0.5, "f1": (k + 1) / num, "support": 3}
+        for k in range(num)
+    ]
+    return [{**rows[0], **first}, *rows[1:]]
+
+
+@pytest.mark.parametrize("num", [2, 10, 100])
+def test_a_bar_per_class(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, num: int) -> None:
+    drawn: list[Figure] = []
+    monkeypatch.setattr(label_plots, "save", lambda figure, path, note: drawn.append(figure))
+    absent = {"name": "absent", "precision": None, "recall": None, "f1": None, "support": 0}
+    label_plots.plot_performance([*_scores(num, precision=None), absent], tmp_path / "c.png")
+    (axes,) = drawn[0].axes
+    assert len(axes.patches) == min(num, 50) and len(axes.lines) == 2
+    assert axes.get_title(loc="left").startswith(f"{num} classes")
+    assert [label.get_text() for label in axes.get_yticklabels()][-1] == "class 0"
+    assert ("lowest" in axes.get_title(loc="left")) == (num > 50)
+
+
+def test_nothing_predicted_is_drawn_as_such(tmp_path: Path) -> None:
+    label_plots.plot_performance(_scores(1, f1=None, precision=None, recall=None), tmp_path / "none.png")
+    label_plots.plot_performance(_scores(3, name="狗"), tmp_path / "chinese.png")
+    assert min((tmp_path / name).stat().st_size for name in ("none.png", "chinese.png")) > 5000

@@ -60,13 +60,15 @@ def test_evaluating_the_untouched_file_equals_plain_pytorch_exactly(
     assert np.array_equal(log_probabilities, outputs), "the same arithmetic gives the same bits"
     names = {path.name for path in (tmp_path / "e").iterdir()}
     assert names == {
-        "metrics.json",
+        "evaluation_results.json",
+        "evaluation_report.txt",
         "mistakes.csv",
         "mistakes.png",
         "mislabelled.csv",
         "mislabelled.png",
         "confusion.csv",
-        "confusion.png",
+        "confusion_matrix.png",
+        "class_performance.png",
         "calibration.png",
         "predictions.parquet",
     }

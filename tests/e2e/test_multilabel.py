@@ -97,7 +97,9 @@ def test_thresholds_are_those_of_val_and_test_is_measured_at_them(result: Any) -
     thresholds = np.array([run.thresholds["thresholds"][name] for name in DIGITS])
     for split in ("val", "test"):
         kept = read_predictions(run.path / layout.EVALUATIONS / f"{split}@{best}" / "predictions.parquet")
-        metrics = json.loads((run.path / layout.EVALUATIONS / f"{split}@{best}" / "metrics.json").read_text())
+        metrics = json.loads(
+            (run.path / layout.EVALUATIONS / f"{split}@{best}" / "evaluation_results.json").read_text()
+        )
         at_best = f1_score(kept.targets, kept.scores >= thresholds, average="macro")
         assert metrics["metrics"]["f1"] == pytest.approx(at_best)
         expected = average_precision_score(kept.targets, kept.scores, average="macro")
@@ -116,7 +118,7 @@ def test_tables_and_pictures(result: Any) -> None:
     run = reader.open_run(result.run)
     folder = run.path / layout.EVALUATIONS / f"test@{run.pointer(layout.BEST)}"
     assert {path.name for path in folder.iterdir()} == {
-        "metrics.json", "labels.csv", "labels.png", "predictions.parquet",
+        "evaluation_results.json", "evaluation_report.txt", "labels.csv", "labels.png", "predictions.parquet",
     }  # fmt: skip
     rows = read_rows(folder / "labels.csv")
     assert [row["label"] for row in rows] == list(DIGITS)

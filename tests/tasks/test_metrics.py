@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn.metrics import classification_report, f1_score
 
 from warmstart.tasks import metrics
 
@@ -86,3 +87,66 @@ def test_top_k_counts_no_nan_as_right():
     assert metrics.top_k_correct(scores, np.array([0, 0, 2]), 3) == 1
     with pytest.raises(AssertionError, match="top 4 of 3 classes"):
         metrics.top_k_correct(scores, np.array([0, 0, 2]), 4)
+
+
+def _answers(num_classes: int, num: int, seed: int, absent: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Targets without the last `absent` classes, and answers that are right for two of three."""
+    rng = np.random.default_rng(seed)
+    targets = rng.integers(0, num_classes - absent, num)
+    wrong = rng.integers(0, num_classes, num)
+    return targets, np.where(rng.random(num) < 2 / 3, targets, wrong)
+
+
+@pytest.mark.parametrize(("num_classes", "num", "absent"), [(2, 40, 0), (10, 300, 2), (100, 250, 10)])
+def test_averages_are_those_of_the_classification_report(num_classes, num, absent):
+    """Some classes are never predicted, some have no targets."""
+    targets, answers = _answers(num_classes, num, 0, absent)
+    names = [f"c{k}" for k in range(num_classes)]
+    rows = metrics.per_class(metrics.confusion(targets, answers, num_classes), names)
+    report = classification_report(
+        targets, answers, labels=np.unique(targets), output_dict=True, zero_division=0
+    )
+    found = metrics.averages(rows)
+    for kind, average in found.items():
+        for ours, theirs in (
+            ("precision", "precision"),
+            ("recall", "recall"),
+            ("f1", "f1-score"),
+            ("support",) * 2,
+        ):
+            assert average[ours] == pytest.approx(report[f"{kind} avg"][theirs], abs=1e-12)
+    for row in rows:
+        if row["support"]:
+            theirs = report[row["name"][1:]]
+            assert (row["precision"] or 0.0) == pytest.approx(theirs["precision"], abs=1e-12)
+            assert (row["recall"], row["f1"], row["support"]) == pytest.approx(
+                (theirs["recall"], theirs["f1-score"], theirs["support"]), abs=1e-12
+            )
+
+
+def test_nothing_predicted_has_no_averages():
+    row = {"precision": None, "recall": None, "f1": None, "support": 3}
+    assert metrics.averages([row]) == metrics.averages([{**row, "support": 0}]) == {}
+
+
+def test_intervals_of_f1_are_those_of_resampled_samples():
+    """The slow way: draw the samples themselves, and count again."""
+    targets, answers = _answers(4, 150, 1)
+    found = metrics.f1_intervals(metrics.confusion(targets, answers, 4), num_resamples=4000)
+    rng, values = np.random.default_rng(9), {"macro": [], "weighted": []}
+    for _ in range(600):
+        rows = rng.integers(0, 150, 150)
+        for kind in values:
+            values[kind].append(f1_score(targets[rows], answers[rows], average=kind))
+    for kind, (low, high) in found.items():
+        assert (low, high) == pytest.approx(tuple(np.quantile(values[kind], [0.025, 0.975])), abs=0.02)
+        assert low < f1_score(targets, answers, average=kind) < high
+    assert metrics.f1_intervals(5 * np.eye(3, dtype=np.int64)) == {"macro": (1, 1), "weighted": (1, 1)}
+
+
+def test_intervals_of_f1_in_pieces_keep_every_resample(monkeypatch):
+    targets, answers = _answers(4, 150, 1)
+    matrix = metrics.confusion(targets, answers, 4)
+    whole = metrics.f1_intervals(matrix)
+    monkeypatch.setattr(metrics, "_MAX_CELLS_AT_ONCE", 100)
+    assert metrics.f1_intervals(matrix) == whole, "one stream of random numbers"

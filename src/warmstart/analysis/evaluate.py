@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from warmstart.analysis.evaluation_files import draw_pictures, write_tables
+from warmstart.analysis import evaluation_report
+from warmstart.analysis.evaluation_files import REPORT, RESULTS, draw_pictures, write_tables
 from warmstart.analysis.mistakes import MISLABELLED, draw_mistakes, write_mistakes
 from warmstart.analysis.samples import EvaluationSet, open_evaluation_set, task_and_targets
 from warmstart.config.schema import DataConfig
@@ -61,16 +63,26 @@ class Evaluation(Shown):
             "unreadable",
             "num_mislabelled",
         )
-        return {name: getattr(self, name) for name in names}
+        return {**{name: getattr(self, name) for name in names}, **self._beyond}
+
+    @cached_property
+    def _beyond(self) -> dict[str, Any]:
+        """Averages and intervals of one class per image."""
+        if not isinstance(self.task, Classification):
+            return {}
+        return evaluation_report.results(self.task, self.outputs, self.targets)
 
     def text(self) -> str:
         """What `evaluate` prints: the metrics with their interval, and a row per class."""
         names = self.task.columns
         rows = [(r["name"], *(r[name] for name in names)) for r in self.per_class]
+        means = self._beyond.get("averages", {})
+        rows += [(f"{kind} average", *(mean[name] for name in names)) for kind, mean in means.items()]
+        told = "".join(f"{line}\n" for line in evaluation_report.lines(self._beyond)) if means else ""
         kept = self.folder or "not kept; pass --output-dir to keep tables and pictures"
         return (
             f"{self.model} on {self.split} of {self.data}: {self.num_samples} images\n{self._quality()}\n\n"
-            f"{table('', ('class', *names), rows)}\n\n{self._suspects()}tables and pictures: {kept}"
+            f"{table('', ('class', *names), rows)}\n\n{told}{self._suspects()}tables and pictures: {kept}"
         )
 
     def _suspects(self) -> str:
@@ -240,7 +252,8 @@ def _write(folder: Path, result: Evaluation) -> int:
     if isinstance(result.task, Classification):
         num = write_mistakes(folder, result.task, result.outputs, result.targets, result.ids)
     result = replace(result, num_mislabelled=num)
-    writer.write_json(folder / "metrics.json", finite(result.to_json()))
+    writer.write_json(folder / RESULTS, finite(result.to_json()))
+    writer.write_text(folder / REPORT, result.text() + "\n")
     targets = result.targets if result.task.statistics is None else None
     writer.write_whole(
         folder / "predictions.parquet", write_predictions(result.ids, targets, scores, result.classes)

@@ -18,6 +18,10 @@ from warmstart.tasks.segmentation import Segmentation
 
 AnyTask = Classification | MultiLabel | Segmentation
 
+# As document 004 calls them.
+RESULTS, REPORT = "evaluation_results.json", "evaluation_report.txt"
+CONFUSION, PERFORMANCE = "confusion_matrix.png", "class_performance.png"
+
 
 def write_tables(folder: Path, task: AnyTask, outputs: np.ndarray, targets: np.ndarray) -> None:
     """One class per image: the confusion matrix. Sets: a row per label. Masks: a row per class."""
@@ -31,7 +35,7 @@ def write_tables(folder: Path, task: AnyTask, outputs: np.ndarray, targets: np.n
 
 
 def draw_pictures(folder: Path, task: AnyTask, outputs: np.ndarray, targets: np.ndarray) -> None:
-    """One class per image: confusion matrix and calibration. Sets: the labels. Masks: the classes."""
+    """One class per image: confusion matrix, scores by class, calibration. Sets: the labels. Masks: the classes."""
     if isinstance(task, Segmentation):
         from warmstart.analysis.mask_plots import plot_classes
 
@@ -42,10 +46,12 @@ def draw_pictures(folder: Path, task: AnyTask, outputs: np.ndarray, targets: np.
 
         plot_labels(task.table(outputs, targets), folder / "labels.png")
         return
+    from warmstart.analysis.label_plots import plot_performance
     from warmstart.analysis.plots import plot_calibration, plot_confusion
 
     matrix = confusion(targets, task.answers(outputs), len(task.classes))
-    plot_confusion(matrix, task.classes, folder / "confusion.png")
+    plot_confusion(matrix, task.classes, folder / CONFUSION)
+    plot_performance(task.table(outputs, targets), folder / PERFORMANCE)
     predicted = outputs.argmax(axis=1)
     plot_calibration(task.scores(outputs).max(axis=1), predicted == targets, folder / "calibration.png")
 

@@ -6,13 +6,15 @@ is computed from the sum is the metric of the whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 Confusion = NDArray[np.int64]
+
+_MAX_CELLS_AT_ONCE = 4_000_000  # 32 MB
 
 
 def confusion(targets: NDArray[Any], predicted: NDArray[Any], num_classes: int) -> Confusion:
@@ -72,6 +74,57 @@ def per_class(matrix: Confusion, classes: Sequence[str]) -> list[dict[str, Any]]
         }
         for name, hit, support, predicted in zip(classes, hits, supports, predictions, strict=True)
     ]
+
+
+def averages(rows: Sequence[Mapping[str, Any]]) -> dict[str, dict[str, float]]:
+    """`macro` and `weighted` (by support) means of precision, recall and F1 over the classes that have targets.
+
+    `rows` are those of `per_class`. The precision of a class never predicted counts as 0. So scikit-learn's
+    `classification_report` has them, with these classes as `labels`. Empty where nothing was predicted.
+    """
+    known = [row for row in rows if row["support"]]
+    if not known or any(row["f1"] is None for row in known):
+        return {}
+    supports = [row["support"] for row in known]
+    found: dict[str, dict[str, float]] = {}
+    for name, weights in (("macro", None), ("weighted", supports)):
+        means = {
+            score: float(np.average([row[score] or 0.0 for row in known], weights=weights))
+            for score in ("precision", "recall", "f1")
+        }
+        found[name] = {**means, "support": sum(supports)}
+    return found
+
+
+def f1_intervals(
+    matrix: Confusion, num_resamples: int = 1000, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """(low, high) of the `macro` and the `weighted` F1 in 95 % of bootstrap resamples of the samples.
+
+    The matrix of N samples drawn with replacement is a multinomial draw of its cells, so samples are not needed. A
+    class without targets in a resample has no term there. Where every sample is right the interval has no width.
+    """
+    num, num_classes = int(matrix.sum()), len(matrix)
+    cells = np.flatnonzero(matrix)
+    targets, predicted = np.divmod(cells, num_classes)
+    is_hit = targets == predicted
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _MAX_CELLS_AT_ONCE // (len(cells) + 3 * num_classes))
+    macro, weighted = [], []
+    for start in range(0, num_resamples, chunk):
+        draws = rng.multinomial(num, matrix.flat[cells] / num, size=min(chunk, num_resamples - start)).T
+        hits, support, answers = (np.zeros((num_classes, draws.shape[1])) for _ in range(3))
+        hits[targets[is_hit]] = draws[is_hit]
+        np.add.at(support, targets, draws)
+        np.add.at(answers, predicted, draws)
+        present = support > 0
+        f1 = np.divide(2 * hits, support + answers, out=np.zeros_like(hits), where=present)
+        macro.append(f1.sum(axis=0) / present.sum(axis=0))
+        weighted.append((f1 * support).sum(axis=0) / num)
+    quantiles = [np.quantile(np.concatenate(values), [0.025, 0.975]) for values in (macro, weighted)]
+    return {
+        name: (float(q[0]), float(q[1])) for name, q in zip(("macro", "weighted"), quantiles, strict=True)
+    }
 
 
 def top_k_correct(scores: NDArray[Any], targets: NDArray[Any], k: int) -> int:
