@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from matplotlib.figure import Figure
 
-from warmstart.analysis import label_plots
+from warmstart.analysis import figures, label_plots
 
 
 def _rows(num: int, support: int = 3) -> list[dict[str, object]]:
@@ -60,3 +60,15 @@ def test_nothing_predicted_is_drawn_as_such(tmp_path: Path) -> None:
     label_plots.plot_performance(_scores(1, f1=None, precision=None, recall=None), tmp_path / "none.png")
     label_plots.plot_performance(_scores(3, name="狗"), tmp_path / "chinese.png")
     assert min((tmp_path / name).stat().st_size for name in ("none.png", "chinese.png")) > 5000
+
+
+def test_a_name_that_cannot_be_drawn_is_the_number_of_its_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best class is drawn first, and must not get the number 0 for that."""
+    drawn: list[Figure] = []
+    monkeypatch.setattr(figures, "CJK_FONTS", ())
+    monkeypatch.setattr(label_plots, "save", lambda figure, path, note: drawn.append(figure))
+    rows = [{**row, "name": name} for row, name in zip(_scores(3), ("a", "b", "狗"), strict=True)]
+    label_plots.plot_performance(rows, tmp_path / "c.png")
+    assert [label.get_text() for label in drawn[0].axes[0].get_yticklabels()] == ["#2", "b", "a"]

@@ -9,11 +9,13 @@ from typing import Any
 import numpy as np
 from matplotlib import rc_context
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from warmstart.analysis.figures import BLUE, GREEN, GREY, ORANGE, STYLE, drawable, save
 
 MAX_LABELS = 50
 _MARKS = (("o", ORANGE), ("D", GREEN))
+_BELOW_TICKS = 0.28  # inches
 
 
 def plot_labels(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -27,7 +29,7 @@ def plot_labels(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     mean = f"mAP {np.mean([row['ap'] for row in known]):.3f}" if known else "no image has a label"
     some = f" (the {len(shown)} of lowest average precision)" if len(shown) < len(known) else ""
     looks = {"ap": "average precision", "f1": "F1 at the threshold"}
-    _draw(shown, looks, f"{len(known)} labels{some}, {mean}", path)
+    _draw(rows, shown, looks, f"{len(known)} labels{some}, {mean}", path)
 
 
 def plot_performance(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
@@ -41,13 +43,24 @@ def plot_performance(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     mean = f"macro F1 {np.mean([row['f1'] for row in known]):.3f}" if known else "nothing was predicted"
     some = f" (the {len(shown)} of lowest F1)" if len(shown) < len(known) else ""
     looks = {"f1": "F1", "precision": "precision", "recall": "recall"}
-    _draw(shown, looks, f"{len(known)} classes{some}, {mean}", path)
+    _draw(rows, shown, looks, f"{len(known)} classes{some}, {mean}", path)
 
 
-def _draw(rows: Sequence[Mapping[str, Any]], looks: Mapping[str, str], title: str, path: Path) -> None:
-    """A bar of the first of the `looks` (column -> its word) per row, marks of the others, and `support` beside it."""
+def _draw(
+    every: Sequence[Mapping[str, Any]],
+    rows: Sequence[Mapping[str, Any]],
+    looks: Mapping[str, str],
+    title: str,
+    path: Path,
+) -> None:
+    """A bar of the first of the `looks` (column -> its word) per row, marks of the others, and `support` beside it.
+
+    A name that no font can draw is the number of its row in `every`, as in the other pictures.
+    """
     (bar, bar_word), *marks = looks.items()
-    names, fonts, note = drawable([row["name"] for row in rows])
+    drawn, fonts, note = drawable([row["name"] for row in every])
+    shown_as = dict(zip((row["name"] for row in every), drawn, strict=True))
+    names = [shown_as[row["name"]] for row in rows]
     with rc_context({**STYLE, "font.family": fonts, "axes.spines.left": False}):
         figure = Figure(figsize=(8.0, 1.6 + 0.32 * max(1, len(rows))), layout="constrained")
         axes = figure.subplots()
@@ -65,5 +78,6 @@ def _draw(rows: Sequence[Mapping[str, Any]], looks: Mapping[str, str], title: st
         axes.grid(axis="x")
         axes.set_title(title)
         if rows:
-            axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.06), ncols=len(looks))
+            below = axes.transAxes + ScaledTranslation(0, -_BELOW_TICKS, figure.dpi_scale_trans)
+            axes.legend(loc="upper center", bbox_to_anchor=(0.5, 0), bbox_transform=below, ncols=len(looks))
         save(figure, path, note)

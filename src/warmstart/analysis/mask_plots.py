@@ -23,7 +23,9 @@ def plot_classes(rows: Sequence[Mapping[str, Any]], path: Path) -> None:
     """
     known = [row for row in rows if row["iou"] is not None]
     shown = sorted(known, key=lambda row: -row["iou"])[-MAX_CLASSES:]
-    names, fonts, note = drawable([row["name"] for row in shown])
+    drawn, fonts, note = drawable([row["name"] for row in rows])  # numbers are those of the classes
+    shown_as = dict(zip((row["name"] for row in rows), drawn, strict=True))
+    names = [shown_as[row["name"]] for row in shown]
     total = max(1, sum(row["pixels"] for row in rows))
     with rc_context({**STYLE, "font.family": fonts, "axes.spines.left": False}):
         figure = Figure(figsize=(8.0, 1.6 + 0.32 * max(1, len(shown))), layout="constrained")

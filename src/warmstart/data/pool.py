@@ -21,7 +21,7 @@ from warmstart.data.mask_columns import TableColumns
 from warmstart.data.mask_settings import NO_MASKS
 from warmstart.data.samples import FilePixels, Source
 from warmstart.data.scan import Progress
-from warmstart.data.sources import open_source
+from warmstart.data.sources import check_classes, open_place
 from warmstart.errors import UserError, listing
 
 _NUM_UNNAMED = (
@@ -76,18 +76,21 @@ class Pool:
 def open_pictures(data: str, group: str | None, folders: Callable[[Path], Source] = open_folders) -> Source:
     """The data set at `data`, with one class per image; `folders` reads class folders.
 
-    Raises UserError as `open_source`, and for masks and sets of labels.
+    Raises UserError as `open_source`, for masks and sets of labels.
     """
-    source = _unnamed(Path(data).expanduser(), group) or open_source(data, group=group, folders=folders)
+    by_pattern = group is not None and is_pattern(group)
+    columns: TableColumns = {"group": None if by_pattern else group, "label_columns": (), "masks": NO_MASKS}
+    source = _unnamed(Path(data).expanduser(), columns) or open_place(data, columns, folders=folders)
     if source.ignore is not None or any(part.targets.ndim > 1 for part in source.splits.values()):
         what = "masks" if source.ignore is not None else "several labels per image"
         raise UserError(
             f"{data} has {what}", "one class per image, as the columns label and class_id hold it"
         )
-    return source
+    check_classes(source, data)
+    return group_by_pattern(source, group) if by_pattern and group is not None else source
 
 
-def _unnamed(path: Path, group: str | None) -> Source | None:
+def _unnamed(path: Path, columns: TableColumns) -> Source | None:
     """The rows of a CSV file without a header, whose first cell is an image; None for anything else."""
     if path.suffix.lower() != ".csv" or not path.is_file():
         return None
@@ -99,10 +102,7 @@ def _unnamed(path: Path, group: str | None) -> Source | None:
             f"{path} has {len(header)} columns and no header: its first cell is {header[0]!r}",
             "image_path,class_id in every row, or a header",
         )
-    by_pattern = group is not None and is_pattern(group)
-    columns: TableColumns = {"group": None if by_pattern else group, "label_columns": (), "masks": NO_MASKS}
-    source = open_rows(path.name, path.parent, ["image_path", "label"], [header, *rows], columns)
-    return group_by_pattern(source, group) if by_pattern and group is not None else source
+    return open_rows(path.name, path.parent, ["image_path", "label"], [header, *rows], columns)
 
 
 def kept(source: Source, keep: np.ndarray) -> Source:

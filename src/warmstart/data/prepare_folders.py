@@ -171,7 +171,8 @@ def _check_names(names: tuple[str, ...]) -> None:
 
 def _decoded(source: Source, on_progress: Progress | None) -> tuple[Source, tuple[tuple[str, str], ...]]:
     """The source without the images that cannot be decoded, and (id, reason) of those."""
-    good, broken = [], []
+    good: list[np.ndarray] = []
+    broken: list[tuple[str, str]] = []
     total, done = sum(map(len, source.splits.values())), 0
     for part in source.splits.values():
         before = done

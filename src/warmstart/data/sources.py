@@ -37,7 +37,6 @@ def open_source(
     label_columns: Sequence[str] = (),
     download: bool = False,
     masks: MaskSettings = NO_MASKS,
-    folders: Callable[[Path], Source] = open_folders,
 ) -> Source:
     """Detect and list a labelled data set; no image is decoded.
 
@@ -52,7 +51,7 @@ def open_source(
         "label_columns": tuple(label_columns),
         "masks": masks,
     }
-    source = _open(str(path), columns, download, folders)
+    source = open_place(str(path), columns, download)
     if source.ignore is None and masks.given:
         raise UserError(
             f"{listing(f'{flag} {value}' for flag, value in masks.given.items())}: {path} has no masks",
@@ -61,7 +60,14 @@ def open_source(
         )
     if group is not None and is_pattern(group):
         source = group_by_pattern(source, group)
-    if source.ignore is None and len(source.classes) < 2 and not allow_single_class:
+    if not allow_single_class:
+        check_classes(source, path)
+    return source
+
+
+def check_classes(source: Source, path: str | Path) -> None:
+    """UserError for labels that are all the same."""
+    if source.ignore is None and len(source.classes) < 2:
         only = Path(path).expanduser() / source.classes[0]
         deeper = only.is_dir() and any(inside.is_dir() for inside in only.iterdir())
         raise UserError(
@@ -69,10 +75,15 @@ def open_source(
             "at least two classes",
             f"if the data lie one level deeper: --data {only}" if deeper else "",
         )
-    return source
 
 
-def _open(place: str, columns: TableColumns, download: bool, folders: Callable[[Path], Source]) -> Source:
+def open_place(
+    place: str,
+    columns: TableColumns,
+    download: bool = False,
+    folders: Callable[[Path], Source] = open_folders,
+) -> Source:
+    """As it lies there; `folders` reads a folder that is nothing else than class folders. Raises as `open_source`."""
     if not is_path(place):
         _refuse_columns(place, columns)
         return open_memory(place) if place.startswith(MEMORY) else open_torchvision(place, download)
