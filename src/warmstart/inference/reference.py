@@ -72,11 +72,11 @@ def at_step(reference: str) -> str:
     check_path(path)
     if at is not None:
         return reference
-    folder = path.parent if path.name == layout.MODEL and path.is_file() else path
-    parents = folder.parents if len(folder.parents) > 1 else folder.absolute().parents
-    step = layout.checkpoint_step(folder.name)
-    if step is not None and len(parents) > 1 and parents[0].name == layout.CHECKPOINTS:
-        return f"{parents[1]}@{step}" if layout.is_run(parents[1]) else reference
+    whole = path if len(path.parents) > 2 else path.absolute()  # the run may be the working directory
+    folder = whole.parent if path.name == layout.MODEL and path.is_file() else whole
+    step, run = layout.checkpoint_step(folder.name), folder.parent.parent
+    if step is not None and folder.parent.name == layout.CHECKPOINTS and layout.is_run(run):
+        return f"{run}@{step}"
     if path.exists() or not layout.is_run(path.parent):
         return reference
     if found := _BY_STEP.fullmatch(path.name):
