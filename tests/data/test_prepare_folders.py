@@ -65,6 +65,12 @@ def test_all_three_splits_with_every_class_by_its_share(raw: Path) -> None:
     assert record["shares"] == {"train": 0.6, "val": 0.2, "test": pytest.approx(0.2)}
 
 
+def test_a_share_of_nothing_is_no_split(raw: Path) -> None:
+    made, found = prepared(raw, train_ratio=0.8, val_ratio=0)
+    assert list(found) == ["train", "test"] and found == made.counts
+    assert sum(found["test"].values()) == pytest.approx(0.2 * 69, abs=2)
+
+
 def test_no_picture_crosses_a_split_and_the_leak_is_counted(raw: Path) -> None:
     for seed in range(5):
         made, _ = prepared(raw, f"out{seed}", seed=seed)
@@ -285,7 +291,7 @@ def test_classes_too_small_or_without_a_name_for_a_folder(raw: Path) -> None:
         prepared(raw)
     (raw / "Ant").mkdir()
     shutil.copy(raw / "ant/day0/0.png", raw / "Ant/0.png")
-    with pytest.raises(UserError, match="differ from in case only"):
+    with pytest.raises(UserError, match=r"several that differ in case only \(ant\)"):
         prepared(raw, "other")
     table = raw.parent / "t.csv"
     table.write_text(

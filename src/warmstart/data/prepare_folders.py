@@ -161,7 +161,7 @@ def _check_names(names: tuple[str, ...]) -> None:
     bad = [name for name in names if is_hidden(name) or not name.strip() or set(name) & set("/\\\0")]
     same = [name for name, num in Counter(name.casefold() for name in names).items() if num > 1]
     if bad or same:
-        what = listing(map(repr, bad)) if bad else f"{listing(same)}, which several differ from in case only"
+        what = listing(map(repr, bad)) if bad else f"several that differ in case only ({listing(same)})"
         raise UserError(
             f"classes that cannot be names of folders: {what}",
             "names without slashes, not hidden, and different without regard to case",

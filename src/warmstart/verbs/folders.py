@@ -76,7 +76,7 @@ def prepare(
     """
     console.setup()
     names = tuple(name.strip() for name in classes.split(",")) if classes else ()
-    given = {name: value for name, value in settings.items() if value not in (None, False)}
+    given = {name: value for name, value in settings.items() if value is not None and value is not False}
     _check_request(kind, annotations, {"output": output, "output_dir": output_dir}, given)
     division = _division(kind, {name: given.pop(name) for name in set(given) - _OF_PARQUET - _OF_FOLDERS})
     assert annotations is not None, "checked above"
