@@ -9,7 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from warmstart.config.ocec import contradictions, is_ocec
 from warmstart.config.schema import ModelConfig, TaskConfig
 from warmstart.errors import UserError
 from warmstart.models.answers import check_random, own_classes, own_decision, own_margin
@@ -17,13 +16,13 @@ from warmstart.models.blocks import find_blocks
 from warmstart.models.created import Created, Outline, with_stated
 from warmstart.models.fitting import fit_names, fit_values, image_size_in, with_decoder
 from warmstart.models.heads import HeadChange, fit_head, fit_kind, num_outputs
-from warmstart.models.hf_zoo import config_text, remember_config
+from warmstart.models.hf_zoo import config_text
 from warmstart.models.margin import resolve_margin
 from warmstart.models.metadata import write_metadata
-from warmstart.models.mismatch import explain_unknown
+from warmstart.models.naming import resolve_name
 from warmstart.models.sizes import resize
 from warmstart.models.weights import WeightsFile, load_into, read_weights
-from warmstart.models.zoo import canonical, create, outline, split_name
+from warmstart.models.zoo import create, outline
 from warmstart.records import Block, Decision, Margin, Preprocessing
 
 _RGB = 3
@@ -80,7 +79,7 @@ def build(
     random = settings.weights == "none"
     check_random(settings)
     file = None if random or settings.weights is None else read_weights(settings.weights)
-    name = _resolve_name(settings, file)
+    name = resolve_name(settings, file)
     if file is not None:
         file = fit_names(file, outline(name), name)
     kept = file if classes is None else None  # with the answers of its classifier
@@ -131,51 +130,6 @@ def metadata_for(built: BuiltModel) -> dict[str, str]:
         built.margin,
         built.decision,
     )
-
-
-def _resolve_name(settings: ModelConfig, file: WeightsFile | None) -> str:
-    """The model's name with its zoo: from the settings, else from what the file says or looks like."""
-    asked = ":".join(split_name(settings.name)) if settings.name else None
-    if file is None:
-        if asked is None:
-            raise UserError(
-                "no model named", "--model NAME, or --weights FILE that names its model", "pass one"
-            )
-        return canonical(asked)
-    found = file.arch
-    if found is not None and file.hf_config is not None:
-        remember_config(found.partition(":")[2], file.hf_config)
-    if asked is None and found is None:
-        raise explain_unknown(file.state, str(file.path))
-    if asked is None:
-        assert found is not None
-        return canonical(found)
-    if found is not None and all(is_ocec(name.removeprefix("builtin:")) for name in (asked, found)):
-        return _same_ocec(asked, found, file)
-    if found is not None and _architecture(found) != _architecture(asked):
-        raise UserError(
-            f"--model {asked}, but {file.path} holds weights of {found}",
-            "a model and weights of one architecture",
-            f"leave --model out, or pass other --weights (none: random initialisation) for {asked}",
-        )
-    return canonical(asked)
-
-
-def _same_ocec(asked: str, found: str, file: WeightsFile) -> str:
-    """The file's own name; what the one asked for does not say, the file decides. UserError where they disagree."""
-    differing = contradictions(asked.removeprefix("builtin:"), found.removeprefix("builtin:"))
-    if differing:
-        raise UserError(
-            f"{file.path} holds weights of {found}: {'; '.join(differing)}",
-            "the architecture that the checkpoint was trained with",
-            f"leave these settings out, and the file's are taken ({canonical(found)}); or pass other --weights",
-        )
-    return canonical(found)
-
-
-def _architecture(name: str) -> str:
-    """The name without zoo and pretrained tag: `timm:resnet18.a1_in1k` and `resnet18` are one architecture."""
-    return name.rpartition(":")[2].partition(".")[0]
 
 
 def _create(
