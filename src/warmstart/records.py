@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 RETAIN = "retain"  # the split of rows about what must not be forgotten
@@ -79,11 +79,40 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Lora:
+    """Low-rank adapters of a model: what they are, and at which layers. `models/adapters/layers.py` says what they do.
+
+    `kind` is lora, rslora or dora; `targets` are paths of layers; `bits` are those of the base's weights (None: all).
+    """
+
+    kind: str
+    rank: int
+    alpha: float
+    dropout: float
+    targets: tuple[str, ...]
+    bits: int | None = None
+
+    @property
+    def scale(self) -> float:
+        """The factor of B A: alpha / r, or alpha / sqrt(r) (rslora)."""
+        return self.alpha / (math.sqrt(self.rank) if self.kind == "rslora" else self.rank)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Lora:
+        """Inverse of `asdict`. Raises TypeError or KeyError for anything else."""
+        return cls(**{**values, "targets": tuple(values["targets"])})
+
+    def fits(self, other: Lora) -> bool:
+        """Whether the tensors of one mean the same as the other's: dropout is none of their business."""
+        return replace(self, dropout=other.dropout) == other
+
+
+@dataclass(frozen=True)
 class Block:
     """One row of a model from stem to head: the unit that is frozen, given a rate, or unfrozen.
 
     `modules` are paths of subtrees that belong to this block alone; every parameter and buffer of
-    the model is named in exactly one block.
+    the model is named in exactly one block. `adapters` are those of its parameters that low-rank adapters brought.
     """
 
     name: str
@@ -91,6 +120,7 @@ class Block:
     buffers: tuple[str, ...]
     modules: tuple[str, ...]
     norms: tuple[str, ...]  # paths of modules that keep running statistics
+    adapters: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -300,7 +300,9 @@ def test_a_margin_head_has_the_documents_name_in_any_model(fashion: BuiltModel) 
 
 
 def test_only_matrices_decay(fashion: BuiltModel, vit: BuiltModel) -> None:
-    assert decays((4, 4)) and decays((4, 1, 3, 3)) and not decays((4,)) and not decays(())
+    assert decays("a.weight", (4, 4)) and decays("a.weight", (4, 1, 3, 3))
+    assert not decays("a.bias", (4,)) and not decays("a.scale", ())
+    assert not decays("a.lora_magnitude", (1, 4, 1, 1))
     assert {row.weight_decay for row in plan_for(fashion, {}, weight_decay=0.3).rows} == {0.3}
     assert plan_for(fashion, {"freeze": "backbone"}, weight_decay=0.3).row("conv1").weight_decay == 0.0
 

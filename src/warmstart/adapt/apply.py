@@ -43,7 +43,7 @@ def apply_stage(module: nn.Module, plan: Plan, stage: int) -> tuple[Group, ...]:
             names = tuple(
                 name
                 for name in row.trainable
-                if not row.weight_decay or decays(tuple(parameters[name].shape)) == (decay > 0)
+                if not row.weight_decay or decays(name, tuple(parameters[name].shape)) == (decay > 0)
             )
             if names:
                 groups.append(

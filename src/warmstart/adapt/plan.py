@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from warmstart.adapt.patterns import match_blocks
-from warmstart.adapt.stages import Stage, make_stages
+from warmstart.adapt.stages import Stage, frozen_blocks, make_stages
 from warmstart.config.schema import AdaptConfig, OptimConfig
 from warmstart.errors import UserError, listing
 from warmstart.records import Block
@@ -21,9 +21,10 @@ from warmstart.records import Block
 class Row:
     """One block's part in training.
 
-    `mode` is frozen or full; `norms` is `train` (batch statistics, running averages move), `held`
-    (evaluation mode, nothing moves) or `-` (the block has none); `from_stage` is when it starts to train.
-    `lr` is the rate at --lr; `has_own_rate` says that --lrs names it, so that no stage changes it.
+    `mode` is frozen, full, or lora: only the block's low-rank adapters train. `norms` is `train` (batch statistics,
+    running averages move), `held` (evaluation mode, nothing moves) or `-` (the block has none); `from_stage` is when it
+    starts to train. `lr` is the rate at --lr; `has_own_rate` says that --lrs names it, so that no stage changes it.
+    `num_trainable` counts the numbers that the optimizer gets, of `num_parameters`.
     `trainable`, `held` name the block's parameters: those the optimizer gets, and those it never gets.
     """
 
@@ -35,6 +36,7 @@ class Row:
     norms: str
     from_stage: int
     num_parameters: int
+    num_trainable: int
     trainable: tuple[str, ...]
     held: tuple[str, ...]
 
@@ -101,42 +103,52 @@ def make_plan(
         UserError: patterns that name nothing, nothing left to train, or a block unfrozen twice.
     """
     names = [block.name for block in blocks]
-    frozen = {name for pattern in adapt.freeze for name in match_blocks(pattern, names, "--freeze")}
     stages, starts = make_stages(names, adapt, optim.lr)
+    frozen = frozen_blocks(names, adapt, starts)
+    has_lora = any(block.adapters for block in blocks)
     own_rates = _own_rates(names, adapt)
     decayed = {
         name: optim.lr * (adapt.layer_decay or 1.0) ** depth for depth, name in enumerate(reversed(names))
     }
     rows = []
     for block in blocks:
-        is_frozen = block.name in frozen or block.name not in starts
-        norm_parameters = _norm_parameters(block) if adapt.freeze_bn else frozenset()
-        held = block.parameters if is_frozen else tuple(p for p in block.parameters if p in norm_parameters)
-        trainable = tuple(p for p in block.parameters if p not in held)
-        has_decay = any(decays(sizes[p]) for p in trainable)
-        norms = "-" if not block.norms else ("held" if is_frozen or adapt.freeze_bn else "train")
+        by_lora = has_lora and block is not blocks[-1]  # nothing but adapters: the head trains whole
+        trainable = () if block.name in frozen else _trainable(block, by_lora, adapt)
+        held = tuple(p for p in block.parameters if p not in set(trainable))
+        has_decay = any(decays(p, sizes[p]) for p in trainable)
+        is_held = block.name in frozen or by_lora or adapt.freeze_bn
         rows.append(
             Row(
                 name=block.name,
-                mode="full" if trainable else "frozen",
+                mode="frozen" if not trainable else "lora" if by_lora else "full",
                 lr=own_rates.get(block.name, decayed[block.name]) if trainable else 0.0,
                 has_own_rate=block.name in own_rates,
                 weight_decay=optim.weight_decay if has_decay else 0.0,
-                norms=norms,
-                from_stage=0 if is_frozen else starts[block.name],
+                norms="-" if not block.norms else "held" if is_held else "train",
+                from_stage=starts[block.name] if trainable else 0,
                 num_parameters=sum(_count(sizes[p]) for p in block.parameters),
+                num_trainable=sum(_count(sizes[p]) for p in trainable),
                 trainable=trainable,
                 held=held,
             )
         )
-    plan = Plan(tuple(rows), stages, tuple(_notes(rows, stages, adapt)))
+    notes = _notes(rows, stages, adapt, has_lora)
+    plan = Plan(tuple(rows), stages, tuple(notes))
     _check(plan, sizes)
     return plan
 
 
-def decays(shape: tuple[int, ...]) -> bool:
-    """Weight decay is for weight matrices; biases and norm scales (one axis or none) have none."""
-    return len(shape) > 1
+def decays(name: str, shape: tuple[int, ...]) -> bool:
+    """Weight decay is for weight matrices; biases and scales (one axis or none, and those of DoRA) have none."""
+    return len(shape) > 1 and not name.endswith(".lora_magnitude")
+
+
+def _trainable(block: Block, by_lora: bool, adapt: AdaptConfig) -> tuple[str, ...]:
+    """The parameters of a block that train if it does."""
+    if by_lora:
+        return block.adapters
+    norms = _norm_parameters(block) if adapt.freeze_bn else frozenset()
+    return tuple(name for name in block.parameters if name not in norms)
 
 
 def _own_rates(names: Sequence[str], adapt: AdaptConfig) -> Mapping[str, float]:
@@ -161,10 +173,12 @@ def _norm_parameters(block: Block) -> frozenset[str]:
     )
 
 
-def _notes(rows: Sequence[Row], stages: Sequence[Stage], adapt: AdaptConfig) -> list[str]:
+def _notes(rows: Sequence[Row], stages: Sequence[Stage], adapt: AdaptConfig, has_lora: bool) -> list[str]:
     notes, names = [], [row.name for row in rows]
     never = [row.name for row in rows if row.mode == "frozen"]
-    if adapt.unfreeze and never:
+    if has_lora and never:
+        notes.append(f"no layer of {listing(never)} has an adapter: frozen for the whole run")
+    elif adapt.unfreeze and never:
         notes.append(f"--unfreeze never names {listing(never)}: frozen for the whole run")
     taken: set[str] = set()
     for pattern, _ in adapt.lrs:
@@ -185,10 +199,12 @@ def _notes(rows: Sequence[Row], stages: Sequence[Stage], adapt: AdaptConfig) -> 
                 f"the rate of --unfreeze {stage.trigger} has no effect: --lrs names all that trains then"
             )
     with_norms = [row.name for row in rows if row.norms != "-"]
+    held = [row.name for row in rows if row.mode != "full"]
     if adapt.freeze_bn and not with_norms:
         notes.append("--freeze-bn has no effect: this model keeps no running statistics")
-    elif adapt.freeze_bn and all(name in never for name in with_norms):
-        notes.append(f"--freeze-bn has no effect: {listing(with_norms)} frozen with their norms")
+    elif adapt.freeze_bn and all(name in held for name in with_norms):
+        why = "--lora.rank holds all norms" if has_lora else f"{listing(with_norms)} frozen with their norms"
+        notes.append(f"--freeze-bn has no effect: {why}")
     return notes
 
 

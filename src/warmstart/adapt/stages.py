@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from warmstart.adapt.patterns import match_blocks
@@ -52,6 +52,15 @@ def make_stages(
             "an entry for epoch 0, such as 0:head",
         )
     return tuple(stages), starts
+
+
+def frozen_blocks(names: Sequence[str], adapt: AdaptConfig, starts: Mapping[str, int]) -> frozenset[str]:
+    """Blocks that never train: those of --freeze, and those that no stage begins with.
+
+    UserError: a pattern that names no block.
+    """
+    frozen = {name for pattern in adapt.freeze for name in match_blocks(pattern, names, "--freeze")}
+    return frozenset(frozen.union(name for name in names if name not in starts))
 
 
 def _together(entries: Sequence[Unfreeze]) -> list[list[Unfreeze]]:

@@ -54,7 +54,7 @@ def write_ocec_files(path: Path, device: torch.device) -> None:
     last = {_epoch(run, step): step for step in run.checkpoint_steps()}  # it has the epoch's own file name
     for step in run.checkpoint_steps():
         at = f"{_epoch(run, step):04d}" + ("" if last[_epoch(run, step)] == step else f"_step{step}")
-        restored = restore(f"{run.path}@{step}", device)
+        restored = restore(f"{run.path}@{step}", device, merged=True)
         measured = {split: _measure(run, restored, split) for split in _splits(run) if split != "test"}
         content = _content(run, restored, step, measured)
         _write(folder / f"ocec_epoch_{at}.pt", content)

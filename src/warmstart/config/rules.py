@@ -5,6 +5,7 @@ from __future__ import annotations
 from glob import glob
 from pathlib import Path
 
+from warmstart.config.lora_rules import lora_problems, unread_lora_settings
 from warmstart.config.loss_rules import loss_problems, unread_loss_settings
 from warmstart.config.mask_values import is_file_of_colours
 from warmstart.config.mix_rules import mix_problems, source_paths, unread_retain_settings
@@ -88,7 +89,8 @@ def _contradictions(config: Config) -> list[UserError]:
         for name, interval in (intervals | {"scheduler_step": optim.scheduler_step}).items()
         if interval is None
     ]
-    found += stage_problems(config) + loss_problems(config.task) + mix_problems(config) + _durations(config)
+    found += stage_problems(config) + loss_problems(config.task) + mix_problems(config)
+    found += lora_problems(config) + _durations(config)
     return found
 
 
@@ -231,9 +233,10 @@ def warnings(config: Config, origins: dict[str, str]) -> list[str]:
     for name, reason in unread_loss_settings(config.task).items():
         if f"task.{name}" in changed:
             found.append(f"--{name.replace('_', '-')} has no effect {reason}")
-    for path, reason in unread_stage_settings(config).items():
+    flags = {leaf.path: leaf.flag for leaf in leaves()}
+    for path, reason in (unread_stage_settings(config) | unread_lora_settings(config.lora)).items():
         if path in changed:
-            found.append(f"--{path.partition('.')[2].replace('_', '-')} has no effect {reason}")
+            found.append(f"--{flags[path]} has no effect {reason}")
     found += stage_warnings(config)
     if config.task.margin_method == "none":
         for name in ("margin", "margin_scale", "margin_eval_scale", "margin_ramp"):

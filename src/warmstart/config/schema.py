@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from pydantic import Field
 
 from warmstart.config.data_section import DataConfig
+from warmstart.config.lora_section import LoraConfig
 from warmstart.config.retain_section import RetainConfig
 from warmstart.config.section import Section
 from warmstart.config.task_section import TaskConfig
@@ -34,7 +35,7 @@ MAIN_LEAVES = {  # section -> the leaf that bears the section's flag
     "model": "name",
     "retain": "path",
 }
-PREFIXED = frozenset({"retain"})  # optional sections, whose other flags are --section.leaf
+PREFIXED = frozenset({"retain", "lora"})  # optional sections, whose other flags are --section.leaf
 
 SelectBy = Literal[
     "auto",
@@ -59,7 +60,7 @@ SELECTION_METRICS = {
     name: -1 if name in ("loss", "ece") else 1 for name in get_args(SelectBy) if name != "auto"
 }
 
-# Leaves that `--help-all` shows, and `--help` does not.
+# Leaves that `--help-all` shows, and `--help` does not; with the section where another one shows a leaf of that name.
 _RARE_NAMES = (
     "rotation crop_pad zoom flip crop_scale shear brightness contrast saturation hue blur erase randaugment mixup"
     " cutmix max_corrupt scheduler_step scheduler_gamma scheduler_patience log_every min_delta compile keep_checkpoints"
@@ -70,6 +71,7 @@ _RARE_NAMES = (
     " output_style"
     " masks mask_classes ignore mask_remap mask_colours flip_pairs"
     " views crop_pct mix_classes replay images l2sp ewc ewc_images lwf temperature"
+    " alpha lora.dropout kind"
 )
 RARE = frozenset(_RARE_NAMES.split())
 
@@ -220,6 +222,7 @@ class Config(Section):
     train: TrainConfig = TrainConfig()
     output: OutputConfig = OutputConfig()
     retain: RetainConfig = RetainConfig()
+    lora: LoraConfig = LoraConfig()
 
 
 class Leaf(NamedTuple):
@@ -238,7 +241,7 @@ class Leaf(NamedTuple):
 
     @property
     def is_rare(self) -> bool:
-        return self.name in RARE
+        return self.name in RARE or self.path in RARE
 
 
 def leaves() -> Iterator[Leaf]:

@@ -224,13 +224,15 @@ def plan_table(plan: Plan) -> str:
             row.norms,
             str(plan.stages[row.from_stage].trigger) if row.trainable else "-",
             f"{row.num_parameters:,}",
+            f"{row.num_trainable:,}" if row.trainable else "-",
         )
         for row in plan.rows
     ]
-    trained = sum(row.num_parameters for row in plan.rows if row.trainable)
-    total = sum(row.num_parameters for row in plan.rows)
-    title = f"plan: {trained:,} of {total:,} parameters in blocks that train"
-    return table(title, ("block", "mode", "lr", "decay", "norms", "from", "parameters"), rows)
+    trained, total = (
+        sum(getattr(row, name) for row in plan.rows) for name in ("num_trainable", "num_parameters")
+    )
+    title = f"plan: {trained:,} of {total:,} parameters train ({trained / total:.2%})"
+    return table(title, ("block", "mode", "lr", "decay", "norms", "from", "parameters", "trained"), rows)
 
 
 def stage_table(job: Job) -> str:

@@ -21,6 +21,7 @@ from warmstart.errors import UserError
 from warmstart.inference.cut import Cut, NoCut, prefix_features
 from warmstart.inference.find_cut import find_cut
 from warmstart.inference.inputs import InputBuffer
+from warmstart.models.adapters.inject import adapted_layer
 
 _MOST_VIEWS = 4  # of an image, where nobody asks for a number
 _NUM_PROBED = 8
@@ -124,7 +125,8 @@ def _cut(job: Job, stage: int, views: int, by_name: bool) -> tuple[Cut, int]:
         if not job.plan.row(block.name).trains_in(stage)
         for path in block.modules
     ]
-    trained = list(dict.fromkeys(name.rpartition(".")[0] for row in trained_rows for name in row.trainable))
+    names = (name for row in trained_rows for name in row.trainable)
+    trained = list(dict.fromkeys(adapted_layer(name) or name.rpartition(".")[0] for name in names))
     cut, images = _proved(job, stage, frozen, trained)
     size = prefix_features(built.module, cut, images)[0].numel()
     if job.config.train.compile and len(cut.shapes) > 1:

@@ -95,7 +95,7 @@ def run_loop(
             statistics = live_statistics(module, plan, blocks, stage)
             teacher = make_teacher(job, feed.part, stage)
             arithmetic = replace(arithmetic, statistics=statistics, teacher=teacher)
-            watch = GradientWatch(optimizer)
+            watch = GradientWatch(optimizer, module)
 
             # ---- The start (step 0, or where a parent's count goes on) is measured before anything is trained
             if is_fresh:

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from warmstart.adapt.lora import choose_lora
 from warmstart.config.places import absolute
 from warmstart.config.schema import Config
 from warmstart.console import log, progress
@@ -60,7 +61,7 @@ def open_inputs(
     def store(classes: tuple[str, ...]) -> StorePlan:
         if not models:
             everything = all_classes(classes, others, config.data.mix_classes)
-            models.append(build_model(config, everything, reference, device))
+            models.append(build_model(config, everything, reference, device, resolved))
         return plan_store(config.data, models[0].preprocessing)
 
     dataset, split = _open_dataset(config, _known(reference.run), Run(run).splits, resolved, store)
@@ -221,11 +222,17 @@ def _warn_of_rewritten(dataset: Dataset, created: float) -> None:
 
 
 def build_model(
-    config: Config, classes: tuple[str, ...], reference: WeightsReference, device: torch.device
+    config: Config,
+    classes: tuple[str, ...],
+    reference: WeightsReference,
+    device: torch.device,
+    resolved: dict[str, Any] | None = None,
 ) -> BuiltModel:
+    """The model of a run on `device`, with the adapters that its settings ask for, or that it had `resolved`."""
     data = config.data
+    lora = choose_lora(config, None if resolved is None else resolved["model"].get("lora"))
     overrides = {"mean": data.mean, "std": data.std, "image_size": data.image_size, "crop_pct": data.crop_pct}
     settings = config.model.model_copy(update={"weights": reference.file or config.model.weights})
-    built = build(settings, overrides, classes, config.train.seed, config.task)
+    built = build(settings, overrides, classes, config.train.seed, config.task, lora)
     built.move_to(device)
     return built

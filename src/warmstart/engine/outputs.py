@@ -7,13 +7,13 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 
 from warmstart.config.places import short_name
 from warmstart.config.schema import Config
 from warmstart.console import log
 from warmstart.engine.job import Job
 from warmstart.errors import UserError, listing
+from warmstart.models.adapters.plain import plain_state
 from warmstart.models.metadata import read_decision
 from warmstart.run import reader, writer
 
@@ -32,7 +32,7 @@ def run_folder(config: Config) -> Path:
 def save_as(job: Job, target: Path) -> None:
     """The best weights: as .safetensors the run's own file, which describes itself; else tensors for plain PyTorch.
 
-    Those are a bare state_dict with the source's key names.
+    Those are a bare state_dict with the source's key names, adapters merged.
 
     Raises:
         UserError: another file has come to stand there while the run was trained.
@@ -56,8 +56,8 @@ def save_as(job: Job, target: Path) -> None:
 
 def _bare(job: Job, file: Path) -> bytes:
     content = io.BytesIO()
-    saved = load_file(file)  # sorted by name; other programs may rely on the order of the layers
-    torch.save({name: saved[name] for name in job.built.module.state_dict()}, content)
+    saved = plain_state(file)  # sorted by name; other programs may rely on the order of the layers
+    torch.save({name: saved[name] for name in job.built.module.state_dict() if name in saved}, content)
     return content.getvalue()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from warmstart.adapt.lora import check_kept
 from warmstart.config import rules
 from warmstart.config.io import Layer, from_dict
 from warmstart.config.mix_rules import at_places
@@ -229,6 +230,8 @@ def check_same(parent: Parent, prepared: Prepared) -> None:
             "the parent's data, and what is mixed in, unchanged",
             "--keep optimizer, or --keep weights",
         )
+    if parent.saved is not None:
+        check_kept(recorded["model"].get("lora"), job.built.lora, f"--keep {parent.keep}: {parent.name}")
     if parent.saved is not None and change.kind != "kept":
         happened = f"--keep {parent.keep}: the classifier of {parent.name} cannot be kept: {change.reason}"
         raise UserError(happened, "the parent's --margin-method", "--keep weights, with a new classifier")

@@ -54,6 +54,7 @@ def make_record(
             "licence": built.licence,
             "head": asdict(built.head_change),
             "margin": None if built.margin is None else asdict(built.margin),
+            "lora": None if built.lora is None else asdict(built.lora),
             "preprocessing": asdict(built.preprocessing),
         },
         "data": asdict(job.dataset.facts)

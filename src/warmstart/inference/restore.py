@@ -17,7 +17,7 @@ from warmstart.errors import UserError
 from warmstart.inference.inputs import InputBuffer
 from warmstart.inference.predictor import predict_outputs
 from warmstart.inference.reference import WeightsReference, resolve_weights
-from warmstart.models.build import BuiltModel, build
+from warmstart.models.build import BuiltModel, build, no_adapters
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.multilabel import MultiLabel
 from warmstart.tasks.segmentation import Segmentation
@@ -93,9 +93,15 @@ class Restored:
 
 
 def restore(
-    model: str, device: torch.device, name: str | None = None, overrides: Mapping[str, Any] | None = None
+    model: str,
+    device: torch.device,
+    name: str | None = None,
+    overrides: Mapping[str, Any] | None = None,
+    merged: bool = False,
 ) -> Restored:
     """Load `model` with its own classes; `name` says which architecture where the file does not.
+
+    `merged`: as a plain model, with low-rank adapters added to the weights.
 
     Raises:
         UserError: no such run, step or file, a damaged one, or weights of another architecture.
@@ -103,7 +109,8 @@ def restore(
     if not model:
         raise UserError("no model is named", "a run directory, RUN@step, or a file of weights")
     reference = resolve_weights(model)
-    built = build(ModelConfig(name=name, weights=reference.file), overrides or {}, None, seed=0)
+    settings = ModelConfig(name=name, weights=reference.file)
+    built = build(settings, overrides or {}, None, seed=0, choose=no_adapters if merged else None)
     built.move_to(device)
     built.module.eval()
     return Restored(built, reference, bool(overrides))

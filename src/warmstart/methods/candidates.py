@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from functools import partial
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from warmstart.console import log
 from warmstart.errors import UserError, listing
 from warmstart.inference.restore import Restored, restore
 from warmstart.methods.weights import average, between, running_norms
+from warmstart.models.adapters.plain import plain_state
 from warmstart.run import layout
 from warmstart.run.lineage import reference_of
 from warmstart.run.reader import Run
@@ -45,7 +45,7 @@ class Candidate:
 
 def load_state(file: str | None) -> State:
     assert file is not None, "a run's weights lie in a file"
-    return load_file(file)
+    return plain_state(file)
 
 
 def open_tuned(request: Request, device: torch.device) -> Restored:
@@ -53,7 +53,7 @@ def open_tuned(request: Request, device: torch.device) -> Restored:
         raise UserError(
             f"{len(request.models)} models are named", "START TUNED, TUNED alone, or RUN with --last N"
         )
-    tuned = restore(request.models[-1], device)
+    tuned = restore(request.models[-1], device, merged=True)  # the mean of two products is no mean
     if tuned.reference.run is None:
         raise UserError(
             f"{request.models[-1]} is no run of warmstart",
@@ -78,7 +78,7 @@ def candidates_of(
     if request.last is not None:
         return None, _averages(run, request.last), ()
     name = request.models[0] if len(request.models) == 2 else _own_start(run)
-    start = restore(name, device)
+    start = restore(name, device, merged=True)
     after = load_state(tuned.reference.file)
     before = {key: value.cpu() for key, value in start.built.module.state_dict().items()}
     kept = _not_shared(before, after, start, tuned)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from warmstart.config.schema import ModelConfig, TaskConfig
 from warmstart.errors import UserError
+from warmstart.models.adapters.inject import inject, load_adapters, merged
 from warmstart.models.answers import check_random, own_classes, own_decision, own_margin
 from warmstart.models.blocks import find_blocks
 from warmstart.models.created import Created, Outline, with_stated
@@ -23,7 +24,7 @@ from warmstart.models.naming import resolve_name
 from warmstart.models.sizes import resize
 from warmstart.models.weights import WeightsFile, load_into, read_weights
 from warmstart.models.zoo import create, outline
-from warmstart.records import Block, Decision, Margin, Preprocessing
+from warmstart.records import Block, Decision, Lora, Margin, Preprocessing
 
 _RGB = 3
 _DEFAULT_TASK = TaskConfig()
@@ -50,11 +51,20 @@ class BuiltModel:
     segments: bool = False  # by its architecture: outputs are (N, K, H, W), scores of every pixel
     margin: Margin | None = None  # its classifier is a margin head
     decision: Decision | None = None  # of a binary classifier, by the file or the run
+    lora: Lora | None = None  # its low-rank adapters
 
     def move_to(self, device: torch.device) -> None:
         """Move the module, in the memory layout that it computes fastest in."""
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         self.module.to(device=device, memory_format=layout)  # type: ignore[call-overload]
+
+
+# What a built model is asked: which adapters it shall have, and what to say of that.
+ChooseLora = Callable[[BuiltModel], tuple[Lora | None, tuple[str, ...]]]
+
+
+def no_adapters(_: BuiltModel) -> tuple[None, tuple[str, ...]]:
+    return None, ()
 
 
 def build(
@@ -63,18 +73,19 @@ def build(
     classes: tuple[str, ...] | None,
     seed: int,
     task: TaskConfig = _DEFAULT_TASK,
+    choose: ChooseLora | None = None,
 ) -> BuiltModel:
     """Build, load and fit a model for `classes`. Equal arguments give equal weights, to the bit.
 
     `classes` None keeps the classifier of a file as it is, with the file's names, or numbers for them.
 
-    `overrides` are the mean, std, image_size and crop_pct that the user gave (None: not given); they
-    win over what a file of weights states, which wins over the model's own. `task` says whether the classifier is
-    a margin head; by default it is what the file has.
+    `overrides` are the mean, std, image_size and crop_pct that the user gave (None: not given); they win over what a
+    file of weights states, which wins over the model's own. `task` says whether the classifier is a margin head; by
+    default it is what the file has. `choose` says which low-rank adapters the model gets; by default
+    they are the file's. A file's own go on where they are the same, and are merged into its weights where they are not.
     UserError: whatever `create`, `read_weights`, `load_into` and `fit_head` find, no or two models named.
     """
-    unknown = set(overrides) - _PREPROCESSING_KEYS
-    assert not unknown, f"not a preprocessing setting: {unknown}"
+    assert overrides.keys() <= _PREPROCESSING_KEYS, f"not a preprocessing setting in {set(overrides)}"
     given = {key: value for key, value in overrides.items() if value is not None}
     random = settings.weights == "none"
     check_random(settings)
@@ -98,7 +109,7 @@ def build(
         notes = (*file.notes, *notes, *loaded, *_resized(created, file, name, stated))
     else:
         change, source = _fit(created, classes, name, (margin, seed), random)
-    return BuiltModel(
+    built = BuiltModel(
         module=created.module,
         name=name,
         blocks=find_blocks(created.module, created.head_block or created.head),
@@ -116,6 +127,23 @@ def build(
         decision=decision,
         notes=notes,
     )
+    return _adapted(built, file, choose, seed)
+
+
+def _adapted(built: BuiltModel, file: WeightsFile | None, choose: ChooseLora | None, seed: int) -> BuiltModel:
+    """The model with its adapters: the file's own where the same are asked for, else fresh ones or none."""
+    own = None if file is None else file.lora
+    asked, notes = (own, ()) if choose is None else choose(built)
+    goes_on = own is not None and asked is not None and asked.fits(own)
+    if file is not None and own is not None and not goes_on:
+        built.module.load_state_dict(merged({**built.module.state_dict(), **file.adapters}, own))
+        notes = (f"merged the adapters of {len(own.targets)} layers into the weights", *notes)
+    if asked is not None:
+        blocks = inject(built.module, built.blocks, asked, seed, built.head)
+        built = replace(built, blocks=blocks, lora=asked)
+    if file is not None and goes_on:
+        load_adapters(built.module, file.adapters, str(file.path))
+    return replace(built, notes=(*built.notes, *notes))
 
 
 def metadata_for(built: BuiltModel) -> dict[str, str]:
@@ -127,8 +155,7 @@ def metadata_for(built: BuiltModel) -> dict[str, str]:
         built.preprocessing,
         built.multi_label,
         hf_config,
-        built.margin,
-        built.decision,
+        (built.margin, built.decision, built.lora),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,12 @@ from safetensors import safe_open
 
 from warmstart.errors import UserError
 from warmstart.models.builtin import is_builtin
-from warmstart.records import Decision, Margin, Preprocessing
+from warmstart.records import Decision, Lora, Margin, Preprocessing
 
 NAME = "warmstart.name"  # with its zoo, `timm:resnet18`; `arch` in files of others
 _TASK, _MULTI_LABEL = "task", "multi-label"  # without the entry, an image has one class
-_MARGIN, _DECISION = "margin_head", "decision"
+_MARGIN, _DECISION, _LORA = "margin_head", "decision", "lora"
+_KEYS = {Margin: _MARGIN, Decision: _DECISION, Lora: _LORA}
 _STRETCH = "stretch"  # without the entry, as the model's name says
 HF_CONFIG = "hf_config"  # of a model of transformers, whose name is that of a folder
 _OURS = "warmstart"  # the one entry of a file of ours
@@ -28,8 +29,7 @@ def write_metadata(
     preprocessing: Preprocessing,
     multi_label: bool = False,
     hf_config: str | None = None,
-    margin: Margin | None = None,
-    decision: Decision | None = None,
+    records: Iterable[Margin | Decision | Lora | None] = (),
 ) -> dict[str, str]:
     """The text entry that makes a saved model self-describing.
 
@@ -47,8 +47,11 @@ def write_metadata(
     } | ({_TASK: _MULTI_LABEL} if multi_label else {})
     entries |= {_STRETCH: json.dumps(True)} if preprocessing.stretch else {}
     entries |= {HF_CONFIG: hf_config} if hf_config else {}
-    for key, record in ((_MARGIN, margin), (_DECISION, decision)):
-        entries |= {key: json.dumps(asdict(record), ensure_ascii=False)} if record is not None else {}
+    entries |= {
+        _KEYS[type(record)]: json.dumps(asdict(record), ensure_ascii=False)
+        for record in records
+        if record is not None
+    }
     return {_OURS: json.dumps(entries, ensure_ascii=False)}
 
 
@@ -128,6 +131,17 @@ def read_decision(file: Path) -> Decision | None:
     """That of a safetensors file, without its tensors."""
     with safe_open(file, "pt") as opened:
         return decision_in(expand(opened.metadata() or {}), str(file))
+
+
+def lora_in(metadata: Mapping[str, str], source: str) -> Lora | None:
+    """The adapters that the file holds beside the base's tensors; None: it has none."""
+    if _LORA not in metadata:
+        return None
+    values = _json(metadata[_LORA])
+    try:
+        return Lora.from_json(values)
+    except (TypeError, KeyError):
+        raise _bad(_LORA, metadata, source, "what `warmstart finetune --lora.rank` writes") from None
 
 
 def preprocessing_in(metadata: Mapping[str, str], source: str) -> dict[str, Any]:

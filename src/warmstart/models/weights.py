@@ -7,7 +7,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.errors import UserError, closest, listing
+from warmstart.models.adapters.inject import without_adapters
 from warmstart.models.builtin import recognise
 from warmstart.models.choose import (
     SUFFIXES,
@@ -38,6 +39,7 @@ from warmstart.models.metadata import (
     decision_in,
     expand,
     is_multi_label,
+    lora_in,
     margin_in,
     preprocessing_in,
 )
@@ -45,7 +47,7 @@ from warmstart.models.mismatch import explain
 from warmstart.models.shards import INDEX_SUFFIX, check_shard, digest, shard_files
 from warmstart.models.sizes import first_line
 from warmstart.models.unwrap import SAVE_BARE, Unwrapped, harmless_classes, strip_prefixes, unwrap
-from warmstart.records import Decision, Margin
+from warmstart.records import Decision, Lora, Margin
 
 _NUM_EXAMPLES = 5
 _LFS_POINTER = b"version https://git-lfs"
@@ -68,6 +70,8 @@ class WeightsFile:
     hf_config: str | None = None  # of a model of transformers that was saved here
     margin: Margin | None = None  # of its classifier; None: that is linear
     decision: Decision | None = None  # of a binary classifier
+    lora: Lora | None = None  # what the adapters are
+    adapters: dict[str, Tensor] = field(default_factory=dict)  # beside `state`, which is the base's
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -100,6 +104,8 @@ def read_weights(path: str | Path) -> WeightsFile:
     _check_numbers(found.state, file)
     # A file of ours has the model's own names and values, whatever they look like.
     state, notes = (found.state, []) if NAME in metadata else plain(found.state)
+    lora = lora_in(metadata, str(file))
+    state, adapters = without_adapters(state) if lora is not None else (state, {})
     beside, told = described(file)
     beside, config = {k: v for k, v in beside.items() if k not in metadata}, str(file.with_name(CONFIG))
     named = classes_in(metadata, str(file)) or classes_in(beside, config)
@@ -126,6 +132,8 @@ def read_weights(path: str | Path) -> WeightsFile:
         hf_config=metadata.get(HF_CONFIG),
         margin=margin_in({**metadata, **found.metadata}, str(file)),
         decision=decision_in(metadata, str(file)),
+        lora=lora,
+        adapters=adapters,
     )
 
 
