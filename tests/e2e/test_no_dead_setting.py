@@ -164,6 +164,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "retain.ewc_images": ({"retain.ewc_images": 4}, {**RETAINED, "retain.ewc": 100.0}),
     "retain.lwf": ({"retain.lwf": 1.0}, RETAINED),
     "retain.temperature": ({"retain.temperature": 5.0}, {**RETAINED, "retain.lwf": 1.0}),
+    "lora.rank": ({"lora.rank": 2}, {}),
+    "lora.alpha": ({"lora.alpha": 32}, {"lora.rank": 2}),
+    "lora.dropout": ({"lora.dropout": 0.5}, {"lora.rank": 2}),
+    "lora.targets": ({"lora.targets": "fc1"}, {"lora.rank": 2}),
+    "lora.kind": ({"lora.kind": "dora"}, {"lora.rank": 2}),
 }
 
 

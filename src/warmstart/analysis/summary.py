@@ -247,10 +247,11 @@ def _plan_text(rows: list[dict[str, Any]]) -> str:
             r["norms"],
             "later" if r["from_step"] is None else r["from_step"],
             r["num_parameters"],
+            r.get("num_trainable", "?"),  # runs of earlier versions have not counted
         )
         for r in rows
     ]
-    return table("plan", ("block", "mode", "lr", "norms", "from step", "parameters"), cells)
+    return table("plan", ("block", "mode", "lr", "norms", "from step", "parameters", "trained"), cells)
 
 
 def run_files(path: str) -> list[str]:

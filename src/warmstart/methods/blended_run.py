@@ -169,7 +169,12 @@ def _plan(found: Blended) -> dict[str, Any]:
     parent = found.tuned.reference.run
     assert parent is not None
     untrained = {"mode": "blend", "lr": 0.0, "rates": [], "trainable": [], "from_stage": 0, "from_step": 0}
-    rows = [{**row, **untrained, "held": [*row["trainable"], *row["held"]]} for row in parent.plan["rows"]]
+    untrained["num_trainable"] = 0
+    own = {name for block in found.tuned.built.blocks for name in block.parameters}  # without merged adapters
+    rows = [
+        {**row, **untrained, "held": [name for name in (*row["trainable"], *row["held"]) if name in own]}
+        for row in parent.plan["rows"]
+    ]
     return {"rows": rows, "stages": [], "notes": [_title(found)]}
 
 
@@ -182,7 +187,7 @@ def _resolved(found: Blended) -> dict[str, Any]:
         **old,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "parent": {"run": str(parent.path), "step": found.tuned.reference.step, "lr": old["lr"]},
-        "model": {**old["model"], "source": source},
+        "model": {**old["model"], "source": source, "lora": None},
         "pace": {**old["pace"], "total_steps": 0, "first_step": 0},
         "blend": _record(found),
     }
