@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from itertools import chain
+
 import pytest
 
 from warmstart.adapt.apply import apply_stage
+from warmstart.adapt.lora import choose_lora
 from warmstart.adapt.patterns import match_blocks, with_margin_head
 from warmstart.adapt.plan import Plan, decays, make_plan
-from warmstart.config.schema import AdaptConfig, ModelConfig, OptimConfig
+from warmstart.config.schema import AdaptConfig, Config, ModelConfig, OptimConfig
 from warmstart.errors import UserError
 from warmstart.models.build import BuiltModel, build
 
@@ -297,6 +300,48 @@ def test_a_margin_head_has_the_documents_name_in_any_model(fashion: BuiltModel) 
     assert with_margin_head(AdaptConfig(freeze="margin_head"), names).freeze == ("head",)
     with pytest.raises(UserError, match="'margin_head' names no block"):
         plan_for(fashion, {"lrs": "margin_head=1e-4"})
+
+
+def lora_plan(adapt: dict[str, object], **lora: object) -> Plan:
+    """Of a fresh ViT with adapters."""
+    config = Config.model_validate({"lora": {"rank": 2, **lora}, "adapt": adapt})
+    settings = ModelConfig(name="timm:vit_tiny_patch16_224", weights="none")
+    built = build(settings, {"image_size": (32, 32)}, CLASSES, 0, choose=choose_lora(config))
+    plan = plan_for(built, adapt)
+    named = [name for row in plan.rows for name in (*row.trainable, *row.held)]
+    assert sorted(named) == sorted(name for name, _ in built.module.named_parameters())
+    groups = chain(*(group.names for group in apply_stage(built.module, plan, plan.last_stage)))
+    assert set(groups) == {name for name, p in built.module.named_parameters() if p.requires_grad}
+    return plan
+
+
+def test_with_adapters_nothing_else_of_the_backbone_trains() -> None:
+    plan = lora_plan({})
+    assert modes(plan) == {
+        "stem": "frozen",
+        **{f"blocks.{number}": "lora" for number in range(12)},
+        "head": "full",
+    }
+    row = plan.row("blocks.3")
+    assert row.trainable == ("blocks.3.attn.qkv.lora_A.weight", "blocks.3.attn.qkv.lora_B.weight")
+    assert "blocks.3.attn.qkv.weight" in row.held and row.num_trainable == 2 * 192 + 2 * 576
+    assert plan.notes == ("no layer of stem has an adapter: frozen for the whole run",)
+
+
+def test_frozen_blocks_get_no_adapters_and_stages_and_rates_hold_for_them() -> None:
+    plan = lora_plan({"freeze": "backbone<5", "layer_decay": 0.5})
+    assert [row.name for row in plan.rows if row.mode == "lora"] == [f"blocks.{n}" for n in range(4, 12)]
+    assert plan.row("blocks.11").lr == plan.row("head").lr / 2
+    assert not any("lora_" in name for name in plan.row("blocks.0").held)
+    staged = lora_plan({"unfreeze": "0:head,1:blocks.11,2:stem,3:blocks.10", "lrs": "blocks.11=0.5"})
+    assert [row.from_stage for row in staged.rows if row.mode == "lora"] == [3, 1]
+    assert staged.rate(staged.row("blocks.11"), 1) == 0.5 and staged.new_blocks(2) == []
+    assert "--unfreeze 2 adds nothing: its blocks have no adapters" in staged.notes
+
+
+def test_scales_of_dora_do_not_decay() -> None:
+    row = lora_plan({}, kind="dora").row("blocks.0")
+    assert "blocks.0.attn.qkv.lora_magnitude" in row.trainable and row.weight_decay > 0
 
 
 def test_only_matrices_decay(fashion: BuiltModel, vit: BuiltModel) -> None:

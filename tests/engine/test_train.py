@@ -389,9 +389,13 @@ def test_a_group_without_gradient_is_named(finetune: FINETUNE, caplog: pytest.Lo
 
     silent, loud = torch.nn.Parameter(torch.zeros(2)), torch.nn.Parameter(torch.zeros(2))
     optimizer = torch.optim.SGD(
-        [{"params": [silent], "block": "stem"}, {"params": [loud], "block": "head"}], lr=0.1
+        [
+            {"params": [silent], "names": ("stem.weight",), "block": "stem"},
+            {"params": [loud], "names": ("head.weight",), "block": "head"},
+        ],
+        lr=0.1,
     )
-    watch = GradientWatch(optimizer)
+    watch = GradientWatch(optimizer, torch.nn.Identity())
     silent.grad, loud.grad = torch.zeros(2), torch.ones(2)
     watch.look()
     loud.grad = None  # one step without is no silence

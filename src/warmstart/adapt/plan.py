@@ -194,6 +194,8 @@ def _notes(rows: Sequence[Row], stages: Sequence[Stage], adapt: AdaptConfig, has
     if adapt.layer_decay is not None and all(row is rows[-1] for row in free):
         notes.append("--layer-decay has no effect: every block below the head is frozen or named in --lrs")
     for number, stage in enumerate(stages):
+        if has_lora and all(row.from_stage != number or not row.trainable for row in rows):
+            notes.append(f"--unfreeze {stage.trigger} adds nothing: its blocks have no adapters")
         if stage.sets_rate and all(row.from_stage > number for row in free):
             notes.append(
                 f"the rate of --unfreeze {stage.trigger} has no effect: --lrs names all that trains then"

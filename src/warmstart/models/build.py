@@ -97,7 +97,6 @@ def build(
     names_known = classes is not None or (file is not None and file.classes is not None)
     if classes is None:
         classes = own_classes(file, name)
-    decision = own_decision(kept, classes) if kept is not None else None
     stated = {**(file.preprocessing if file else {}), **given}
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that would seed CUDA too
@@ -124,7 +123,7 @@ def build(
         multi_label=kept is not None and kept.multi_label,
         segments=created.segments,
         margin=margin,
-        decision=decision,
+        decision=None if kept is None else own_decision(kept, classes),
         notes=notes,
     )
     return _adapted(built, file, choose, seed)

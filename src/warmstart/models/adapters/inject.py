@@ -41,8 +41,8 @@ def inject(
     owner = {name: number for number, block in enumerate(blocks) for name in block.parameters}
     added: list[list[str]] = [[] for _ in blocks]
     for name, _ in module.named_parameters():
-        if (path := adapted_layer(name)) is not None:
-            number = next(owner[base] for key in _BASES if (base := f"{path}.{key}") in owner)
+        if (layer := adapted_layer(name)) is not None:
+            number = next(owner[base] for key in _BASES if (base := f"{layer}.{key}") in owner)
             added[number].append(name)
     return tuple(
         replace(block, parameters=(*block.parameters, *names), adapters=tuple(names))

@@ -38,7 +38,7 @@ class _Adapter(nn.Module):
     """What every adapted layer has beside its own weights."""
 
     weight: Tensor
-    bias: Tensor | None
+    bias: Any  # a tensor, or None
     lora_A: nn.Module
     lora_B: nn.Module
     lora_magnitude: nn.Parameter | None  # of DoRA
@@ -125,18 +125,18 @@ class LoraAttention(_MergedWeight, nn.MultiheadAttention):
     that both of them read are the merged ones.
     """
 
-    out_proj: LoraProjection
-
     @property
     def in_proj_weight(self) -> Tensor:  # type: ignore[override]
         return self.merged("in_proj_weight")
 
     def forward(self, *arguments: Any, **settings: Any) -> tuple[Tensor, Tensor | None]:
-        self._at_hand, self.out_proj._at_hand = self.in_proj_weight, self.out_proj.weight
+        projection = self.out_proj
+        assert isinstance(projection, LoraProjection), "both are adapted together"
+        self._at_hand, projection._at_hand = self.in_proj_weight, projection.weight
         try:
             return super().forward(*arguments, **settings)
         finally:
-            self._at_hand = self.out_proj._at_hand = None
+            self._at_hand = projection._at_hand = None
 
 
 def refusal(layer: nn.Module) -> str | None:
@@ -180,11 +180,12 @@ def add_adapter(layer: nn.Module, path: str, lora: Lora, seed: int) -> None:
         _check_attention(path, lora)
         _put(layer, path, lora, seed)
         _put(layer.out_proj, f"{path}.out_proj", lora, seed)
-        layer.__class__, layer.out_proj.__class__ = LoraAttention, LoraProjection
+        layer.out_proj.__class__ = LoraProjection  # type: ignore[assignment]
+        layer.__class__ = LoraAttention
         return
     _put(layer, path, lora, seed)
     layer.lora_dropout = lora.dropout  # type: ignore[assignment]
-    layer.lora_magnitude = None
+    layer.lora_magnitude = None  # type: ignore[assignment]
     if lora.kind == DORA:
         layer.lora_magnitude = nn.Parameter(row_norms(layer.get_parameter("weight").detach()))
     layer.__class__ = LoraLinear if isinstance(layer, nn.Linear) else LoraConv2d

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
@@ -33,7 +33,7 @@ class Targets:
 def resolve_targets(
     module: nn.Module,
     blocks: Sequence[Block],
-    frozen: Sequence[str],
+    frozen: Collection[str],
     patterns: Sequence[str],
     rank: int,
     preprocessing: Preprocessing,
