@@ -138,7 +138,7 @@ def test_what_show_tells(write_run):
         assert line in text.split("\n")
     cells = [line.split() for line in text.split("\n")]
     assert ["val", "accuracy", "0.5", "0.75"] in cells
-    assert ["conv1", "frozen", "-", "eval", "0", "10"] in cells
+    assert ["conv1", "frozen", "-", "eval", "0", "10", "?"] in cells
 
 
 def test_the_document_s_rule_for_the_rate(write_run):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
 from warmstart import api
@@ -109,8 +111,18 @@ def test_resume_is_to_the_bit(lora: dict[str, Any], settings: SETTINGS, interrup
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
 
-def test_a_prefix_without_adapters_is_computed_once(finetune: FINETUNE) -> None:
-    given = {"lora.rank": 2, "lora.targets": "fc1", "augment": "none"}
+@pytest.mark.parametrize(
+    ("model", "targets"),
+    [
+        ("builtin:fashion_cnn", "fc1"),
+        ("timm:vit_tiny_patch16_224", "blocks.11.*"),
+        ("timm:resnet10t", "layer4.*"),
+    ],
+)
+def test_a_prefix_without_adapters_is_computed_once(model: str, targets: str, finetune: FINETUNE) -> None:
+    """The cut lies in front of the first block with adapters, and the run is the same to rounding."""
+    size = 16 if model.startswith("builtin") else 32
+    given = {"lora.rank": 2, "lora.targets": targets, "augment": "none", "model": model, "image_size": size}
     kept = finetune("kept", feature_cache="on", **given)
     whole = finetune("whole", feature_cache="off", **given)
     assert kept.resolved["features"]["cut"] is not None and whole.resolved["features"]["cut"] is None
@@ -131,7 +143,9 @@ def test_other_adapters_cannot_keep_the_state_and_merge_with_keep_weights(
 ) -> None:
     parent = finetune("parent", **{"lora.rank": 2})
     for keep in ("all", "optimizer"):
-        with pytest.raises(UserError, match=rf"--keep {keep}: .*\(lora, rank 2.*\(lora, rank 4"):
+        with pytest.raises(
+            UserError, match=rf"--keep {keep}: .*\(lora, rank 2.*at 4 layers \(conv1, .*\(lora, rank 4"
+        ):
             api.continue_run(
                 str(parent.path), keep=keep, epochs=3, output_dir=str(tmp_path / "no"), **{"lora.rank": 4}
             )
@@ -155,6 +169,7 @@ def test_other_adapters_cannot_keep_the_state_and_merge_with_keep_weights(
 def test_the_same_adapters_go_on_with_keep_weights(finetune: FINETUNE, tmp_path: Path) -> None:
     parent = finetune("parent", **{"lora.rank": 2})
     api.continue_run(f"{parent.path}@6", keep="weights", epochs=1, output_dir=str(tmp_path / "child"))
+    assert "goes on with the adapters of 4 layers" in (tmp_path / "child" / layout.LOG).read_text()
     one, other = weights(parent, 6), weights(Run(tmp_path / "child"), 0)
     assert one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
 
@@ -177,6 +192,20 @@ def test_a_blend_is_of_merged_weights(finetune: FINETUNE, tmp_path: Path) -> Non
     assert last.alpha == 1
     assert last.val["loss"] == pytest.approx(val_loss(tuned, tuned.pointer(layout.BEST) or 0), rel=1e-4)
     assert not any("lora_" in name for name in weights(Run(tmp_path / "mix"), 0))
+
+
+def test_answers_can_be_held_on_to(finetune: FINETUNE, data: Path, tmp_path: Path) -> None:
+    """LwF: the start model is the base alone, as fresh adapters change nothing."""
+    start = finetune("start")
+    shutil.copytree(data, tmp_path / "other")
+    for picture in (tmp_path / "other").rglob("*.png"):
+        Image.open(picture).point(lambda value: value // 2).save(picture)
+    given = {"weights": f"{start.path}@6", "retain": str(tmp_path / "other"), "lora.rank": 2}
+    run = finetune("run", model=None, **given, **{"retain.lwf": 1.0})
+    assert all(row["lwf"] >= 0 for row in run.metrics.rows if row["kind"] == "train")
+    assert val_loss(run, 0) == pytest.approx(val_loss(start, 6), rel=1e-5)
+    plain = finetune("plain", model=None, **given)
+    assert any(not torch.equal(t, weights(plain, 6)[name]) for name, t in weights(run, 6).items())
 
 
 def test_what_adapters_cannot_be_combined_with_is_refused_or_told(

@@ -6,7 +6,7 @@ from typing import Any
 
 from warmstart.adapt.stages import frozen_blocks, make_stages
 from warmstart.config.schema import Config
-from warmstart.errors import UserError
+from warmstart.errors import UserError, listing
 from warmstart.models.adapters.targets import resolve_targets
 from warmstart.models.build import BuiltModel, ChooseLora, no_adapters
 from warmstart.records import Lora
@@ -40,13 +40,15 @@ def check_kept(recorded: dict[str, Any] | None, now: Lora | None, whose: str) ->
     if before is now is None or (before is not None and now is not None and now.fits(before)):
         return
     raise UserError(
-        f"{whose} has {_described(before)}, and here the model would have {_described(now)}",
+        f"{whose} has {described(before)}, and here the model would have {described(now)}",
         "the parent's settings of --lora, and its frozen blocks",
         "--keep weights, which merges the parent's adapters into its weights",
     )
 
 
-def _described(lora: Lora | None) -> str:
+def described(lora: Lora | None) -> str:
+    """The adapters of a model in words."""
     if lora is None:
         return "no adapters"
-    return f"adapters ({lora.kind}, rank {lora.rank}, alpha {lora.alpha:g}) at {len(lora.targets)} layers"
+    form = f"{lora.kind}, rank {lora.rank}, alpha {lora.alpha:g}"
+    return f"adapters ({form}) at {len(lora.targets)} layers ({listing(lora.targets, 3)})"

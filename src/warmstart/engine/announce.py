@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.adapt.apply import live_norms
+from warmstart.adapt.lora import described
 from warmstart.adapt.plan import Plan, Row
 from warmstart.console import log, table
 from warmstart.engine.job import Job
@@ -109,6 +110,8 @@ def _announce_model(job: Job) -> None:
     for note in built.notes:
         log.info("weights: %s", note)
     log.info("head: %s (%s)", built.head_change.kind, built.head_change.reason)
+    if built.lora is not None:
+        log.info("LoRA: %s", described(built.lora))
     if built.margin is not None:
         told = ", ".join(f"{name} {value}" for name, value in asdict(built.margin).items())
         ramp = job.config.task.margin_ramp

@@ -137,6 +137,8 @@ def _adapted(built: BuiltModel, file: WeightsFile | None, choose: ChooseLora | N
     if file is not None and own is not None and not goes_on:
         built.module.load_state_dict(merged({**built.module.state_dict(), **file.adapters}, own))
         notes = (f"merged the adapters of {len(own.targets)} layers into the weights", *notes)
+    elif own is not None and choose is not None:
+        notes = (f"goes on with the adapters of {len(own.targets)} layers", *notes)
     if asked is not None:
         blocks = inject(built.module, built.blocks, asked, seed, built.head)
         built = replace(built, blocks=blocks, lora=asked)
