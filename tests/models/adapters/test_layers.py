@@ -252,3 +252,11 @@ def test_what_an_attention_cannot_have_is_refused_by_name() -> None:
 def test_refusals(layer: nn.Module, reason: str | None) -> None:
     found = refusal(layer)
     assert found is None if reason is None else reason in str(found)
+
+
+def test_adapters_can_be_compiled() -> None:
+    """As --compile does it: what an attention computes with is put together in the compiled code too."""
+    module = adapted(Lora("lora", 2, 3.0, 0.0, (*LAYERS, "attention")))
+    compiled = torch.compile(module, backend="eager")
+    torch.testing.assert_close(compiled(images()), module(images()), rtol=1e-12, atol=1e-12)
+    torch.compiler.reset()
