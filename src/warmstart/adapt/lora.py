@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from warmstart.adapt.patterns import with_margin_head
 from warmstart.adapt.stages import frozen_blocks, make_stages
 from warmstart.config.schema import Config
 from warmstart.errors import UserError, listing
@@ -26,8 +27,9 @@ def choose_lora(config: Config, recorded: dict[str, Any] | None = None) -> Choos
         if recorded is not None:
             return Lora.from_json(recorded), ()
         names = [block.name for block in built.blocks]
-        _, starts = make_stages(names, config.adapt, config.optim.lr)
-        frozen = frozen_blocks(names, config.adapt, starts)
+        adapt = config.adapt if built.margin is None else with_margin_head(config.adapt, names)
+        _, starts = make_stages(names, adapt, config.optim.lr)
+        frozen = frozen_blocks(names, adapt, starts)
         targets = resolve_targets(built.module, built.blocks, frozen, lora.targets, rank, built.preprocessing)
         return Lora(lora.kind, rank, alpha, lora.dropout, targets.paths), targets.notes
 
