@@ -63,6 +63,7 @@ DOORS = {
     "sklearn": ["demo.py"],
     "segmentation_models_pytorch": ["models/"],
     "transformers": ["models/"],
+    "bitsandbytes": ["models/adapters/four_bit.py"],
     "pyarrow": ["inference/predictions.py", "data/tables.py", "data/arrow_files.py"],
     "torch.distributed": ["engine/distributed.py"],
     "cyclopts": ["cli.py", "commands.py"],

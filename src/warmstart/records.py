@@ -108,11 +108,24 @@ class Lora:
 
 
 @dataclass(frozen=True)
+class Base:
+    """What adapters were trained on: `kind` (file, pretrained, random, object) and `path` of the weights.
+
+    `sha256` is of its tensors (models/adapters/files.identity); None where nobody has asked yet.
+    """
+
+    kind: str
+    path: str | None
+    sha256: str | None = None
+
+
+@dataclass(frozen=True)
 class Block:
     """One row of a model from stem to head: the unit that is frozen, given a rate, or unfrozen.
 
     `modules` are paths of subtrees that belong to this block alone; every parameter and buffer of
-    the model is named in exactly one block. `adapters` are those of its parameters that low-rank adapters brought.
+    the model is named in exactly one block. `adapters` are those of its parameters that low-rank adapters brought;
+    `num_four_bit` weights are not among them, but among the buffers, in 4 bits.
     """
 
     name: str
@@ -121,6 +134,7 @@ class Block:
     modules: tuple[str, ...]
     norms: tuple[str, ...]  # paths of modules that keep running statistics
     adapters: tuple[str, ...] = ()
+    num_four_bit: int = 0
 
 
 @dataclass(frozen=True)

@@ -169,6 +169,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "lora.dropout": ({"lora.dropout": 0.5}, {"lora.rank": 2}),
     "lora.targets": ({"lora.targets": "fc1"}, {"lora.rank": 2}),
     "lora.kind": ({"lora.kind": "dora"}, {"lora.rank": 2}),
+    "lora.bits": ({"lora.bits": 4}, {"lora.rank": 4, "lora.targets": "fc1"}),
 }
 
 

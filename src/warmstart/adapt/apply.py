@@ -107,6 +107,8 @@ def frozen_hash(module: nn.Module, plan: Plan, blocks: Sequence[Block], stage: i
         row = plan.row(block.name)
         if not row.trains_in(stage):
             names = (*block.parameters, *block.buffers)
+        elif row.mode == "lora":  # nothing but adapters moves, and weights in 4 bits are buffers
+            names = (*row.held, *block.buffers)
         else:
             held_norms = tuple(f"{norm}." for norm in block.norms) if row.norms == "held" else ()
             names = (

@@ -31,7 +31,7 @@ def choose_lora(config: Config, recorded: dict[str, Any] | None = None) -> Choos
         _, starts = make_stages(names, adapt, config.optim.lr)
         frozen = frozen_blocks(names, adapt, starts)
         targets = resolve_targets(built.module, built.blocks, frozen, lora.targets, rank, built.preprocessing)
-        return Lora(lora.kind, rank, alpha, lora.dropout, targets.paths), targets.notes
+        return Lora(lora.kind, rank, alpha, lora.dropout, targets.paths, lora.bits), targets.notes
 
     return choose
 
@@ -53,4 +53,5 @@ def described(lora: Lora | None) -> str:
     if lora is None:
         return "no adapters"
     form = f"{lora.kind}, rank {lora.rank}, alpha {lora.alpha:g}"
+    form += "" if lora.bits is None else f", base in {lora.bits} bits"
     return f"adapters ({form}) at {len(lora.targets)} layers ({listing(lora.targets, 3)})"

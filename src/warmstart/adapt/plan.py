@@ -126,7 +126,7 @@ def make_plan(
                 weight_decay=optim.weight_decay if has_decay else 0.0,
                 norms="-" if not block.norms else "held" if is_held else "train",
                 from_stage=starts[block.name] if trainable else 0,
-                num_parameters=sum(_count(sizes[p]) for p in block.parameters),
+                num_parameters=sum(_count(sizes[p]) for p in block.parameters) + block.num_four_bit,
                 num_trainable=sum(_count(sizes[p]) for p in trainable),
                 trainable=trainable,
                 held=held,

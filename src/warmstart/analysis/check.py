@@ -17,6 +17,7 @@ from warmstart.data import counters
 from warmstart.errors import UserError, listing
 from warmstart.inference.device import peak_bytes
 from warmstart.inference.restore import Restored
+from warmstart.models.adapters.four_bit import without_codes
 from warmstart.models.build import BuiltModel
 from warmstart.shown import Shown
 from warmstart.tasks.classification import Classification
@@ -115,13 +116,15 @@ def check(restored: Restored, data: DataConfig, batch_size: int = 32, workers: i
     metrics = None if task is None else task.evaluate(np.concatenate(kept), targets[order])
     notes = _notes(restored, np.concatenate(answers)) + notes
     seconds = float(np.median(times))
+    _, codes = without_codes(built.module.state_dict())
+    blocks = _blocks(restored)
     return Check(
         run=str(run.path) if run is not None else None,
         model=restored.label,
         architecture=built.name,
-        num_parameters=sum(p.numel() for p in built.module.parameters()),
-        parameter_bytes=sum(p.numel() * p.element_size() for p in built.module.parameters()),
-        blocks=_blocks(restored),
+        num_parameters=sum(block["parameters"] for block in blocks),
+        parameter_bytes=sum(t.nbytes for t in (*built.module.parameters(), *codes.values())),
+        blocks=blocks,
         preprocessing=asdict(built.preprocessing),
         classes=built.classes if restored.built.names_known else None,
         num_samples=len(order),
@@ -161,7 +164,7 @@ def _answers(outputs: np.ndarray, task: AnyTask) -> np.ndarray:
 def _blocks(restored: Restored) -> list[dict[str, Any]]:
     sizes = {name: p.numel() for name, p in restored.built.module.named_parameters()}
     return [
-        {"name": block.name, "parameters": sum(sizes[name] for name in block.parameters)}
+        {"name": block.name, "parameters": sum(sizes[n] for n in block.parameters) + block.num_four_bit}
         for block in restored.built.blocks
     ]
 

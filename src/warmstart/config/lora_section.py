@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field
 
 from warmstart.config.section import Section
-from warmstart.config.values import Names, OptionalFloat, OptionalInt
+from warmstart.config.values import Bits, Names, OptionalFloat, OptionalInt
 
 
 class LoraConfig(Section):
@@ -27,4 +27,7 @@ class LoraConfig(Section):
     )
     kind: Literal["lora", "rslora", "dora"] = Field(
         "lora", description="LoRA: lora, rslora (scaled by alpha / sqrt(rank)) or dora (norms train apart)"
+    )
+    bits: Bits = Field(
+        None, description="QLoRA: 4 keeps the weights of adapted linear layers in 4 bits (nf4)"
     )

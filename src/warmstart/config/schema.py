@@ -71,7 +71,7 @@ _RARE_NAMES = (
     " output_style"
     " masks mask_classes ignore mask_remap mask_colours flip_pairs"
     " views crop_pct mix_classes replay images l2sp ewc ewc_images lwf temperature"
-    " download alpha lora.dropout targets kind"
+    " download alpha lora.dropout targets kind bits"
 )
 RARE = frozenset(_RARE_NAMES.split())
 

@@ -221,6 +221,14 @@ def _number(value: Any, form: str) -> float:
         raise ValueError(f"{value!r} is not a number in {form}") from None
 
 
+def parse_bits(value: Any) -> int | None:
+    """Those of weights that are kept in fewer than they have: 4 alone is known."""
+    bits = _none_word(value)
+    if bits is not None and str(bits) != "4":
+        raise ValueError(f"{value!r} is no number of bits that is known; write 4, or none")
+    return None if bits is None else 4
+
+
 def parse_workers(value: Any) -> int | str:
     """`auto` or a number of threads."""
     text = str(value).strip().lower()
@@ -261,3 +269,4 @@ Rates = Annotated[tuple[tuple[str, float], ...], BeforeValidator(parse_rates), w
 Workers = Annotated[int | Literal["auto"], BeforeValidator(parse_workers)]
 OptionalFloat = Annotated[float | None, BeforeValidator(_none_word)]
 OptionalInt = Annotated[int | None, BeforeValidator(_none_word)]
+Bits = Annotated[Literal[4] | None, BeforeValidator(parse_bits)]

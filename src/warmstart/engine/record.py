@@ -15,6 +15,7 @@ from warmstart.data.store import StoredPixels
 from warmstart.engine.job import Job
 from warmstart.engine.probe import Probe
 from warmstart.inference.reference import WeightsReference
+from warmstart.models.adapters.four_bit import quantisation_errors
 from warmstart.run import layout
 from warmstart.run.reader import Run
 
@@ -55,6 +56,7 @@ def make_record(
             "head": asdict(built.head_change),
             "margin": None if built.margin is None else asdict(built.margin),
             "lora": None if built.lora is None else asdict(built.lora),
+            "quantisation_errors": quantisation_errors(built.module.state_dict()),
             "preprocessing": asdict(built.preprocessing),
         },
         "data": asdict(job.dataset.facts)

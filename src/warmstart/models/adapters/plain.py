@@ -8,6 +8,7 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from warmstart.models.adapters.four_bit import in_floats
 from warmstart.models.adapters.inject import merged
 from warmstart.models.metadata import expand, lora_in
 
@@ -16,5 +17,5 @@ def plain_state(file: str | Path) -> dict[str, Tensor]:
     """A state_dict of the model without adapters: those in the file are merged into its weights."""
     with safe_open(file, "pt") as opened:
         lora = lora_in(expand(opened.metadata() or {}), str(file))
-    state: dict[str, Tensor] = load_file(file)
+    state = in_floats(load_file(file))
     return state if lora is None else merged(state, lora)
