@@ -207,6 +207,19 @@ def test_the_same_step_again_replaces_it(run):
     assert reader.find_damage(folder) is None
 
 
+def test_a_folder_is_replaced_whole_or_not_at_all(tmp_path, full_disk):
+    folder = tmp_path / layout.ADAPTER
+    writer.write_folder(folder, {"a": b"old", "b": b"old"})
+    full_disk(2)
+    with pytest.raises(UserError, match=r"cannot write .*adapter.*: No space left on device"):
+        writer.write_folder(folder, {"a": b"new", "c": b"new"})
+    assert names(tmp_path) == ["adapter"] and names(folder) == ["a", "b"]
+    assert (folder / "a").read_bytes() == b"old"
+    full_disk(99)
+    writer.write_folder(folder, {"a": b"new", "c": b"new"})
+    assert names(tmp_path) == ["adapter"] and names(folder) == ["a", "c"]
+
+
 def test_pruning_goes_by_number_and_spares_best_and_last(run):
     for step in (2, 3, 9, 10, 100, 1_000_000_000):
         writer.write_checkpoint(run, step, FILES)

@@ -257,5 +257,13 @@ def _plan_text(rows: list[dict[str, Any]]) -> str:
 def run_files(path: str) -> list[str]:
     """The files of a run that a person would open."""
     run = Path(path)
-    names = (layout.CURVES, layout.EVALUATIONS, layout.PLAN, layout.RESOLVED, layout.LOG, layout.QUARANTINE)
+    names = (
+        layout.CURVES,
+        layout.EVALUATIONS,
+        layout.PLAN,
+        layout.RESOLVED,
+        layout.LOG,
+        layout.QUARANTINE,
+        layout.ADAPTER,
+    )
     return [str(run / name) for name in names if (run / name).exists()]

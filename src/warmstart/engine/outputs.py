@@ -7,15 +7,18 @@ from datetime import datetime
 from pathlib import Path
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 
 from warmstart.config.places import short_name
 from warmstart.config.schema import Config
 from warmstart.console import log
 from warmstart.engine.job import Job
 from warmstart.errors import UserError, listing
+from warmstart.models.adapters.files import adapter_files
 from warmstart.models.adapters.plain import plain_state
-from warmstart.models.metadata import read_decision
-from warmstart.run import reader, writer
+from warmstart.models.metadata import model_entries, read_decision
+from warmstart.run import layout, reader, writer
 
 
 def run_folder(config: Config) -> Path:
@@ -27,6 +30,38 @@ def run_folder(config: Config) -> Path:
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]  # runs are started in the same second
     name = output.name or f"{data}-{model.split(':')[-1]}-{stamp}"
     return Path(output.runs_dir) / name
+
+
+def write_outputs(job: Job) -> None:
+    """What a run that has come to its end writes beside its checkpoints."""
+    if job.built.lora is not None:
+        write_adapter(job)
+    if job.config.output.save_as:
+        save_as(job, Path(job.config.output.save_as))
+
+
+def write_adapter(job: Job) -> None:
+    """RUN/adapter: what a run with adapters has trained, of its best step, for peft and for `warmstart merge`.
+
+    That is the adapters and the head: everything else is the base's, which the folder names by its hash.
+    """
+    assert job.built.lora is not None and job.built.base is not None, "a run without adapters"
+    _, step, file = reader.model_file(str(job.run))
+    state, head = load_file(file), job.built.blocks[-1]
+    own = [name for name in (*head.parameters, *head.buffers) if name in state]
+    with safe_open(file, framework="pt") as opened:
+        entries = model_entries(opened.metadata())
+    files = adapter_files(state, own, job.built.lora, entries, job.built.base)
+    writer.write_folder(job.run / layout.ADAPTER, files)
+    size, whole = sum(map(len, files.values())), file.stat().st_size
+    log.info(
+        "adapter of step %d written to %s: %.2f MB, %.2g %% of the model's %.1f MB",
+        step,
+        job.run / layout.ADAPTER,
+        size / 1e6,
+        100 * size / whole,
+        whole / 1e6,
+    )
 
 
 def save_as(job: Job, target: Path) -> None:
@@ -57,7 +92,8 @@ def save_as(job: Job, target: Path) -> None:
 def _bare(job: Job, file: Path) -> bytes:
     content = io.BytesIO()
     saved = plain_state(file)  # sorted by name; other programs may rely on the order of the layers
-    torch.save({name: saved[name] for name in job.built.module.state_dict() if name in saved}, content)
+    names = dict.fromkeys((*job.built.module.state_dict(), *saved))  # those of weights in 4 bits are others
+    torch.save({name: saved[name] for name in names if name in saved}, content)
     return content.getvalue()
 
 

@@ -22,7 +22,7 @@ from warmstart.engine.clock import Clock
 from warmstart.engine.continue_run import beginning_of
 from warmstart.engine.distributed import SOLO, World
 from warmstart.engine.job import Job
-from warmstart.engine.outputs import run_folder, save_as
+from warmstart.engine.outputs import run_folder, write_outputs
 from warmstart.engine.pace import expected_seconds
 from warmstart.engine.prepare import Prepared, prepare
 from warmstart.engine.probe import Probe, probe
@@ -220,8 +220,8 @@ def _train(job: Job, state: TrainState, saved: Saved | None, before: dict[str, f
         try:
             run_with_rescues(job, state, saved, interrupted, clock)
             is_over = _is_over(state, job.pace.total_steps)
-            if is_over and job.config.output.save_as and job.world.is_main:
-                save_as(job, Path(job.config.output.save_as))
+            if is_over and job.world.is_main:
+                write_outputs(job)
         except BaseException as raised:
             error = job.world.explain(raised, job.run)
             reason = f"{type(error).__name__}: {error}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,6 +12,8 @@ from torch import Tensor, nn
 
 from warmstart.config.schema import ModelConfig, TaskConfig
 from warmstart.errors import UserError
+from warmstart.models.adapters.base import base_of, on_base
+from warmstart.models.adapters.four_bit import check_four_bit, put_in_four_bits
 from warmstart.models.adapters.inject import inject, load_adapters, merged
 from warmstart.models.answers import check_random, own_classes, own_decision, own_margin
 from warmstart.models.blocks import find_blocks
@@ -24,7 +27,7 @@ from warmstart.models.naming import resolve_name
 from warmstart.models.sizes import resize
 from warmstart.models.weights import WeightsFile, load_into, read_weights
 from warmstart.models.zoo import create, outline
-from warmstart.records import Block, Decision, Lora, Margin, Preprocessing
+from warmstart.records import Base, Block, Decision, Lora, Margin, Preprocessing
 
 _RGB = 3
 _DEFAULT_TASK = TaskConfig()
@@ -52,9 +55,12 @@ class BuiltModel:
     margin: Margin | None = None  # its classifier is a margin head
     decision: Decision | None = None  # of a binary classifier, by the file or the run
     lora: Lora | None = None  # its low-rank adapters
+    base: Base | None = None  # what these were trained on
 
     def move_to(self, device: torch.device) -> None:
         """Move the module, in the memory layout that it computes fastest in."""
+        if self.lora is not None and self.lora.bits is not None:
+            check_four_bit(device)
         layout = torch.channels_last if self.channels_last else torch.contiguous_format
         self.module.to(device=device, memory_format=layout)  # type: ignore[call-overload]
 
@@ -74,6 +80,7 @@ def build(
     seed: int,
     task: TaskConfig = _DEFAULT_TASK,
     choose: ChooseLora | None = None,
+    file: WeightsFile | None = None,
 ) -> BuiltModel:
     """Build, load and fit a model for `classes`. Equal arguments give equal weights, to the bit.
 
@@ -83,16 +90,13 @@ def build(
     file of weights states, which wins over the model's own. `task` says whether the classifier is a margin head; by
     default it is what the file has. `choose` says which low-rank adapters the model gets; by default
     they are the file's. A file's own go on where they are the same, and are merged into its weights where they are not.
+    `file` is that of `settings`, where it was read before.
     UserError: whatever `create`, `read_weights`, `load_into` and `fit_head` find, no or two models named.
     """
     assert overrides.keys() <= _PREPROCESSING_KEYS, f"not a preprocessing setting in {set(overrides)}"
     given = {key: value for key, value in overrides.items() if value is not None}
     random = settings.weights == "none"
-    check_random(settings)
-    file = None if random or settings.weights is None else read_weights(settings.weights)
-    name = resolve_name(settings, file)
-    if file is not None:
-        file = fit_names(file, outline(name), name)
+    file, name = _read(settings, file)
     kept = file if classes is None else None  # with the answers of its classifier
     names_known = classes is not None or (file is not None and file.classes is not None)
     if classes is None:
@@ -129,6 +133,17 @@ def build(
     return _adapted(built, file, choose, seed)
 
 
+def _read(settings: ModelConfig, file: WeightsFile | None) -> tuple[WeightsFile | None, str]:
+    """The file that the settings name, whole and under the model's own names; and the model's name."""
+    check_random(settings)
+    if file is None and settings.weights not in (None, "none"):
+        file = read_weights(str(settings.weights))
+    if file is not None and file.adapter is not None:
+        file = on_base(file, settings.name, partial(build, choose=no_adapters))
+    name = resolve_name(settings, file)
+    return (None if file is None else fit_names(file, outline(name), name)), name
+
+
 def _adapted(built: BuiltModel, file: WeightsFile | None, choose: ChooseLora | None, seed: int) -> BuiltModel:
     """The model with its adapters: the file's own where the same are asked for, else fresh ones or none."""
     own = None if file is None else file.lora
@@ -136,12 +151,18 @@ def _adapted(built: BuiltModel, file: WeightsFile | None, choose: ChooseLora | N
     goes_on = own is not None and asked is not None and asked.fits(own)
     if file is not None and own is not None and not goes_on:
         built.module.load_state_dict(merged({**built.module.state_dict(), **file.adapters}, own))
-        notes = (f"merged the adapters of {len(own.targets)} layers into the weights", *notes)
+        into = "weights, dequantised from 4 bits" if own.bits is not None else "weights"
+        notes = (f"merged the adapters of {len(own.targets)} layers into the {into}", *notes)
     elif own is not None and choose is not None:
         notes = (f"goes on with the adapters of {len(own.targets)} layers", *notes)
     if asked is not None:
         blocks = inject(built.module, built.blocks, asked, seed, built.head)
-        built = replace(built, blocks=blocks, lora=asked)
+        base = file.base if file is not None and goes_on else base_of(built.source)
+        if asked.bits is not None:
+            codes = file.codes if file is not None and goes_on else {}
+            blocks, told = put_in_four_bits(built.module, blocks, asked, codes)
+            notes = (*notes, told)
+        built = replace(built, blocks=blocks, lora=asked, base=base)
     if file is not None and goes_on:
         load_adapters(built.module, file.adapters, str(file.path))
     return replace(built, notes=(*built.notes, *notes))
@@ -156,7 +177,7 @@ def metadata_for(built: BuiltModel) -> dict[str, str]:
         built.preprocessing,
         built.multi_label,
         hf_config,
-        (built.margin, built.decision, built.lora),
+        (built.margin, built.decision, built.lora, built.base),
     )
 
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from warmstart.errors import UserError, listing
 
 # Wrappers that stand in the middle of names: torch.compile, FSDP, activation checkpointing.
 _WRAPPERS = re.compile(r"(^|\.)(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
@@ -28,6 +31,7 @@ _TRANSFORMERS = re.compile(
     r"embeddings\.patch_embeddings\.projection\.|attention\.attention\.query\.|embedder\.embedder\.convolution\."
     r"|encoder\.stages\.\d+\.layers\.\d+\.(dwconv|layer)\."
 )
+_NUM_EXAMPLES = 5
 _VIT_WIDTHS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
 
 
@@ -73,6 +77,29 @@ def _in_float32(state: dict[str, Tensor], notes: list[str]) -> dict[str, Tensor]
     return state
 
 
+def check_numbers(state: Mapping[str, Tensor], file: Path) -> None:
+    """UserError unless all tensors are dense and real."""
+    kinds = {
+        key: tensor.dtype if tensor.layout == torch.strided else tensor.layout
+        for key, tensor in state.items()
+        if tensor.layout != torch.strided or tensor.is_complex()
+    }
+    if kinds:
+        listed = listing((f"{key} ({kind})" for key, kind in kinds.items()), _NUM_EXAMPLES)
+        raise UserError(
+            f"{file} holds tensors that are no plain numbers: {listed}",
+            "dense tensors of real numbers",
+            "save them with .to_dense(), or as two real tensors where the model has two",
+        )
+
+
+def not_finite(state: Mapping[str, Tensor]) -> tuple[str, ...]:
+    """A note that names the tensors with NaN or infinite values."""
+    real = {key: t for key, t in state.items() if t.is_floating_point() and t.itemsize > 1}
+    found = [key for key, tensor in real.items() if not tensor.isfinite().all()]
+    return (f"{len(found)} tensors hold NaN or infinite values: {listing(found, 3)}",) if found else ()
+
+
 def unusable(state: Mapping[str, Tensor]) -> Content | None:
     """What keeps the numbers themselves from being weights, whatever the model."""
     return adapters(state) or quantised(state)
@@ -95,8 +122,8 @@ def adapters(state: Mapping[str, Tensor]) -> Content | None:
     if len(found) * 2 > len(state):
         return Content(
             f"it holds only a LoRA adapter ({len(found)} low-rank tensors) and not the weights it belongs to",
-            "the whole model with the adapter merged in",
-            f"load both with peft (PeftModel.from_pretrained(base, FOLDER)), then {merge}",
+            "the whole model with the adapter merged in, or the folder as peft saved it, with adapter_config.json",
+            f"`warmstart merge FOLDER --base FILE`; or with peft: {merge}",
         )
     return Content(
         f"its LoRA adapters are not merged: {len(found)} of {len(state)} tensors are low-rank factors",

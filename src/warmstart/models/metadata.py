@@ -12,12 +12,12 @@ from safetensors import safe_open
 
 from warmstart.errors import UserError
 from warmstart.models.builtin import is_builtin
-from warmstart.records import Decision, Lora, Margin, Preprocessing
+from warmstart.records import Base, Decision, Lora, Margin, Preprocessing
 
 NAME = "warmstart.name"  # with its zoo, `timm:resnet18`; `arch` in files of others
 _TASK, _MULTI_LABEL = "task", "multi-label"  # without the entry, an image has one class
-_MARGIN, _DECISION, _LORA = "margin_head", "decision", "lora"
-_KEYS = {Margin: _MARGIN, Decision: _DECISION, Lora: _LORA}
+_MARGIN, _DECISION, _LORA, _BASE = "margin_head", "decision", "lora", "base"
+_KEYS = {Margin: _MARGIN, Decision: _DECISION, Lora: _LORA, Base: _BASE}
 _STRETCH = "stretch"  # without the entry, as the model's name says
 HF_CONFIG = "hf_config"  # of a model of transformers, whose name is that of a folder
 _OURS = "warmstart"  # the one entry of a file of ours
@@ -29,7 +29,7 @@ def write_metadata(
     preprocessing: Preprocessing,
     multi_label: bool = False,
     hf_config: str | None = None,
-    records: Iterable[Margin | Decision | Lora | None] = (),
+    records: Iterable[Margin | Decision | Lora | Base | None] = (),
 ) -> dict[str, str]:
     """The text entry that makes a saved model self-describing.
 
@@ -61,6 +61,12 @@ def with_decision(metadata: Mapping[str, str], decision: Decision | None) -> dic
     entries.pop(_DECISION, None)
     entries |= {} if decision is None else {_DECISION: json.dumps(asdict(decision), ensure_ascii=False)}
     return {_OURS: json.dumps(entries, ensure_ascii=False)}
+
+
+def model_entries(metadata: Mapping[str, str]) -> dict[str, str]:
+    """What a file of ours says of its model, and not of the adapters beside it."""
+    entries = json.loads(metadata[_OURS])
+    return {key: value for key, value in entries.items() if key not in (_LORA, _BASE)}
 
 
 def expand(metadata: Mapping[str, str]) -> dict[str, str]:
@@ -142,6 +148,16 @@ def lora_in(metadata: Mapping[str, str], source: str) -> Lora | None:
         return Lora.from_json(values)
     except (TypeError, KeyError):
         raise _bad(_LORA, metadata, source, "what `warmstart finetune --lora.rank` writes") from None
+
+
+def base_in(metadata: Mapping[str, str], source: str) -> Base | None:
+    """What the adapters in the file were trained on."""
+    if _BASE not in metadata:
+        return None
+    try:
+        return Base(**_json(metadata[_BASE]))
+    except TypeError:
+        raise _bad(_BASE, metadata, source, "what `warmstart finetune --lora.rank` writes") from None
 
 
 def preprocessing_in(metadata: Mapping[str, str], source: str) -> dict[str, Any]:

@@ -7,7 +7,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.errors import UserError, closest, listing
+from warmstart.models.adapters.files import Adapter, read_adapter
+from warmstart.models.adapters.four_bit import in_floats, told_of_codes, without_codes
 from warmstart.models.adapters.inject import without_adapters
 from warmstart.models.builtin import recognise
 from warmstart.models.choose import (
@@ -27,7 +29,7 @@ from warmstart.models.choose import (
     is_weights,
     matches,
 )
-from warmstart.models.contents import plain, unusable
+from warmstart.models.contents import check_numbers, not_finite, plain, unusable
 from warmstart.models.created import shapes_of
 from warmstart.models.gaps import compare, under
 from warmstart.models.hf_folder import CONFIG, described
@@ -35,6 +37,7 @@ from warmstart.models.metadata import (
     HF_CONFIG,
     NAME,
     arch_in,
+    base_in,
     classes_in,
     decision_in,
     expand,
@@ -47,7 +50,7 @@ from warmstart.models.mismatch import explain
 from warmstart.models.shards import INDEX_SUFFIX, check_shard, digest, shard_files
 from warmstart.models.sizes import first_line
 from warmstart.models.unwrap import SAVE_BARE, Unwrapped, harmless_classes, strip_prefixes, unwrap
-from warmstart.records import Decision, Lora, Margin
+from warmstart.records import Base, Decision, Lora, Margin
 
 _NUM_EXAMPLES = 5
 _LFS_POINTER = b"version https://git-lfs"
@@ -72,6 +75,9 @@ class WeightsFile:
     decision: Decision | None = None  # of a binary classifier
     lora: Lora | None = None  # what the adapters are
     adapters: dict[str, Tensor] = field(default_factory=dict)  # beside `state`, which is the base's
+    codes: dict[str, Tensor] = field(default_factory=dict)  # of what is in 4 bits; `state` has it in floats
+    base: Base | None = None  # what the adapters were trained on
+    adapter: Adapter | None = None  # the folder of adapters without their base, of which `state` has the head
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -83,16 +89,7 @@ def read_weights(path: str | Path) -> WeightsFile:
     check_path(Path(path))
     choice = _find_file(Path(path).expanduser())
     file = choice.path
-    with file.open("rb") as stream:
-        start = stream.read(64)
-        stream.seek(0)
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    if not start:
-        raise UserError(f"{file} is empty (0 bytes)", "a file of weights", "copy or download it again")
-    if start.startswith(_LFS_POINTER):
-        raise UserError(
-            f"{file} is a git-lfs pointer, not the weights", "the file it points to", "run git lfs pull"
-        )
+    start, sha256 = _look_at(file)
     metadata: dict[str, str] = {}
     if file.name.endswith(INDEX_SUFFIX):
         found, sha256 = _read_shards(file), digest(file)
@@ -101,11 +98,16 @@ def read_weights(path: str | Path) -> WeightsFile:
         found = Unwrapped(tensors, ()) if NAME in metadata else _stripped(tensors)
     else:
         found = _read_pickle(file)
-    _check_numbers(found.state, file)
+    adapter = read_adapter(file, found.state)
+    if adapter is not None:
+        found, metadata = replace(found, state=adapter.tensors), dict(adapter.entries)
+    check_numbers(found.state, file)
     # A file of ours has the model's own names and values, whatever they look like.
     state, notes = (found.state, []) if NAME in metadata else plain(found.state)
-    lora = lora_in(metadata, str(file))
+    lora = lora_in(metadata, str(file)) if adapter is None else adapter.lora
     state, adapters = without_adapters(state) if lora is not None else (state, {})
+    state, codes = without_codes(state) if NAME in metadata else (state, {})
+    state, notes = {**state, **in_floats(codes)}, [*notes, *(told_of_codes(codes) if lora is None else ())]
     beside, told = described(file)
     beside, config = {k: v for k, v in beside.items() if k not in metadata}, str(file.with_name(CONFIG))
     named = classes_in(metadata, str(file)) or classes_in(beside, config)
@@ -123,7 +125,7 @@ def read_weights(path: str | Path) -> WeightsFile:
             *choice.notes,
             *found.notes,
             *notes,
-            *_not_finite(state),
+            *not_finite(state),
             *(told if "classes" in beside else ()),
         ),
         multi_label=is_multi_label(metadata),
@@ -134,34 +136,30 @@ def read_weights(path: str | Path) -> WeightsFile:
         decision=decision_in(metadata, str(file)),
         lora=lora,
         adapters=adapters,
+        codes=codes,
+        base=base_in(metadata, str(file)) if adapter is None else adapter.base,
+        adapter=adapter,
     )
+
+
+def _look_at(file: Path) -> tuple[bytes, str]:
+    """(its first bytes, the sha256 of all); UserError where these are no weights."""
+    with file.open("rb") as stream:
+        start = stream.read(64)
+        stream.seek(0)
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    if not start:
+        raise UserError(f"{file} is empty (0 bytes)", "a file of weights", "copy or download it again")
+    if start.startswith(_LFS_POINTER):
+        raise UserError(
+            f"{file} is a git-lfs pointer, not the weights", "the file it points to", "run git lfs pull"
+        )
+    return start, sha256
 
 
 def _stripped(tensors: Mapping[str, Tensor], *notes: str) -> Unwrapped:
     state, told, prefixes = strip_prefixes(tensors)
     return Unwrapped(state, (*notes, *told), prefixes=prefixes)
-
-
-def _check_numbers(state: Mapping[str, Tensor], file: Path) -> None:
-    """UserError unless all tensors are dense and real."""
-    kinds = {
-        key: tensor.dtype if tensor.layout == torch.strided else tensor.layout
-        for key, tensor in state.items()
-        if tensor.layout != torch.strided or tensor.is_complex()
-    }
-    if kinds:
-        listed = listing((f"{key} ({kind})" for key, kind in kinds.items()), _NUM_EXAMPLES)
-        raise UserError(
-            f"{file} holds tensors that are no plain numbers: {listed}",
-            "dense tensors of real numbers",
-            "save them with .to_dense(), or as two real tensors where the model has two",
-        )
-
-
-def _not_finite(state: Mapping[str, Tensor]) -> tuple[str, ...]:
-    real = {key: t for key, t in state.items() if t.is_floating_point() and t.itemsize > 1}
-    found = [key for key, tensor in real.items() if not tensor.isfinite().all()]
-    return (f"{len(found)} tensors hold NaN or infinite values: {listing(found, 3)}",) if found else ()
 
 
 @dataclass(frozen=True)

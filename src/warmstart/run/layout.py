@@ -26,6 +26,7 @@ BLEND = "blend.png"
 GAINS = "gains.json"
 THRESHOLDS = "thresholds.json"
 OCEC = "ocec"  # files in the way of document 001's program, where asked for
+ADAPTER = "adapter"  # what low-rank adapters learned, without the model, in peft's file format
 CONTINUE_INFO = "continue_info.yaml"
 
 LAST = "LAST"

@@ -71,7 +71,11 @@ def _cannot_write(path: Path, error: OSError, num_bytes: int) -> UserError:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_whole(path, (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode())
+    write_whole(path, _json(value))
+
+
+def _json(value: Any) -> bytes:
+    return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
 def write_text(path: Path, text: str) -> None:
@@ -151,8 +155,7 @@ def write_status(run: Path, state: str, **details: Any) -> None:
 def write_checkpoint(run: Path, step: int, files: Mapping[str, bytes]) -> Path:
     """Write a checkpoint folder with its MANIFEST (sizes and sha256), then move LAST to it.
 
-    The folder is complete before it gets its name, so a reader never sees half of one; the rows that were written
-    before it are on disk by then.
+    The rows that were written before it are on disk by then.
 
     Raises:
         UserError: the disk is full; the temporary folder is removed, older checkpoints are intact.
@@ -162,26 +165,39 @@ def write_checkpoint(run: Path, step: int, files: Mapping[str, bytes]) -> Path:
     if _is_muted:
         return final
     flush_rows(run)
-    temporary = root / f".{final.name}.tmp"
+    manifest = {
+        name: {"bytes": len(content), "sha256": sha256(content).hexdigest()}
+        for name, content in files.items()
+    }
+    record = _json({"format": layout.FORMAT_VERSION, "step": step, "files": manifest})
+    write_folder(final, {**files, layout.MANIFEST: record})
+    write_text(root / layout.LAST, final.name + "\n")
+    return final
+
+
+def write_folder(final: Path, files: Mapping[str, bytes]) -> None:
+    """Write a folder, in the place of one that stands there already.
+
+    It is complete before it gets its name, so a reader never sees half of one.
+
+    Raises:
+        UserError: the disk is full; the temporary folder is removed.
+    """
+    if _is_muted:
+        return
+    temporary = final.with_name(f".{final.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        manifest = {}
         for name, content in files.items():
             write_whole(temporary / name, content)
-            manifest[name] = {"bytes": len(content), "sha256": sha256(content).hexdigest()}
-        write_json(
-            temporary / layout.MANIFEST, {"format": layout.FORMAT_VERSION, "step": step, "files": manifest}
-        )
-        if final.exists():  # the same step again, after a resume
+        if final.exists():  # the same again, after a resume
             shutil.rmtree(final)
         temporary.replace(final)
     except OSError as error:
         raise _cannot_write(final, error, sum(map(len, files.values()))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # it is gone if all went well
-    write_text(root / layout.LAST, final.name + "\n")
-    return final
 
 
 def mark_best(run: Path, step: int) -> None:
