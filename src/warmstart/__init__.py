@@ -15,6 +15,7 @@ _VERBS = (
     "evaluate",
     "finetune",
     "init",
+    "merge",
     "predict",
     "prepare",
     "resume",

@@ -17,8 +17,10 @@ from warmstart.flags import (
     MODEL,
     WORKERS,
     Flag,
+    blend_flags,
     continue_flags,
     finetune_flags,
+    merge_flags,
     prepare_flags,
     verify_flags,
 )
@@ -196,23 +198,13 @@ COMMANDS: dict[str, Command] = {
     ),
     "blend": Command(
         "Blend a tuned model with its start, or average a run's last checkpoints, into a new run.",
-        lambda: (
-            Flag(
-                "models", "START TUNED, TUNED alone, or RUN with --last", list, positional=True, required=True
-            ),
-            Flag("alphas", "shares of TUNED to measure [default: 0,.1,...,1]"),
-            Flag("choose", "best, mean or gain=SHARE [default: best; with --retain: mean]"),
-            Flag("last", "average so many of the last checkpoints instead", int, least=2),
-            Flag("retain", "data that should not be forgotten: measured beside TUNED's val"),
-            Flag(
-                "bn", "BatchNorm statistics: keep (blended), or estimate from training images [default: keep]"
-            ),
-            Flag("output_dir", "new folder of the run [default: TUNED-blend beside it]"),
-            DEVICE,
-            WORKERS,
-            JSON,
-        ),
+        blend_flags,
         _verb("blend"),
+    ),
+    "merge": Command(
+        "Merge low-rank adapters into the weights: a plain checkpoint, compared with the unmerged model.",
+        merge_flags,
+        _verb("merge"),
     ),
     "check": Command(
         "Load a checkpoint and run three batches through it, before spending anything.",

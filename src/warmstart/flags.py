@@ -140,3 +140,30 @@ def prepare_flags() -> tuple[Flag, ...]:
         Flag("seed", "seed of the split [default: 0]", int),
         JSON,
     )
+
+
+def blend_flags() -> tuple[Flag, ...]:
+    return (
+        Flag("models", "START TUNED, TUNED alone, or RUN with --last", list, positional=True, required=True),
+        Flag("alphas", "shares of TUNED to measure [default: 0,.1,...,1]"),
+        Flag("choose", "best, mean or gain=SHARE [default: best; with --retain: mean]"),
+        Flag("last", "average so many of the last checkpoints instead", int, least=2),
+        Flag("retain", "data that should not be forgotten: measured beside TUNED's val"),
+        Flag("bn", "BatchNorm statistics: keep (blended), or estimate from training images [default: keep]"),
+        Flag("output_dir", "new folder of the run [default: TUNED-blend beside it]"),
+        DEVICE,
+        WORKERS,
+        JSON,
+    )
+
+
+def merge_flags() -> tuple[Flag, ...]:
+    return (
+        Flag("model", "run with adapters, RUN@step, or adapter folder", positional=True, required=True),
+        Flag("base", "file, run or zoo's name to put an adapter folder on [default: the one it names]"),
+        Flag("to", "FILE.safetensors to write [default: MODEL-merged.safetensors beside it]"),
+        Flag("force", "take a base whose tensors are not those that the adapter was trained on", bool),
+        Flag("bits", "4: store the merged weights in 4 bits, and say the error", int, least=4),
+        DEVICE,
+        JSON,
+    )

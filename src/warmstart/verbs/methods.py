@@ -10,6 +10,7 @@ from warmstart.errors import UserError
 
 if TYPE_CHECKING:
     from warmstart.methods.blended_run import BlendResult
+    from warmstart.methods.merge import Merged
 
 
 def blend(
@@ -48,3 +49,29 @@ def blend(
             raise UserError(f"--alphas: {error}", "shares such as 0,.25,.5,.75,1") from None
     request = Request(tuple(models), **given)
     return write_blend(measure(request, resolve_device(device)), output_dir, request.workers)
+
+
+def merge(
+    model: str,
+    *,
+    base: str | None = None,
+    to: str | None = None,
+    force: bool = False,
+    bits: int | None = None,
+    device: str = "auto",
+) -> Merged:
+    """Merge the low-rank adapters of a run, RUN@step or adapter folder into the weights: a plain file, checked.
+
+    `base` is the model that an adapter folder is put on (a file, a run, or a zoo's name), where that is not the one it
+    names; `force` takes one whose tensors are others than those it was trained on. `to` is the file to write,
+    MODEL-merged.safetensors by default; with `bits=4` the merged weights are stored in 4 bits.
+
+    Raises:
+        UserError: nothing to merge, another base, or a file that is there already.
+    """
+    console.setup()
+    from warmstart.inference.device import resolve_device
+    from warmstart.methods.merge import MergeRequest
+    from warmstart.methods.merge import merge as write_merged
+
+    return write_merged(MergeRequest(model, base, to, force, bits), resolve_device(device))
