@@ -147,6 +147,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "train.select_by": ({"select_by": "loss"}, {}),
     "train.precision": ({"precision": "bf16"}, {}),
     "train.compile": ({"compile": True}, {"max_steps": 1}),
+    "train.gradient_checkpointing": ({"gradient_checkpointing": True}, RGB),
     "train.ema": ({"ema": 0.5}, {}),
     "train.seed": ({"seed": 1}, {}),
     "train.device": ({"device": "cuda:77"}, {}),

@@ -64,7 +64,7 @@ SELECTION_METRICS = {
 _RARE_NAMES = (
     "rotation crop_pad zoom flip crop_scale shear brightness contrast saturation hue blur erase randaugment mixup"
     " cutmix max_corrupt scheduler_step scheduler_gamma scheduler_patience log_every min_delta compile keep_checkpoints"
-    " rescue stage_warmup eval_batch_size"
+    " gradient_checkpointing rescue stage_warmup eval_batch_size"
     " margin_method margin margin_scale margin_eval_scale margin_ramp positive threshold mine mine_weight"
     " mine_prob"
     " loss focal_gamma focal_alpha ce_weight dice_classes lovasz_weight tversky_weight tversky_alpha"
@@ -185,6 +185,11 @@ class TrainConfig(Section):
     )
     compile: bool = Field(
         False, description="torch.compile for training steps; needs a compiler, and a minute before step 1"
+    )
+    gradient_checkpointing: bool = Field(
+        False,
+        description="compute what trained blocks give on their way again in the backward pass, not keep it: less"
+        " memory, and about a third more time for a step",
     )
     ema: OptionalFloat = Field(
         None, gt=0, lt=1, description="decay of averaged weights, which are then evaluated and saved"

@@ -169,6 +169,8 @@ def _announce_steps(job: Job) -> None:
         job.device,
         job.precision or "float32",
     )
+    if job.recomputed:
+        log.info("activations are computed again in the backward pass: in %s", listing(job.recomputed, 4))
     if job.config.train.compile:
         log.info(
             "training steps are compiled: the first one of each stage takes longer; evaluation is not compiled"

@@ -162,7 +162,7 @@ def _proved(job: Job, stage: int, frozen: list[str], trained: list[str]) -> tupl
     """The cut, and the images that it was proved on: two, where there is no room for more."""
     built = job.built
     for num in (_NUM_PROBED, 2):
-        images = _some_images(job, num)
+        images = some_images(job, num)
         try:
             modes = partial(set_modes, built.module, job.plan, built.blocks, stage)
             return find_cut(built.module, frozen, trained, images, modes), images
@@ -181,7 +181,8 @@ def _room(job: Job) -> int:
         return memory_room()
 
 
-def _some_images(job: Job, num: int) -> torch.Tensor:
+def some_images(job: Job, num: int) -> torch.Tensor:
+    """The first `num` training images as the model takes them, on the device."""
     samples, view = job.dataset.splits["train"], job.train_view
     chosen = np.arange(min(num, len(samples)))
     (batch,) = deliver(samples, [chosen], view)

@@ -116,6 +116,7 @@ class Job:
     device: torch.device
     precision: torch.dtype | None
     kept: tuple[Kept, ...] = ()  # by stage; empty: nowhere features
+    recomputed: tuple[str, ...] = ()  # paths of modules that compute once more in the backward pass
     bar: Bar | None = None  # of a run that continues another one
     sample_weights: np.ndarray | None = None  # float64 (N,): how often each image comes; None: all alike
     sources: tuple[OtherSource, ...] = ()  # data sets beside --data

@@ -34,6 +34,7 @@ from warmstart.engine.optimizer import (
     set_rates,
     state_by_name,
 )
+from warmstart.engine.recomputed import recomputed
 from warmstart.engine.remedies import make_penalty, make_teacher
 from warmstart.engine.stages import advance_stage, announce_stage
 from warmstart.engine.state import TrainState
@@ -83,6 +84,7 @@ def run_loop(
             if is_compiled:
                 forget_compiled()
             trained_part = CompiledPart(module, feed.part) if is_compiled else feed.part(module)
+            trained_part = recomputed(job, stage, module, trained_part)
             learner = Learner(make_optimizer(job.config.optim, groups, job.device), ema, scaler)
             optimizer = learner.optimizer
             if carried is not None:

@@ -31,6 +31,7 @@ from warmstart.engine.open_inputs import open_inputs
 from warmstart.engine.optimizer import check_optimizer
 from warmstart.engine.pace import make_pace, within_budget
 from warmstart.engine.probe import Probe, probe, speeds_of_workers
+from warmstart.engine.recomputed import choose_recomputed
 from warmstart.engine.record import make_record
 from warmstart.engine.schedule import make_schedule
 from warmstart.errors import UserError
@@ -144,7 +145,8 @@ def _decided(job: Job, resolved: dict[str, Any]) -> Prepared:
     """What `_decide` recorded when the run was started."""
     kept = kept_features(choices_from_json(resolved["features"]))
     workers = job.workers if job.config.data.workers != "auto" else resolved["workers"]["value"]
-    return Prepared(replace(job, kept=kept, workers=workers), resolved)
+    recomputed = tuple(resolved.get("recomputed", ()))  # absent in older runs
+    return Prepared(replace(job, kept=kept, recomputed=recomputed, workers=workers), resolved)
 
 
 def _task(config: Config, dataset: Dataset, built: BuiltModel) -> Task:
@@ -190,7 +192,7 @@ def _decide(
 ) -> Prepared:
     """What is decided by trying: whether features are kept, who decodes, and how many steps fit into a time budget."""
     chosen = choose_features(job)
-    job = replace(job, kept=kept_features(chosen))
+    job = replace(job, kept=kept_features(chosen), recomputed=choose_recomputed(job))
     workers = _choose_workers(job)
     job = replace(job, workers=workers.value)
     measured = probe(job) if job.config.train.time_budget is not None else None
@@ -199,6 +201,7 @@ def _decide(
     record = record_of(job, measured)
     record["data"]["split"] = split
     record["features"] = choices_to_json(chosen)
+    record["recomputed"] = list(job.recomputed)
     record["workers"] = workers.to_json()
     return Prepared(job, record)
 

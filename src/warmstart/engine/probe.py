@@ -22,6 +22,7 @@ from warmstart.data.batches import Batch, evaluation_batches, training_batches
 from warmstart.data.workers import TIE
 from warmstart.engine.job import Job
 from warmstart.engine.optimizer import make_optimizer
+from warmstart.engine.recomputed import recomputed
 from warmstart.engine.remedies import Teacher, make_teacher
 from warmstart.engine.start import Start
 from warmstart.engine.step import Arithmetic, make_scaler, train_window
@@ -121,6 +122,7 @@ class _Trial:
         self._optimizer = make_optimizer(job.config.optim, groups, job.device)
         set_modes(self.module, job.plan, job.built.blocks, stage)
         self.parts = _Parts(job, self.module, stage)
+        self._trained = recomputed(job, stage, self.module, self.parts.trained)
         scaler = make_scaler(job.precision, job.device)
         teacher = _teacher(job, self.parts.part, stage)
         self._arithmetic = Arithmetic(job.precision, job.config.optim.clip, scaler, teacher=teacher)
@@ -128,7 +130,7 @@ class _Trial:
 
     def step(self, batches: Iterable[Batch]) -> None:
         parts, objective = self.parts, self._job.task.objective
-        given = parts.trained, batches, parts.inputs, objective, self._optimizer, self._arithmetic
+        given = self._trained, batches, parts.inputs, objective, self._optimizer, self._arithmetic
         train_window(*given, self._at_once)
 
     def train(self, batches: Iterable[Batch]) -> tuple[float, int]:

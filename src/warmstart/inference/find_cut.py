@@ -11,7 +11,7 @@ from torch import nn
 
 from warmstart.inference.cut import Cut, NoCut, Slot, Tail, changed, parts, prefix_features, standing_in
 
-_FAILURES = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError)
+FAILURES = (RuntimeError, ValueError, IndexError, TypeError, AttributeError, AssertionError)
 _NUM_FOLLOWED = 2  # images whose way through the tail is followed
 
 
@@ -178,8 +178,8 @@ def _reach(
         return [gradient is not None for gradient in torch.autograd.grad(total, leaves, allow_unused=True)]
     except torch.OutOfMemoryError:
         raise
-    except _FAILURES as error:
-        raise NoCut(f"the model cannot be followed: {_first_line(error)}") from error
+    except FAILURES as error:
+        raise NoCut(f"the model cannot be followed: {first_line(error)}") from error
     finally:
         for hook in hooks:
             hook.remove()
@@ -203,15 +203,15 @@ def _difference(
                 return f"cut at the {cut.name}, the model gives something else"
     except torch.OutOfMemoryError:
         raise
-    except _FAILURES as error:
-        return f"cut at the {cut.name}, the model cannot be run: {_first_line(error)}"
+    except FAILURES as error:
+        return f"cut at the {cut.name}, the model cannot be run: {first_line(error)}"
     return ""
 
 
 def _run(part: nn.Module, inputs: torch.Tensor, change_mode: Callable[[], object]) -> torch.Tensor:
     """Outputs, with the same random numbers each time; statistics that move in training are put back."""
     devices = [inputs.device] if inputs.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.no_grad(), _buffers_kept(part):
+    with torch.random.fork_rng(devices), torch.no_grad(), buffers_kept(part):
         torch.manual_seed(0)
         change_mode()
         outputs: torch.Tensor = part(inputs)
@@ -219,7 +219,8 @@ def _run(part: nn.Module, inputs: torch.Tensor, change_mode: Callable[[], object
 
 
 @contextmanager
-def _buffers_kept(module: nn.Module) -> Iterator[None]:
+def buffers_kept(module: nn.Module) -> Iterator[None]:
+    """While it lasts buffers may move; afterwards they are what they were."""
     buffers = {name: buffer.clone() for name, buffer in module.named_buffers()}
     try:
         yield
@@ -229,5 +230,5 @@ def _buffers_kept(module: nn.Module) -> Iterator[None]:
                 buffer.copy_(buffers[name])
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0][:120]

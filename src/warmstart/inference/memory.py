@@ -70,8 +70,8 @@ def _lower(at_once: AtOnce, size: int, fewest: int, reason: str) -> None:
         raise UserError(
             f"out of memory with {size} image{'s' if size > 1 else ''} at once: {reason}",
             "room for the model, its optimizer and one image (two where BatchNorm layers learn)",
-            "a smaller --image-size or model, --precision bf16, --freeze backbone (no gradients there), another "
-            "--device; or end what else holds the device's memory, then `warmstart resume`",
+            "a smaller --image-size or model, --gradient-checkpointing, --precision bf16, --freeze backbone (no "
+            "gradients there), another --device; or end what else holds the device's memory, then `warmstart resume`",
         )
     at_once.limit = limit
     log.warning(
