@@ -15,6 +15,7 @@ from warmstart.commands import COMMANDS, Command, Flag
 from warmstart.config import aliases
 from warmstart.config.io import preset_names
 from warmstart.config.schema import MAIN_LEAVES, Config, leaves
+from warmstart.config.yaml_aliases import SWITCHES, YAML_KEYS
 
 DOCS = Path(__file__).parent
 OWN_GROUPS = ("Options", "For files that do not say it themselves")  # flags that are no settings
@@ -30,6 +31,10 @@ FRAME = {
         "aliases": "Names of the founding documents",
         "aliases_intro": "Understood, and printed with what they became.",
         "aliases_head": ("flag", "is"),
+        "yaml_title": "Keys of YAML files",
+        "yaml_intro": "Of documents 002 and 004, whose files are read as they are.",
+        "yaml_head": ("key", "is"),
+        "switch": "switches the keys beside it on or off",
         "accelerator": "`--device cpu` where the system has that accelerator, else nothing",
         "nothing": "nothing: {why}",
         "commands_title": "Commands",
@@ -48,6 +53,10 @@ FRAME = {
         "aliases": "五份原始文档中的参数名",
         "aliases_intro": "都能识别，并打印对应的现用参数。",
         "aliases_head": ("参数", "对应"),
+        "yaml_title": "YAML 文件的键",
+        "yaml_intro": "来自文档 002 和 004，其配置文件无需修改即可读取。",
+        "yaml_head": ("键", "对应"),
+        "switch": "打开或关闭同级的键",
         "accelerator": "系统有该加速器时为 `--device cpu`，否则无作用",
         "nothing": "无作用：{why}",
         "commands_title": "命令",
@@ -60,7 +69,7 @@ FRAME = {
 
 
 def words() -> dict[str, dict[str, str]]:
-    """The Chinese texts: `settings`, `sections`, `commands`, `flags` and `aliases`, by name."""
+    """The Chinese texts: `settings`, `sections`, `commands`, `flags`, `aliases` and `yaml_keys`, by name."""
     return yaml.safe_load((DOCS / "zh" / "reference.yaml").read_text(encoding="utf-8"))
 
 
@@ -84,6 +93,7 @@ def english() -> dict[str, dict[str, str]]:
         "commands": {name: command.help for name, command in COMMANDS.items()},
         "flags": flags,
         "aliases": dead,
+        "yaml_keys": {name: key.why for name, key in YAML_KEYS.items() if key.why},
     }
 
 
@@ -137,7 +147,18 @@ def settings_page(language: str = "en") -> str:
     for command, names in aliases.ALIASES.items():
         rows = [(f"`--{name}`", _becomes(name, alias, said, frame)) for name, alias in names.items()]
         lines += ["", f"### {command}", "", *table(frame["aliases_head"], rows)]
+    lines += ["", f"### {frame['yaml_title']}", "", frame["yaml_intro"], ""]
+    lines += table(frame["yaml_head"], _yaml_rows(said["yaml_keys"], frame))
     return "\n".join(lines) + "\n"
+
+
+def _yaml_rows(said: dict[str, str], frame: dict[str, Any]) -> list[tuple[str, ...]]:
+    rows = [(f"`{name}`", frame["switch"]) for name in SWITCHES]
+    for name, key in YAML_KEYS.items():
+        why = said.get(name, "")
+        is_called = f"`{key.path}`" + (f" ({why})" if why else "")
+        rows.append((f"`{name}`", is_called if key.path else frame["nothing"].format(why=why)))
+    return sorted(rows)
 
 
 def _becomes(name: str, alias: aliases.Alias, said: dict[str, dict[str, str]], frame: dict[str, Any]) -> str:

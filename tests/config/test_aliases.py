@@ -7,9 +7,8 @@ import platform
 import pytest
 
 from warmstart.cli import main
-from warmstart.config.aliases import ALIASES, YAML_KEYS, translate
+from warmstart.config.aliases import ALIASES, translate
 from warmstart.config.io import load
-from warmstart.config.schema import leaves
 from warmstart.errors import UserError
 
 # Document 000: the commands of the seed, and row 0.11.
@@ -143,45 +142,6 @@ CONTINUE = {
 @pytest.mark.parametrize(("given", "becomes"), list(CONTINUE.items()))
 def test_flags_of_continue(given, becomes):
     assert translate("continue", given.split())[0] == becomes.split()
-
-
-def test_every_key_of_the_documents_yaml_becomes_a_setting_that_exists():
-    known = {leaf.path for leaf in leaves()}
-    for key, (path, why) in YAML_KEYS.items():
-        assert path in known if path else why, key
-        assert key not in known
-
-
-@pytest.mark.parametrize(
-    ("text", "told"),
-    [
-        ("training: {learnig_rate: 1}", "unknown key 'training.learnig_rate'"),
-        ("training: 3", "training is 3"),
-        (
-            "training: {learning_rate: 1e-3}\noptim: {lr: 1e-4}",
-            "optim.lr is given twice, once by a document's name",
-        ),
-        ("training: {epochs: many}", "--epochs (train.epochs)"),
-    ],
-)
-def test_what_is_wrong_in_a_documents_yaml(tmp_path, text, told):
-    config = tmp_path / "c.yaml"
-    config.write_text(text)
-    with pytest.raises(UserError) as error:
-        load({"data": str(tmp_path), "model": "builtin:fashion_cnn"}, str(config))
-    assert told in str(error.value)
-
-
-def test_the_documents_yaml_says_what_each_key_became(tmp_path):
-    config = tmp_path / "c.yaml"
-    config.write_text("experiment: {name: a, description: b}\ntraining: {learning_rate: 4e-4}\n")
-    loaded = load({"data": str(tmp_path), "model": "builtin:fashion_cnn"}, str(config))
-    assert loaded.config.optim.lr == 4e-4 and loaded.config.output.name == "a"
-    assert loaded.notes == (
-        "experiment.name is output.name",
-        "experiment.description has no effect here: a run has a name and no other description",
-        "training.learning_rate is optim.lr",
-    )
 
 
 @pytest.mark.parametrize(

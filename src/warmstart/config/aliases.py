@@ -1,22 +1,21 @@
-"""The founding documents' names: what each becomes here, or why it means nothing here.
+"""The founding documents' flags: what each becomes here, or why it means nothing here.
 
-One table of flags per command, applied to the command line before it is parsed, and one of YAML keys; every use is
-printed.
+One table per command, applied to the command line before it is parsed; every use is printed. The keys of the
+documents' YAML files are in yaml_aliases.py.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from glob import glob
 from itertools import takewhile
 from pathlib import Path
-from typing import Any
 
 from warmstart.config import stage_aliases
 from warmstart.config.ocec import FAMILY, joined_name
-from warmstart.errors import UserError, closest, listing
+from warmstart.errors import UserError, listing
 
 
 @dataclass(frozen=True)
@@ -239,52 +238,3 @@ def _with_one_model(tokens: list[str]) -> list[str]:
     name = joined_name([tokens[at + 1] for at in places])
     kept = [token for at, token in enumerate(tokens) if at not in places and at - 1 not in places]
     return [*kept, "--model", name]
-
-
-# Keys of document 002's YAML -> (path here, or None; why). Sections of the same name (`model`) are ours.
-_NAME = "a run has a name and no other description"
-YAML_KEYS: dict[str, tuple[str | None, str]] = {
-    "experiment.name": ("output.name", ""),
-    "experiment.description": (None, _NAME),
-    "training.epochs": ("train.epochs", ""),
-    "training.batch_size": ("data.batch_size", ""),
-    "training.learning_rate": ("optim.lr", ""),
-    "training.weight_decay": ("optim.weight_decay", ""),
-    "training.early_stopping_patience": ("train.patience", "null: no early stopping"),
-    "training.warmup_epochs": ("optim.warmup", ""),
-    "training.max_grad_norm": ("optim.clip", ""),
-    "training.min_lr": ("optim.min_lr", ""),
-    "training.seed": ("train.seed", ""),
-    "loss.dice_weight": ("task.dice_weight", ""),
-}
-_YAML_SECTIONS = tuple(dict.fromkeys(key.partition(".")[0] for key in YAML_KEYS))
-
-
-def translate_yaml(
-    content: Mapping[str, Any], origin: str, problems: list[UserError]
-) -> tuple[dict[str, Any], dict[str, Any], tuple[str, ...]]:
-    """(sections that are not a document's, values of the others by path here, a note for each of those keys)."""
-    rest, values, notes = dict(content), {}, []
-    for section in _YAML_SECTIONS:
-        body = rest.pop(section, None)
-        if body is not None and not isinstance(body, dict):
-            problems.append(UserError(f"{origin}: {section} is {body!r}", f"keys below {section}:"))
-            continue
-        for name, value in (body or {}).items():
-            key = f"{section}.{name}"
-            if key not in YAML_KEYS:
-                names = [known.partition(".")[2] for known in YAML_KEYS if known.startswith(f"{section}.")]
-                expected = f"in {section}: {listing(names)}"
-                problems.append(
-                    UserError(f"{origin}: unknown key {key!r}", expected, closest(str(name), names))
-                )
-                continue
-            path, why = YAML_KEYS[key]
-            if path is not None:
-                values[path] = value
-            notes.append(
-                f"{key} has no effect here: {why}"
-                if path is None
-                else f"{key} is {path}{f' ({why})' if why else ''}"
-            )
-    return rest, values, tuple(notes)

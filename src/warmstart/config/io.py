@@ -11,8 +11,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
-from warmstart.config import aliases, rules
+from warmstart.config import rules
 from warmstart.config.schema import MAIN_LEAVES, Config, Leaf, Section, leaves
+from warmstart.config.yaml_aliases import translate_yaml
 from warmstart.errors import UserError, closest, listing
 
 S = TypeVar("S", bound=Section)
@@ -226,7 +227,7 @@ def parse_yaml(text: str, origin: str, problems: list[UserError]) -> dict[str, A
 def flatten(content: dict[str, Any], origin: str, problems: list[UserError]) -> Layer:
     """Settings by path, with the founding documents' names translated; unknown ones join the `problems`."""
     known = {leaf.path: leaf for leaf in leaves()}
-    content, flat, notes = aliases.translate_yaml(content, origin, problems)
+    content, flat, notes = translate_yaml(content, origin, problems)
     for section, body in content.items():
         if section not in Config.model_fields:
             problems.append(_unknown_section(str(section), origin, known))

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from warmstart.config import aliases
 from warmstart.config.schema import leaves
+from warmstart.config.yaml_aliases import translate_yaml
 from warmstart.engine.foreign_ocec import first_epoch, ocec_settings, plateau_factor
 from warmstart.engine.job import Job
 from warmstart.engine.optimizer import OptimizerState
@@ -98,15 +98,16 @@ def _first(content: Mapping[Any, Any], keys: tuple[str, ...]) -> Mapping[Any, An
 
 
 def _settings(config: Any) -> dict[str, Any]:
-    """Plain values under names that are known here; where the run was written is no setting of a child."""
+    """Plain values under names that are known here; where the run was, and was written, is no setting of a child."""
     if not isinstance(config, Mapping):
         return {}
-    rest, values, _ = aliases.translate_yaml(config, "the checkpoint", [])
+    rest, values, _ = translate_yaml(config, "the checkpoint", [])
     for section, body in rest.items():
         values |= (
             {f"{section}.{name}": value for name, value in body.items()} if isinstance(body, Mapping) else {}
         )
     known = {leaf.path for leaf in leaves() if leaf.section in ("optim", "train", "task")} | {"model.dropout"}
+    known.remove("train.device")
     return {
         path: v
         for path, v in values.items()
