@@ -85,10 +85,10 @@ def part_of(
     return folder
 
 
-def synthetic_jpegs(folder: Path, num_train: int, size: tuple[int, int]) -> Path:
-    """Two classes of smooth coloured noise, `size` (height, width) in pixels; 64 images each in val and test."""
+def synthetic_jpegs(folder: Path, num_train: int, size: tuple[int, int], num_others: int = 64) -> Path:
+    """Two classes of smooth coloured noise, `size` (height, width) in pixels; `num_others` each in val and test."""
     generator = np.random.default_rng(0)
-    for split, number in (("train", num_train), ("val", 64), ("test", 64)):
+    for split, number in (("train", num_train), ("val", num_others), ("test", num_others)):
         for label in ("a", "b"):
             (folder / split / label).mkdir(parents=True)
         for i in range(number):

@@ -17,6 +17,7 @@ import json
 import shlex
 import sys
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -148,12 +149,15 @@ def summary_line(record: dict) -> str:
 def section(path: Path) -> list[str]:
     """The Markdown of one raw file: machine and command, table, verdicts."""
     header, *records = read_lines(path)
-    lines, verdicts = getattr(tables, row_of(path).replace("-", "_"))(records)
+    return report(header, *getattr(tables, row_of(path).replace("-", "_"))(records))
+
+
+def report(header: dict, lines: list[str], verdicts: list[tables.Verdict]) -> list[str]:
     card = f", {header['gpu']}" if "gpu" in header else ""
     place = f"{header['cpu']}, {header['cores']} cores, {header['memory_gib']} GiB{card}"
     installed = ", ".join(f"{name} {number}" for name, number in header["versions"].items())
-    lines += ["", "| goal | measured | |", "|---|---|---|"]
-    lines += [f"| {v.goal} | {v.figure} | {v.text} |" for v in verdicts]
+    goals = [f"| {v.goal} | {v.figure} | {v.text} |" for v in verdicts]
+    lines = [*lines, "", "| goal | measured | |", "|---|---|---|", *goals]
     return [*lines, "", f"{header['date']}; {place}; {installed}.", "", f"    {header['command']}", ""]
 
 
@@ -190,15 +194,15 @@ def between(text: str, name: str, lines: list[str]) -> str:
     return before + opening + "\n" + "\n".join(lines) + rest[rest.index(closing) :]
 
 
-def command() -> str:
+def command(script: str = "bench/speed.py") -> str:
     """As it was typed, with folders by their last name: paths of a machine mean nothing elsewhere."""
     words = [Path(word).name if Path(word).is_absolute() else word for word in sys.argv[1:]]
-    return shlex.join(["python", "bench/speed.py", *words])
+    return shlex.join(["python", script, *words])
 
 
-def versions() -> dict[str, str]:
+def versions(libraries: Sequence[str] = LIBRARIES) -> dict[str, str]:
     found = {}
-    for library in LIBRARIES:
+    for library in libraries:
         try:
             found[library] = version(library)
         except PackageNotFoundError:
