@@ -29,6 +29,7 @@ RGB = {"image_size": 32, "augment": "none", "max_steps": 4, "save_every": "2step
 MODELS = {
     "resnet18": {"model": "timm:resnet18", "accumulate": 2},
     "vit": {"model": "timm:test_vit", "dropout": 0.5},
+    "lora": {"model": "timm:test_vit", "lora.rank": 2, "lora.dropout": 0.3},
     "mobilenetv3": {
         "model": "timm:mobilenetv3_small_050",
         "dropout": 0.3,
@@ -150,7 +151,7 @@ import json, pathlib, re, timm, torch
 from warmstart.inference.recompute import Recomputed
 torch.set_num_threads(1)
 model = timm.create_model("vit_tiny_patch16_224", depth=12).train()
-images, peaks = torch.randn(12, 3, 224, 224), []
+images, peaks = torch.randn(8, 3, 224, 224), []
 for part in (Recomputed(model, list(model.blocks)), model):
     part(images).sum().backward()
     model.zero_grad()
@@ -164,5 +165,5 @@ def test_memory_of_a_step() -> None:
     """Peak memory, KiB, only grows, so the second figure is that of a plain step."""
     done = subprocess.run([sys.executable, "-c", PEAK], capture_output=True, text=True, check=True)
     recomputed, plain = json.loads(done.stdout)
-    # 12 images x 12 blocks x about 16 tensors of 197 x 192 numbers; recomputed, one block at a time.
-    assert plain - recomputed > 150 * 1024
+    # 8 images x 12 blocks x about 16 tensors of 197 x 192 numbers; recomputed, one block at a time.
+    assert plain - recomputed > 100 * 1024
