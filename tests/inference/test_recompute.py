@@ -18,6 +18,7 @@ MAKERS: dict[str, Callable[[], nn.Module]] = {
         "test_vit", img_size=32, num_classes=3, drop_path_rate=0.5, proj_drop_rate=0.2, attn_drop_rate=0.2
     ),
     "mean of all batches": lambda: timm.create_model("resnet10t", num_classes=3, drop_path_rate=0.3),
+    "a list that grows": lambda: torchvision.models.DenseNet(4, (2, 2), 8, bn_size=2, num_classes=3),
     "stochastic depth": lambda: torchvision.models.efficientnet_b0(num_classes=3),
 }
 
@@ -156,9 +157,10 @@ def test_lists_are_opened_and_single_layers_left_out() -> None:
         def __init__(self) -> None:
             super().__init__()
             self.blocks = nn.ModuleList([Counted(), Counted()])
+            self.registers = nn.Parameter(torch.zeros(0, 4))  # a DINOv3 may have none
 
         def forward(self, images: Tensor) -> Tensor:
-            x = images.mean((2, 3))
+            x = images.mean((2, 3)) + self.registers.sum()
             for block in self.blocks:
                 x = block(x)
             return x
