@@ -225,3 +225,23 @@ def test_what_would_do_nothing_or_harm_is_refused_by_name(given, words):
     with pytest.raises(UserError) as caught:
         translate("finetune", given.split())
     assert words in str(caught.value)
+
+
+# ---- document 004: train.py, evaluate.py, inference.py
+
+SCRIPTS = {
+    "finetune": "--config c.yaml --data_dir data/dogs --output_dir outputs/full_finetuning",
+    "evaluate": "--checkpoint RUN --data_dir data/dogs --split test --output_dir out --batch_size 32",
+    "predict": "--checkpoint RUN --image dog.jpg --image_dir dogs --top_k 5 --output found.csv",
+}
+
+
+@pytest.mark.parametrize("command", SCRIPTS)
+def test_command_lines_of_document_004(command):
+    from warmstart.commands import COMMANDS
+
+    tokens, _ = translate(command, SCRIPTS[command].split())
+    names = [token[2:].replace("_", "-") for token in tokens if token.startswith("--")]
+    assert set(names) <= COMMANDS[command].flag_names()
+    assert command == "finetune" or tokens[0] == "RUN"
+    assert command == "predict" or "data" in names
