@@ -19,9 +19,8 @@ from warmstart.errors import UserError
 from warmstart.inference.find_cut import FAILURES, buffers_kept, first_line
 
 _LEAST_LAYERS = 2  # with parameters: of a single layer the input is all that is kept anyway
-_LAYERS_OF_BLOCK = (
-    4  # a residual block of two convolutions and their norms; a convolution and its norm are no block
-)
+# A residual block of two convolutions and their norms; a convolution and its norm alone are no block.
+_LAYERS_OF_BLOCK = 4
 _ROUNDING = 1e-3  # of the largest gradient of a tensor: kernels of a GPU may add up in another order
 
 
