@@ -52,6 +52,21 @@ def overlapping(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def tiny_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """clip: a CLIP trained for seconds on coloured shapes; data: class folders of shapes that it never saw."""
+    import torch
+    from tiny_clip import write_clip, write_folders
+
+    root = tmp_path_factory.mktemp("tiny-clip")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    write_clip(root / "clip", steps=100)
+    torch.set_num_threads(threads)
+    write_folders(root / "data", {"train": 4, "val": 6, "test": 10}, seed=0)
+    return root
+
+
 @pytest.fixture
 def small_settings(overlapping: Path) -> dict[str, object]:
     """24 training images in 3 steps of 8 per epoch, on a network that takes milliseconds."""

@@ -69,7 +69,7 @@ DOORS = {
     "cyclopts": ["cli.py", "commands.py"],
     "rich": ["console.py"],
     "pydantic": ["config/"],
-    "yaml": ["config/io.py", "run/reader.py"],
+    "yaml": ["config/io.py", "config/prompt_file.py", "run/reader.py"],
 }
 WITHOUT_TORCH = [
     "config",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from warmstart import console
 from warmstart.config import io as config_io
 from warmstart.config.places import absolute
-from warmstart.config.schema import DataConfig
+from warmstart.config.schema import DataConfig, TextConfig
 from warmstart.errors import UserError
 
 if TYPE_CHECKING:
@@ -89,10 +89,36 @@ def labelled_data(data: Data | None, settings: dict[str, Any]) -> DataConfig:
     return config_io.validate_section(DataConfig, given)
 
 
-def restore_model(model: str, device: str, settings: dict[str, Any]) -> tuple[Any, int]:
-    """The model on its device, and the decoding threads."""
+def zero_shot_of(
+    model: str, data: DataConfig | None, settings: dict[str, Any]
+) -> tuple[tuple[str, ...], tuple[str, ...]] | None:
+    """The data's classes and the prompts, where they are asked for; takes both out of `settings`.
+
+    Raises:
+        UserError: prompts without --zero-shot, or no data.
+    """
+    is_asked, given = bool(settings.pop("zero_shot", None)), settings.pop("text_prompts", None)
+    prompts = config_io.validate_section(TextConfig, {} if given is None else {"prompts": given}).prompts
+    if not is_asked:
+        if prompts:
+            raise UserError("--text.prompts without --zero-shot", "both", "add --zero-shot")
+        return None
+    from warmstart.analysis.samples import class_names
+    from warmstart.inference.reference import resolve_weights
+
+    run = None if model.startswith("hf:") else resolve_weights(model).run
+    return class_names(run, data), prompts
+
+
+def restore_model(
+    model: str,
+    device: str,
+    settings: dict[str, Any],
+    zero_shot: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
+) -> tuple[Any, int]:
+    """The model on its device, and the decoding threads; with `zero_shot` (classes, prompts) by its text tower."""
     from warmstart.inference.device import resolve_device
-    from warmstart.inference.restore import restore
+    from warmstart.inference.restore import restore, restore_zero_shot
 
     given = {key: value for key, value in settings.items() if value is not None}
     module, name = given.pop("module", None), given.pop("model_name", None)
@@ -108,7 +134,12 @@ def restore_model(model: str, device: str, settings: dict[str, Any]) -> tuple[An
     data = config_io.validate_section(DataConfig, {**given, "workers": workers})
     overrides = {key: getattr(data, key) for key in given}
     threads = 0 if data.workers == "auto" else int(data.workers)
-    restored = restore(model, resolve_device(device), name, overrides)
+    if zero_shot is None:
+        restored = restore(model, resolve_device(device), name, overrides)
+    elif name is not None:
+        raise UserError("--model-name has no use beside --zero-shot", "the model itself: hf:FOLDER, or a run")
+    else:
+        restored = restore_zero_shot(model, resolve_device(device), *zero_shot, overrides)
     for note in restored.built.notes:
         console.log.info("weights: %s", note)
     if restored.reference.run is None:

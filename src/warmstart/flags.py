@@ -42,7 +42,9 @@ MASKS = (
         "ids of the colours of RGB masks: red.green.blue=id,..., or a file [default: the run's]",
     ),
 )
-MODEL = Flag("model", "run directory, RUN@step, or file of weights", positional=True, required=True)
+MODEL = Flag(
+    "model", "run directory, RUN@step, file of weights, or hf:FOLDER", positional=True, required=True
+)
 _FOREIGN = tuple(
     Flag(name, text, group="For files that do not say it themselves")
     for name, text in (

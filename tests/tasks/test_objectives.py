@@ -124,3 +124,40 @@ def test_divergence_of_yes_or_no_is_kl_of_bernoulli(temperature: float) -> None:
     p, q = ((z / temperature).sigmoid().numpy() for z in (answers, logits))
     expected = (p * np.log(p / q) + (1 - p) * np.log((1 - p) / (1 - q))).sum() * temperature**2
     assert float(objectives.binary_divergence(logits, answers, temperature)) == pytest.approx(expected)
+
+
+def _image_text_by_hand(logits: np.ndarray, targets: np.ndarray) -> float:
+    """CLIP's loss in its pseudocode's words: for every image its text, and for every text its image."""
+    similarity = np.array([[row[target] for target in targets] for row in logits])
+    total = 0.0
+    for i in range(len(targets)):
+        total += np.log(np.exp(similarity[i]).sum()) - similarity[i, i]
+        total += np.log(np.exp(similarity[:, i]).sum()) - similarity[i, i]
+    return total / 2
+
+
+def _sigmoid_by_hand(logits: np.ndarray, targets: np.ndarray) -> float:
+    pairs = [(i, j) for i in range(len(targets)) for j in range(len(targets))]
+    signs = {(i, j): 1 if targets[i] == targets[j] else -1 for i, j in pairs}
+    return sum(np.log1p(np.exp(-signs[i, j] * logits[i, targets[j]])) for i, j in pairs)
+
+
+@pytest.mark.parametrize(
+    ("loss", "by_hand"),
+    [
+        (objectives.image_text_softmax, _image_text_by_hand),
+        (objectives.image_text_sigmoid, _sigmoid_by_hand),
+    ],
+)
+def test_images_against_the_texts_of_a_batch(loss, by_hand):
+    for seed in range(3):
+        logits, targets = _window(seed)
+        found, weight = loss(logits, targets)
+        assert found.dtype == torch.float64 and weight == len(targets)
+        assert found.item() == pytest.approx(by_hand(logits.numpy(), targets.numpy()), rel=1e-12)
+    logits = torch.randn(5, 5, dtype=torch.float64)  # every class once: what transformers computes
+    if loss is objectives.image_text_softmax:
+        clip = pytest.importorskip("transformers.models.clip.modeling_clip")
+        expected = clip.image_text_contrastive_loss(logits.T)
+        assert loss(logits, torch.arange(5))[0].item() / 5 == pytest.approx(expected.item(), rel=1e-12)
+    assert loss(logits.bfloat16(), torch.arange(5))[0].dtype == torch.float32

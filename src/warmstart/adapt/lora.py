@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from warmstart.adapt.patterns import with_margin_head
+from warmstart.adapt.patterns import freeze_text_tower, with_margin_head
 from warmstart.adapt.stages import frozen_blocks, make_stages
 from warmstart.config.schema import Config
 from warmstart.errors import UserError, listing
@@ -27,7 +27,8 @@ def choose_lora(config: Config, recorded: dict[str, Any] | None = None) -> Choos
         if recorded is not None:
             return Lora.from_json(recorded), ()
         names = [block.name for block in built.blocks]
-        adapt = config.adapt if built.margin is None else with_margin_head(config.adapt, names)
+        adapt = freeze_text_tower(config.adapt, config.text, names)
+        adapt = adapt if built.margin is None else with_margin_head(adapt, names)
         _, starts = make_stages(names, adapt, config.optim.lr)
         frozen = frozen_blocks(names, adapt, starts)
         targets = resolve_targets(built.module, built.blocks, frozen, lora.targets, rank, built.preprocessing)

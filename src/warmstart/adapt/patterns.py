@@ -7,15 +7,24 @@ from collections.abc import Sequence
 from dataclasses import replace
 from fnmatch import fnmatchcase
 
-from warmstart.config.schema import AdaptConfig
+from warmstart.config.schema import AdaptConfig, TextConfig
 from warmstart.errors import UserError, closest, listing
 
 MARGIN_HEAD = "margin_head"
+TEXT_TOWER = "text_"  # what the blocks of the text tower of an image-text model start with
 _PART = re.compile(r"backbone\s*([<>])\s*(\d*\.?\d+)", re.ASCII)
+
+
+def freeze_text_tower(adapt: AdaptConfig, text: TextConfig, names: Sequence[str]) -> AdaptConfig:
+    """What is to train, of a model with these blocks: without its text tower where the settings freeze that."""
+    if text.tower != "frozen" or not any(name.startswith(TEXT_TOWER) for name in names):
+        return adapt
+    return adapt.model_copy(update={"freeze": (*adapt.freeze, f"{TEXT_TOWER}*")})
 
 
 def match_blocks(pattern: str, names: Sequence[str], flag: str) -> tuple[str, ...]:
     """Block names that a pattern names: `all`, `head`, `backbone` (all but the head), a part of it, a name, or a glob.
+    A word that names no block stands for those that begin with it: `layers` for `layers.0`, `text` for a text tower.
 
     `backbone>3` are the last 3 blocks of the backbone and `backbone>.5` its last half; `<` counts from the stem.
 
@@ -33,6 +42,7 @@ def match_blocks(pattern: str, names: Sequence[str], flag: str) -> tuple[str, ..
         num = _number_of_blocks(pattern, part[2], len(backbone), flag)
         return backbone[:num] if part[1] == "<" else backbone[-num:]
     found = tuple(name for name in names if fnmatchcase(name, pattern))
+    found = found or tuple(name for name in names if name.startswith((f"{pattern}.", f"{pattern}_")))
     if not found:
         raise UserError(
             f"{flag}: {pattern!r} names no block of this model",

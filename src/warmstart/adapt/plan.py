@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from warmstart.adapt.patterns import match_blocks
+from warmstart.adapt.patterns import TEXT_TOWER, match_blocks
 from warmstart.adapt.stages import Stage, frozen_blocks, make_stages
 from warmstart.config.schema import AdaptConfig, OptimConfig
 from warmstart.errors import UserError, listing
@@ -48,12 +48,14 @@ class Row:
 class Plan:
     """All rows from stem to head, the stages, and what should be known about them.
 
-    A run without --unfreeze has one stage. Stages are counted from 0 and follow each other.
+    A run without --unfreeze has one stage. Stages are counted from 0 and follow each other. `remarks` say what of the
+    model has no row, or how a row comes to be as it is.
     """
 
     rows: tuple[Row, ...]
     stages: tuple[Stage, ...]
     notes: tuple[str, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     @property
     def last_stage(self) -> int:
@@ -91,6 +93,7 @@ class Plan:
                 for number, (stage, step) in enumerate(zip(self.stages, steps, strict=True))
             ],
             "notes": self.notes,
+            "remarks": self.remarks,
         }
 
 
@@ -107,9 +110,7 @@ def make_plan(
     frozen = frozen_blocks(names, adapt, starts)
     has_lora = any(block.adapters for block in blocks)
     own_rates = _own_rates(names, adapt)
-    decayed = {
-        name: optim.lr * (adapt.layer_decay or 1.0) ** depth for depth, name in enumerate(reversed(names))
-    }
+    decayed = {name: optim.lr * (adapt.layer_decay or 1.0) ** depth for name, depth in _depths(names).items()}
     rows = []
     for block in blocks:
         by_lora = has_lora and block is not blocks[-1]  # nothing but adapters: the head trains whole
@@ -149,6 +150,13 @@ def _trainable(block: Block, by_lora: bool, adapt: AdaptConfig) -> tuple[str, ..
         return block.adapters
     norms = _norm_parameters(block) if adapt.freeze_bn else frozenset()
     return tuple(name for name in block.parameters if name not in norms)
+
+
+def _depths(names: Sequence[str]) -> dict[str, int]:
+    """How many blocks are above each; those of a text tower stand beside the image tower, not above it."""
+    text = [name for name in names if name.startswith(TEXT_TOWER)]
+    rest = [name for name in names if name not in text]
+    return {name: depth for tower in (rest, [*text, rest[-1]]) for depth, name in enumerate(reversed(tower))}
 
 
 def _own_rates(names: Sequence[str], adapt: AdaptConfig) -> Mapping[str, float]:

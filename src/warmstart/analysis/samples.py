@@ -45,6 +45,20 @@ class EvaluationSet:
         return tuple(name for part in self.samples for name in part.ids)
 
 
+def class_names(run: Run | None, data: DataConfig | None) -> tuple[str, ...]:
+    """Those of the run's own data or of others, before there is a model. UserError: no data are named."""
+    own = from_dict(run.config).data if run is not None else DataConfig()
+    asked = data if data is not None and "label_columns" in data.model_fields_set else own
+    return open_source(_path(run, data), allow_single_class=True, label_columns=asked.label_columns).classes
+
+
+def _path(run: Run | None, data: DataConfig | None) -> str:
+    path = data.path if data is not None else run.resolved["data"].get("path") if run is not None else None
+    if not path:
+        raise UserError("--data is missing", "the data set to evaluate on", "pass --data FOLDER")
+    return str(path)
+
+
 def open_evaluation_set(
     run: Run | None, data: DataConfig | None, split: str | None, built: BuiltModel
 ) -> EvaluationSet:
@@ -57,9 +71,7 @@ def open_evaluation_set(
         UserError: no data named, or no such split.
     """
     recorded = run.resolved["data"] if run is not None else {}
-    path = data.path if data is not None else recorded.get("path")
-    if not path:
-        raise UserError("--data is missing", "the data set to evaluate on", "pass --data FOLDER")
+    path = _path(run, data)
     own = from_dict(run.config).data if run is not None else DataConfig()
     given = {name: getattr(own, name) for name in LABEL_LEAVES}
     is_own = data is None

@@ -7,12 +7,12 @@ from typing import Any
 
 from warmstart.config import rules
 from warmstart.config.places import expanded, is_path
-from warmstart.config.schema import DataConfig
+from warmstart.config.schema import DataConfig, ModelConfig
 from warmstart.data.sources import open_source
 from warmstart.errors import UserError
 from warmstart.inference.reference import resolve_weights
+from warmstart.models.naming import resolve_name
 from warmstart.models.weights import read_weights
-from warmstart.models.zoo import split_name
 
 
 def starting_settings(data: DataConfig, weights: str | None) -> dict[str, Any]:
@@ -45,6 +45,6 @@ def starting_settings(data: DataConfig, weights: str | None) -> dict[str, Any]:
                 "weights of a model that is known",
                 "write model: {name: timm:NAME, weights: FILE} into the YAML by hand",
             )
-        values["model.name"] = ":".join(split_name(file.arch))
+        values["model.name"] = resolve_name(ModelConfig(), file)
     values |= {"optim.lr": 1e-3, "train.epochs": 10, "train.seed": 0}
     return values

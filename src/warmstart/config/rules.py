@@ -19,6 +19,7 @@ from warmstart.config.stage_rules import (
     unread_stage_settings,
     waits_for_plateau,
 )
+from warmstart.config.text_rules import text_problems
 from warmstart.config.values import Cadence
 from warmstart.errors import UserError, closest
 
@@ -90,8 +91,7 @@ def _contradictions(config: Config) -> list[UserError]:
         if interval is None
     ]
     found += stage_problems(config) + loss_problems(config.task) + mix_problems(config)
-    found += lora_problems(config) + _durations(config)
-    return found
+    return found + lora_problems(config) + text_problems(config) + _durations(config)
 
 
 def _durations(config: Config) -> list[UserError]:

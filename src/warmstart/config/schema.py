@@ -18,6 +18,7 @@ from warmstart.config.lora_section import LoraConfig
 from warmstart.config.retain_section import RetainConfig
 from warmstart.config.section import Section
 from warmstart.config.task_section import TaskConfig
+from warmstart.config.text_section import TextConfig
 from warmstart.config.unfreezing import Unfreezing
 from warmstart.config.values import (
     Cadence,
@@ -35,7 +36,7 @@ MAIN_LEAVES = {  # section -> the leaf that bears the section's flag
     "model": "name",
     "retain": "path",
 }
-PREFIXED = frozenset({"retain", "lora"})  # optional sections, whose other flags are --section.leaf
+PREFIXED = frozenset({"retain", "lora", "text"})  # optional sections, whose other flags are --section.leaf
 
 SelectBy = Literal[
     "auto",
@@ -70,6 +71,7 @@ _RARE_NAMES = (
     " loss focal_gamma focal_alpha ce_weight dice_classes lovasz_weight tversky_weight tversky_alpha"
     " output_style"
     " masks mask_classes ignore mask_remap mask_colours flip_pairs"
+    " head prompts tower captions"
     " views crop_pct mix_classes replay images l2sp ewc ewc_images lwf temperature"
     " download alpha lora.dropout targets kind bits"
 )
@@ -228,6 +230,7 @@ class Config(Section):
     output: OutputConfig = OutputConfig()
     retain: RetainConfig = RetainConfig()
     lora: LoraConfig = LoraConfig()
+    text: TextConfig = TextConfig()
 
 
 class Leaf(NamedTuple):

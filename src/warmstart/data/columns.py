@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
 from warmstart.data.folders import SPLIT_WORDS
-from warmstart.data.labels import Labels, find_label_columns, group_codes, read_label_columns, read_labels
+from warmstart.data.labels import Labels
 from warmstart.data.masks import MaskPixels
 from warmstart.data.samples import FilePixels, Pixels, Samples, Source
 from warmstart.errors import UserError, closest, listing
@@ -43,6 +43,7 @@ class Table:
     ordered: bool = False  # the file itself says which class comes first
     masks: MaskPixels | None = None  # instead of labels
     ignore: int | None = None  # the id of masks that belongs to no class
+    captions: Sequence[object] | None = None  # a text of each image
 
     def subset(self, rows: np.ndarray) -> Table:
         return replace(
@@ -74,61 +75,6 @@ def need_column(title: str, columns: Sequence[str], role: str, names: Sequence[s
             f"rename the column that holds it. {hint}{_SEVERAL if role == 'label' else ''}".strip(),
         )
     return found
-
-
-@dataclass(frozen=True)
-class Roles:
-    """Which column is what, apart from the images. `labels` is one column, or several of 0 and 1."""
-
-    labels: tuple[str, ...]
-    as_columns: bool
-    split: str | None
-    group: str | None
-    class_number: str | None  # beside text labels, for their order
-
-    @property
-    def used(self) -> tuple[str, ...]:
-        return tuple(filter(None, (*self.labels, self.split, self.group, self.class_number)))
-
-
-def find_roles(
-    title: str, columns: Sequence[str], label: str | None, group: str | None, label_columns: Sequence[str]
-) -> Roles:
-    """The roles of `columns`; `label` is the one column of labels, None where `label_columns` are given.
-
-    A column called group is used without being asked for. Raises UserError for a name that is no column.
-    """
-    labels = (label,) if label is not None else find_label_columns(title, columns, label_columns)
-    left = [column for column in columns if column not in labels]
-    found = find_column(columns if group else left, "group", (group.strip().lower(),) if group else ())
-    if group and found is None:
-        raise UserError(
-            f"--group {group}: {title} has no such column; its columns are {listing(columns, 30)}",
-            "a column, or a pattern over the ids with (parentheses) around the group",
-            closest(group, columns),
-        )
-    number = find_column(left, "class number") if label is not None else None
-    return Roles(labels, label is None, find_column(left, "split"), found, number)
-
-
-def labels_of(
-    title: str, roles: Roles, cells: Mapping[str, Sequence[object]], names: tuple[str, ...] | None = None
-) -> Labels:
-    """The labels in the cells of the columns, by name; `names` are the file's own class names."""
-    if roles.as_columns:
-        return read_label_columns(title, {name: cells[name] for name in roles.labels})
-    numbers = cells[roles.class_number] if roles.class_number is not None else None
-    return read_labels(f"{title}: the column {roles.labels[0]}", cells[roles.labels[0]], names, numbers)
-
-
-def groups_of(
-    title: str, roles: Roles, cells: Mapping[str, Sequence[object]]
-) -> tuple[np.ndarray | None, list[str]]:
-    """int64 (N,) with the note on them, or None without a column of groups."""
-    if roles.group is None:
-        return None, []
-    codes = group_codes(cells[roles.group])
-    return codes, [f"{title}: {len(np.unique(codes))} groups by the column {roles.group}"]
 
 
 def ignored_columns(title: str, columns: Iterable[str], used: Iterable[str | None]) -> list[str]:
@@ -250,7 +196,8 @@ def make_source(table: Table, notes: Sequence[str] = ()) -> Source:
     samples = Samples(table.ids, labels.targets, table.pixels, table.groups, table.masks)
     splits = {split: samples.subset(indices) for split, indices in rows.items()}
     told = (*labels.notes, *notes, *twins, *split_notes)
-    return Source(labels.names, splits, _fingerprint(table, rows), told, table.ignore)
+    captions = None if table.captions is None else dict(zip(table.ids, table.captions, strict=True))
+    return Source(labels.names, splits, _fingerprint(table, rows), told, table.ignore, captions)
 
 
 def _check_known(table: Table, rows: dict[str, np.ndarray]) -> None:

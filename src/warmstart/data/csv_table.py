@@ -13,10 +13,7 @@ from warmstart.data.columns import (
     Table,
     doubled_note,
     find_column,
-    find_roles,
-    groups_of,
     ignored_columns,
-    labels_of,
     make_source,
     need_column,
     place,
@@ -26,6 +23,7 @@ from warmstart.data.labels import SEPARATOR
 from warmstart.data.mask_columns import TableColumns, find_masks, no_labels
 from warmstart.data.mask_settings import NO_MASKS, MaskSettings, read_legend
 from warmstart.data.masks import MaskPixels
+from warmstart.data.roles import find_roles, groups_of, labels_of
 from warmstart.data.samples import FilePixels, Source
 from warmstart.data.text_files import read_text
 from warmstart.errors import UserError, listing
@@ -42,13 +40,19 @@ def open_csv(
     group: str | None = None,
     label_columns: Sequence[str] = (),
     masks: MaskSettings = NO_MASKS,
+    captions: str | None = None,
 ) -> Source:
     """Images named in a CSV file; relative paths start at its folder. A missing image is a corrupt one.
 
     `group` names a column whose equal cells belong together, `label_columns` columns of 0 and 1; `masks` is
-    what is said about a column of masks.
+    what is said about a column of masks, `captions` a column of texts.
     """
-    columns: TableColumns = {"group": group, "label_columns": label_columns, "masks": masks}
+    columns: TableColumns = {
+        "group": group,
+        "label_columns": label_columns,
+        "masks": masks,
+        "captions": captions,
+    }
     return open_rows(path.name, path.parent, *read_csv(path), columns)
 
 
@@ -67,7 +71,7 @@ def open_rows(
     path_column = need_column(title, header, "image path")
     mask = find_masks(title, header, columns["masks"], label_columns)
     label = None if label_columns or mask is not None else need_column(title, header, "label")
-    roles = find_roles(title, header, label, group, label_columns)
+    roles = find_roles(title, header, label, group, label_columns, columns.get("captions"))
     used = [path_column, *roles.used, *([] if mask is None else [mask])]
     _check_single(title, header, used)
     cells = {name: [_stripped(row[header.index(name)]) for row in rows] for name in used}
@@ -86,6 +90,7 @@ def open_rows(
         None if roles.split is None else cells[roles.split],
         groups,
         FilePixels(tuple(file for _, file, _ in places)),
+        captions=None if roles.caption is None else cells[roles.caption],
     )
     if legend is not None and mask is not None:
         files = FilePixels(tuple(place(root, written)[1] for written in cells[mask]))

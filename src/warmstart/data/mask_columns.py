@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 
@@ -19,6 +19,7 @@ class TableColumns(TypedDict):
     group: str | None
     label_columns: Sequence[str]
     masks: MaskSettings
+    captions: NotRequired[str | None]
 
 
 def find_masks(

@@ -6,7 +6,7 @@ N is the number of samples; an id is stable across machines (POSIX, relative to 
 from __future__ import annotations
 
 import os
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from hashlib import blake2b
@@ -181,3 +181,4 @@ class Source:
     fingerprint: str  # changes when a file comes, goes, or changes its size (idx: its content)
     notes: tuple[str, ...] = ()
     ignore: int | None = None  # the id of masks that belongs to no class; None: no masks
+    captions: Mapping[str, object] | None = None  # id -> text, where a column of them is asked for

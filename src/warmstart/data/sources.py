@@ -37,12 +37,14 @@ def open_source(
     label_columns: Sequence[str] = (),
     download: bool = False,
     masks: MaskSettings = NO_MASKS,
+    captions: str | None = None,
 ) -> Source:
     """Detect and list a labelled data set; no image is decoded.
 
     `group` names a column of a table, or is a pattern over the ids (groups.py); `label_columns` are
     columns of a table that make a multi-label data set; `download` fetches torchvision's sets; `masks` is
-    what is said about index masks, which a data set may have instead of labels (Source.ignore).
+    what is said about index masks, which a data set may have instead of labels (Source.ignore); `captions` names a
+    column with a text of each image (Source.captions).
 
     Raises UserError where the path, the folders or the files are not what a data set needs.
     """
@@ -50,6 +52,7 @@ def open_source(
         "group": None if group is None or is_pattern(group) else group,
         "label_columns": tuple(label_columns),
         "masks": masks,
+        "captions": captions,
     }
     source = open_place(str(path), columns, download)
     if source.ignore is None and masks.given:
@@ -123,7 +126,11 @@ def _mask_folders(root: Path, columns: TableColumns) -> tuple[Homes, list[str]]:
 
 
 def _refuse_columns(root: Path | str, columns: TableColumns) -> None:
-    named = {"--group": columns["group"], "--label-columns": listing(columns["label_columns"])}
+    named = {
+        "--group": columns["group"],
+        "--label-columns": listing(columns["label_columns"]),
+        "--text.captions": columns.get("captions"),
+    }
     for flag, value in named.items():
         if value:
             raise UserError(

@@ -16,14 +16,10 @@ import pyarrow.compute as pc
 from warmstart.data.arrow_files import features_of, read_pieces, read_schema
 from warmstart.data.columns import (
     COLUMNS,
-    Roles,
     Table,
     doubled_note,
     find_column,
-    find_roles,
-    groups_of,
     ignored_columns,
-    labels_of,
     make_source,
     need_column,
     number_rows,
@@ -33,6 +29,7 @@ from warmstart.data.embedded import EmbeddedPixels
 from warmstart.data.mask_columns import TableColumns, find_masks, no_labels
 from warmstart.data.mask_settings import NO_MASKS, MaskSettings, read_legend
 from warmstart.data.masks import MaskPixels
+from warmstart.data.roles import Roles, find_roles, groups_of, labels_of
 from warmstart.data.samples import FilePixels, Source
 from warmstart.errors import UserError, listing
 
@@ -84,13 +81,19 @@ def open_parquet(
     group: str | None = None,
     label_columns: Sequence[str] = (),
     masks: MaskSettings = NO_MASKS,
+    captions: str | None = None,
 ) -> Source:
     """A labelled data set in parquet or Arrow files; the split of a file, where it has one, goes before its column.
 
     `group` names a column whose equal cells belong together, `label_columns` columns of 0 and 1; `masks` is
-    what is said about a column of masks.
+    what is said about a column of masks, `captions` a column of texts.
     """
-    wanted: TableColumns = {"group": group, "label_columns": label_columns, "masks": masks}
+    wanted: TableColumns = {
+        "group": group,
+        "label_columns": label_columns,
+        "masks": masks,
+        "captions": captions,
+    }
     layouts = {path: _layout(path, word is not None, wanted) for path, word in files.items()}
     names = _agreed_names(layouts)
     layouts, lone_notes = _without_lone_groups(title, layouts)
@@ -108,7 +111,10 @@ def open_parquet(
     ids, pixels, told = _pixels(title, root, read.images)
     if ids is None:
         ids = number_rows(title, words, num)
-    table = Table(title, tuple(ids), labels, words, groups, pixels, read.sizes, names is not None)
+    texts = None if first.roles.caption is None else read.cells[first.roles.caption]
+    table = Table(
+        title, tuple(ids), labels, words, groups, pixels, read.sizes, names is not None, captions=texts
+    )
     if legend is not None:
         _, files_of_masks, _ = _pixels(title, root, read.masks)
         said = read.sizes + repr(read.masks.paths).encode("utf-8", "surrogateescape") + legend.stamp()
@@ -144,7 +150,7 @@ def _layout(path: Path, by_name: bool, wanted: TableColumns) -> _Layout:
         mask = find_column([name for name in left if name in structs], "", (*_LABEL_COLUMNS, "annotation"))
     left = [name for name in left if name != mask]
     label = None if label_columns or mask is not None else _label_column(path.name, left, features)
-    roles = find_roles(path.name, left, label, group, label_columns)
+    roles = find_roles(path.name, left, label, group, label_columns, wanted.get("captions"))
     if by_name:
         roles = replace(roles, split=None)
     names = features.get(label or "", {}).get("names")
@@ -217,7 +223,7 @@ def _read_all(files: dict[Path, str | None], layouts: dict[Path, _Layout]) -> _R
         columns = [name for picture, _ in pictures for name in (picture.data, picture.path) if name]
         columns += own.used
         here_of: dict[str | None, str | None] = dict(zip(roles.labels, own.labels, strict=True))
-        here_of |= {roles.group: own.group, roles.class_number: own.class_number}
+        here_of |= {roles.group: own.group, roles.class_number: own.class_number, roles.caption: own.caption}
         sizes.append([path.stat().st_size])
         for table, size in read_pieces(path, columns):
             sizes[-1].append(size)

@@ -32,6 +32,8 @@ def announce(job: Job, resolved: dict[str, Any]) -> None:
     log.info("\n%s", plan_table(job.plan))
     if job.plan.last_stage > 0:
         log.info("\n%s", stage_table(job))
+    for remark in job.plan.remarks:
+        log.info("%s", remark)
     for note in (*job.plan.notes, *_unreached(job), *_few_to_decide(job)):
         log.warning(note)
     _announce_features(job, resolved["features"])

@@ -37,6 +37,7 @@ def check_settings(job: Job) -> None:
             "two classes, the second of which counts as positive",
             "leave --output-style out",
         )
+    _check_texts(job)
     _check_ocec_head(job)
     _check_remedies(job)
     has_live_norms = any(row.norms == "train" for row in job.plan.rows)
@@ -69,6 +70,17 @@ def check_settings(job: Job) -> None:
             raise UserError(
                 f"{setting} needs validation images, and there are none", "a val split", "raise --val-ratio"
             )
+
+
+def _check_texts(job: Job) -> None:
+    """A loss between images and texts needs images of one class each."""
+    text = job.built.text
+    if text is not None and text.loss is not None and job.train_view.mixing is not None:
+        raise UserError(
+            "--text.head contrastive compares whole images with texts, and --mixup or --cutmix makes images of two",
+            "neither of the two",
+            "--mixup 0 --cutmix 0, or --text.head zero-shot",
+        )
 
 
 def _check_stages(job: Job) -> None:

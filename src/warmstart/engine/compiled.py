@@ -27,7 +27,7 @@ class CompiledPart(nn.Module):
         super().__init__()
         self.part = part_of(cast(nn.Module, torch.compile(module, backend=backend)))
 
-    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+    def forward(self, inputs: torch.Tensor, *others: Any) -> torch.Tensor:
         """Raises UserError where the model cannot be compiled."""
         from torch._dynamo import config, maybe_mark_dynamic
         from torch._dynamo.exc import BackendCompilerFailed
@@ -36,7 +36,7 @@ class CompiledPart(nn.Module):
         try:
             # The features of a frozen prefix come in by a module's hook, and may be fewer, too.
             with config.patch(force_nn_module_property_static_shapes=False):
-                return self.part(inputs)
+                return self.part(inputs, *others)
         except BackendCompilerFailed as error:
             raise _refusal("--compile: this model cannot be compiled", error) from error
 

@@ -23,6 +23,7 @@ from warmstart.tasks.classification import Classification
 from warmstart.tasks.task import Objective, Task
 
 if TYPE_CHECKING:
+    from warmstart.engine.captions import Captions
     from warmstart.engine.start import Start
 
 
@@ -122,6 +123,7 @@ class Job:
     sources: tuple[OtherSource, ...] = ()  # data sets beside --data
     retained: Retained | None = None
     start: Start | None = None  # where something holds on to it
+    captions: Captions | None = None  # texts of the training images, where they have their own
 
     def kept_in(self, stage: int) -> Kept:
         return self.kept[stage] if stage < len(self.kept) else Kept()

@@ -136,6 +136,7 @@ def _arithmetic(job: Job, scaler: GradScaler | None) -> Arithmetic:
         world=job.world,
         penalty=make_penalty(job),
         weigh=_weigher(job),
+        captions=job.captions,
     )
 
 

@@ -27,8 +27,9 @@ from warmstart.engine.open_sources import (
     settings_of_source,
 )
 from warmstart.errors import UserError, listing
-from warmstart.inference.reference import WeightsReference
+from warmstart.inference.reference import WeightsReference, processor_of
 from warmstart.models.build import BuiltModel, build
+from warmstart.models.image_text.prompts import Texts
 from warmstart.run.reader import Run
 
 
@@ -233,6 +234,7 @@ def build_model(
     lora = choose_lora(config, None if resolved is None else resolved["model"].get("lora"))
     overrides = {"mean": data.mean, "std": data.std, "image_size": data.image_size, "crop_pct": data.crop_pct}
     settings = config.model.model_copy(update={"weights": reference.file or config.model.weights})
-    built = build(settings, overrides, classes, config.train.seed, config.task, lora)
+    texts = Texts(config.text, processor_of(reference.run))
+    built = build(settings, overrides, classes, config.train.seed, config.task, lora, texts)
     built.move_to(device)
     return built

@@ -28,7 +28,9 @@ def run_folder(config: Config) -> Path:
     model = config.model.name or Path(config.model.weights or "model").name.split("@")[0].split(".")[0]
     data = short_name(config.data.path or "data")
     stamp = datetime.now().strftime("%Y%m%d-%H%M%S-%f")[:-3]  # runs are started in the same second
-    name = output.name or f"{data}-{model.split(':')[-1]}-{stamp}"
+    # Of a folder (hf:FOLDER) its name, of smp:ARCH/ENCODER both.
+    bare = Path(model[3:]).name if model.startswith("hf:") else model.split(":")[-1].replace("/", "-")
+    name = output.name or f"{data}-{bare}-{stamp}"
     return Path(output.runs_dir) / name
 
 

@@ -33,6 +33,7 @@ from warmstart.run.reader import Run
 KEEPS = ("all", "optimizer", "weights")
 ALL, OPTIMIZER, WEIGHTS = KEEPS
 OWN_PLACES = ("output.output_dir", "output.name", "output.save_as")
+_PROMPTS = "text.prompts"  # which the parent's weights state
 _PLACES = ("data.path", "data.mix", "retain.path", "model.name")  # recorded as absolute paths
 
 
@@ -114,7 +115,7 @@ def inherited(config: Config) -> dict[str, Any]:
     return {
         path: value
         for path, value in by_path(config).items()
-        if value != defaults[path] and path not in OWN_PLACES
+        if value != defaults[path] and path not in (*OWN_PLACES, _PROMPTS)
     }
 
 
@@ -139,7 +140,7 @@ def changes(parent: Parent, config: Config, origins: dict[str, str]) -> list[dic
     return [
         {"setting": path, "old": old[path], "new": now[path], "origin": origins.get(path, "default")}
         for path in differing
-        if path not in (*OWN_PLACES, "model.weights")
+        if path not in (*OWN_PLACES, "model.weights") and (path != _PROMPTS or path in origins)
     ]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from warmstart.adapt.patterns import with_margin_head
+from warmstart.adapt.patterns import freeze_text_tower, with_margin_head
 from warmstart.adapt.plan import Plan, make_plan
 from warmstart.config.schema import Config
 from warmstart.console import log
@@ -21,6 +21,7 @@ from warmstart.data.dataset import Dataset
 from warmstart.data.mixing import Mixing
 from warmstart.data.mixture import training_windows
 from warmstart.data.workers import WorkersChoice, candidates, resolve_workers
+from warmstart.engine.captions import read_captions
 from warmstart.engine.checks import check_settings
 from warmstart.engine.compiled import check_compiler
 from warmstart.engine.distributed import SOLO, World
@@ -34,6 +35,7 @@ from warmstart.engine.probe import Probe, probe, speeds_of_workers
 from warmstart.engine.recomputed import choose_recomputed
 from warmstart.engine.record import make_record
 from warmstart.engine.schedule import make_schedule
+from warmstart.engine.text_tower import text_remarks
 from warmstart.errors import UserError
 from warmstart.inference.device import resolve_device, resolve_precision
 from warmstart.inference.reference import WeightsReference, resolve_weights
@@ -71,7 +73,6 @@ def prepare(
     reference = resolve_weights(config.model.weights)
     opened = open_inputs(config, reference, run, resolved, device)
     dataset, built = opened.dataset, opened.built
-    plan = _plan(config, built)
     augment, augment_origin = _augment(config, reference, resolved)
     pace = make_pace(config, dataset, steps_done) if resolved is None else Pace(**resolved["pace"])
     task = _task(config, dataset, built)
@@ -82,7 +83,7 @@ def prepare(
         config=config,
         dataset=dataset,
         built=_answering(built, task),
-        plan=plan,
+        plan=_plan(config, built),
         schedule=make_schedule(config.optim, pace.total_steps, pace.steps_per_epoch),
         task=task,
         select_by=resolve_metric(config.train.select_by, task),
@@ -99,6 +100,7 @@ def prepare(
         sample_weights=weights,
         sources=opened.sources,
         retained=opened.retained,
+        captions=read_captions(config, dataset, built, device),
     )
     check_settings(job)
     if resolved is not None:
@@ -114,8 +116,10 @@ def prepare(
 def _plan(config: Config, built: BuiltModel) -> Plan:
     sizes = {name: tuple(p.shape) for name, p in built.module.named_parameters()}
     names = [block.name for block in built.blocks]
-    adapt = config.adapt if built.margin is None else with_margin_head(config.adapt, names)
-    return make_plan(built.blocks, sizes, adapt, config.optim)
+    adapt = freeze_text_tower(config.adapt, config.text, names)
+    adapt = adapt if built.margin is None else with_margin_head(adapt, names)
+    plan = make_plan(built.blocks, sizes, adapt, config.optim)
+    return replace(plan, remarks=text_remarks(config, built))
 
 
 def _view(built: BuiltModel, dataset: Dataset, augment: Augment, mixing: Mixing | None) -> View:
@@ -169,6 +173,7 @@ def _task(config: Config, dataset: Dataset, built: BuiltModel) -> Task:
         _counts(config, dataset),
         ignore=dataset.ignore,
         margin=built.margin,
+        contrastive=None if built.text is None else built.text.loss,
     )
 
 

@@ -124,8 +124,13 @@ class _Trial:
         self.parts = _Parts(job, self.module, stage)
         self._trained = recomputed(job, stage, self.module, self.parts.trained)
         scaler = make_scaler(job.precision, job.device)
-        teacher = _teacher(job, self.parts.part, stage)
-        self._arithmetic = Arithmetic(job.precision, job.config.optim.clip, scaler, teacher=teacher)
+        self._arithmetic = Arithmetic(
+            job.precision,
+            job.config.optim.clip,
+            scaler,
+            teacher=_teacher(job, self.parts.part, stage),
+            captions=job.captions,
+        )
         self._at_once = AtOnce()
 
     def step(self, batches: Iterable[Batch]) -> None:

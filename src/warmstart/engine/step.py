@@ -11,6 +11,7 @@ from torch import nn
 
 from warmstart.console import log
 from warmstart.data.batches import Batch
+from warmstart.engine.captions import Captions
 from warmstart.engine.distributed import SOLO, World
 from warmstart.engine.penalty import Penalty
 from warmstart.inference.inputs import Inputs
@@ -27,6 +28,7 @@ class Arithmetic:
     `penalty` is of the weights alone: its gradient is added once per step. `teacher` gives a second loss of each
     batch, of what the model takes and gives; its sum is divided by the same weight, or where targets `weigh`
     (their weight, their number) something else than their number, by that: a teacher knows no class weights.
+    `captions` gives the texts of a batch's images, of which each is then the target of its own.
     """
 
     precision: torch.dtype | None = None
@@ -38,6 +40,7 @@ class Arithmetic:
     penalty: Penalty | None = None
     teacher: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     weigh: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
+    captions: Captions | None = None
 
     @property
     def fewest(self) -> int:
@@ -151,7 +154,13 @@ def _accumulate(
         targets = torch.from_numpy(batch.targets).to(device, non_blocking=True)
         with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
             given = inputs(batch.images)
-            outputs = module(given)
+            if arithmetic.captions is None:
+                outputs = module(given)
+            else:
+                outputs, targets = (
+                    module(given, arithmetic.captions(batch)),
+                    torch.arange(len(batch), device=device),
+                )
             taught = None if arithmetic.teacher is None else arithmetic.teacher(given, outputs)
             if taught is not None and factor is not None:
                 taught = taught * factor

@@ -31,6 +31,7 @@ from warmstart.engine.signals import stop_on_signal
 from warmstart.engine.stages import unreached
 from warmstart.engine.start import open_start
 from warmstart.engine.state import TrainState
+from warmstart.engine.text_tower import keep_processor
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference.allocator import kept_memory
 from warmstart.run import layout, reader, writer
@@ -54,6 +55,7 @@ def finetune(loaded: Loaded, world: World = SOLO, beginning: Beginning | None = 
         writer.write_text(run / layout.CONFIG, to_yaml(loaded.config, loaded.origins))
         writer.write_json(run / layout.PLAN, plan_record(job))
         write_tables(job)
+        keep_processor(job)
         beginning.write(prepared)
         writer.write_json(run / layout.RESOLVED, record)  # last: with it the folder is a run
         state, begun = beginning.state(job)
@@ -135,6 +137,7 @@ def _as_recorded(run: reader.Run, execution: dict[str, Any], saved: Saved | None
     if saved is not None:  # the start file may be gone by now
         own_weights = str(run.checkpoint(saved.state.step) / layout.MODEL)
         updates["model"] = {"weights": own_weights, "name": run.resolved["model"]["name"]}
+        updates["text"] = {"prompts": ()}  # the checkpoint states its own
     for section, values in updates.items():
         given = {name: value for name, value in values.items() if value is not None}
         config = config.model_copy(update={section: getattr(config, section).model_copy(update=given)})

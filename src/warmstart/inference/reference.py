@@ -46,6 +46,12 @@ def resolve_weights(reference: str | None) -> WeightsReference:
     return WeightsReference(reference)
 
 
+def processor_of(run: Run | None) -> Path | None:
+    """The folder where a run keeps the tokenizer of its model, if it does."""
+    folder = None if run is None else run.path / layout.PROCESSOR
+    return folder if folder is not None and folder.is_dir() else None
+
+
 def keep_module(
     module: object, reference: str | None = None, image_size: tuple[int, int] | None = None
 ) -> str:

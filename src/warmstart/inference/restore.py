@@ -10,18 +10,21 @@ from typing import Any
 import numpy as np
 import torch
 
-from warmstart.config.schema import ModelConfig
+from warmstart.config.schema import ModelConfig, TextConfig
 from warmstart.data.batches import evaluation_batches
 from warmstart.data.samples import Samples
 from warmstart.errors import UserError
 from warmstart.inference.inputs import InputBuffer
 from warmstart.inference.predictor import predict_outputs
-from warmstart.inference.reference import WeightsReference, resolve_weights
+from warmstart.inference.reference import WeightsReference, processor_of, resolve_weights
 from warmstart.models.build import BuiltModel, build, no_adapters
+from warmstart.models.image_text.prompts import Texts
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.multilabel import MultiLabel
 from warmstart.tasks.segmentation import Segmentation
 from warmstart.tasks.task import Task
+
+_HF = "hf:"  # a model of transformers as it is, which is no file of weights
 
 
 @dataclass(frozen=True)
@@ -92,6 +95,38 @@ class Restored:
         return str(self.built.source["path"])
 
 
+def restore_zero_shot(
+    model: str,
+    device: torch.device,
+    classes: tuple[str, ...],
+    prompts: tuple[str, ...] = (),
+    overrides: Mapping[str, Any] | None = None,
+) -> Restored:
+    """The classifier of `classes` that the text tower of `model` makes of their names: hf:FOLDER, or a run whose
+    text tower was kept. `prompts` are as the setting --text.prompts has them; by default a run's own for its classes.
+
+    Raises:
+        UserError: a model without a text tower or tokenizer, or prompts for other classes.
+    """
+    if model.startswith(_HF):
+        reference, name = WeightsReference(None), model
+        settings = TextConfig(head="zero-shot", prompts=prompts)
+    else:
+        reference, name = resolve_weights(model), None
+        settings = TextConfig(prompts=prompts)
+    texts = Texts(settings, processor_of(reference.run))
+    built = build(ModelConfig(name=name, weights=reference.file), overrides or {}, classes, 0, text=texts)
+    if built.text is None or built.text.by_text is None:
+        raise UserError(
+            f"{model} has no text tower" + ("" if built.text is None else " any more: it was dropped"),
+            "hf:FOLDER of a CLIP or SigLIP, or a run of --text.head contrastive",
+            "leave --zero-shot out to measure the classifier that it has",
+        )
+    built.move_to(device)
+    built.module.eval()
+    return Restored(built, reference, overridden=True)
+
+
 def restore(
     model: str,
     device: torch.device,
@@ -99,7 +134,8 @@ def restore(
     overrides: Mapping[str, Any] | None = None,
     merged: bool = False,
 ) -> Restored:
-    """Load `model` with its own classes; `name` says which architecture where the file does not.
+    """Load `model` with its own classes; `name` says which architecture where the file does not. A model hf:FOLDER has
+    its pretrained weights.
 
     `merged`: as a plain model, with low-rank adapters added to the weights.
 
@@ -108,8 +144,8 @@ def restore(
     """
     if not model:
         raise UserError("no model is named", "a run directory, RUN@step, or a file of weights")
-    reference = resolve_weights(model)
-    settings = ModelConfig(name=name, weights=reference.file)
+    reference = WeightsReference(None) if model.startswith(_HF) else resolve_weights(model)
+    settings = ModelConfig(name=model if model.startswith(_HF) else name, weights=reference.file)
     built = build(settings, overrides or {}, None, seed=0, choose=no_adapters if merged else None)
     built.move_to(device)
     built.module.eval()

@@ -153,7 +153,7 @@ def _open(request: MergeRequest, reference: WeightsReference) -> tuple[BuiltMode
             "leave it out",
         )
     label = request.model if reference.run is None else f"{reference.run.path}@{reference.step}"
-    return build(ModelConfig(weights=reference.file), {}, None, 0, file=file), label
+    return build(file, {}, None, 0), label
 
 
 @torch.no_grad()

@@ -9,13 +9,14 @@ from warmstart.models.gaps import compare, full_prefixes
 from warmstart.models.heads import margin_of
 from warmstart.models.mismatch import explain
 from warmstart.models.weights import WeightsFile
-from warmstart.models.zoo import outline
+from warmstart.models.zoo import create, outline
 from warmstart.records import Decision, Margin
 
 
 def own_classes(file: WeightsFile | None, name: str) -> tuple[str, ...]:
-    """The classes of a file's classifier, by number where it does not name them."""
-    assert file is not None, "only a file's classifier can be kept as it is"
+    """The classes of a file's classifier, by number where it does not name them; without a file, of a zoo's model."""
+    if file is None:
+        return _pretrained_classes(name)
     if file.classes is not None:
         return file.classes
     known = outline(name)
@@ -31,6 +32,17 @@ def own_classes(file: WeightsFile | None, name: str) -> tuple[str, ...]:
         )
     num = 2 if rows.shape[0] == 1 and known.has_pair else rows.shape[0]
     return tuple(str(number) for number in range(num))
+
+
+def _pretrained_classes(name: str) -> tuple[str, ...]:
+    found = create(name, pretrained=True).classes
+    if not found:
+        raise UserError(
+            f"{name} comes without names of classes to answer with",
+            "a classifier that names its classes (hf:FOLDER), a run, or a file of weights",
+            "`warmstart finetune` gives it a head; `warmstart evaluate --zero-shot` asks a CLIP by texts",
+        )
+    return found
 
 
 def own_decision(file: WeightsFile, classes: tuple[str, ...]) -> Decision | None:

@@ -26,6 +26,11 @@ _TRANSFORMERS_CONTAINERS = (
     *("encoder", "layers", "layer", "stages", "encoder.layers", "encoder.layer", "encoder.stages"),
     *("model", "model.layers", "model.layer", "model.stages"),
 )
+_TOWERS = frozenset(
+    f"{tower}{path}"
+    for tower in ("vision_model", "text_model")
+    for path in ("", ".encoder", ".encoder.layers")
+)
 # Encoders in the way of PVT register all patch embeddings, then all blocks, then all norms.
 _STAGE = re.compile(r"(patch_embed|block|norm)(\d+)")
 _ORDER_IN_STAGE = ("patch_embed", "block", "norm")
@@ -93,6 +98,8 @@ def _children_of(module: nn.Module) -> Iterator[tuple[str, nn.Module]]:
     inner = getattr(module, "base_model_prefix", None)
     if package.startswith("transformers.") and inner:
         return _opened(module, {inner, *(f"{inner}.{path}" for path in _TRANSFORMERS_CONTAINERS)})
+    if package == "warmstart.models.image_text.model":
+        return _opened(module, _TOWERS)
     if package == "warmstart.models.hf_zoo":
         return _opened(module, {"backbone", *(f"backbone.{path}" for path in _TRANSFORMERS_CONTAINERS)})
     return _children(module)

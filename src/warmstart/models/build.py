@@ -17,20 +17,21 @@ from warmstart.models.adapters.four_bit import check_four_bit, put_in_four_bits
 from warmstart.models.adapters.inject import inject, load_adapters, merged
 from warmstart.models.answers import check_random, own_classes, own_decision, own_margin
 from warmstart.models.blocks import find_blocks
-from warmstart.models.created import Created, Outline, with_stated
-from warmstart.models.fitting import fit_names, fit_values, image_size_in, with_decoder
+from warmstart.models.create_for import create_for, resized
+from warmstart.models.created import Created, TextPart, with_stated
+from warmstart.models.fitting import fit_names, fit_values, with_decoder
 from warmstart.models.heads import HeadChange, fit_head, fit_kind, num_outputs
 from warmstart.models.hf_zoo import config_text
+from warmstart.models.image_text.choose_head import check_margin, named_head, texts_for
+from warmstart.models.image_text.prompts import Texts
 from warmstart.models.margin import resolve_margin
 from warmstart.models.metadata import write_metadata
 from warmstart.models.naming import resolve_name
-from warmstart.models.sizes import resize
 from warmstart.models.weights import WeightsFile, load_into, read_weights
-from warmstart.models.zoo import create, outline
+from warmstart.models.zoo import outline
 from warmstart.records import Base, Block, Decision, Lora, Margin, Preprocessing
 
-_RGB = 3
-_DEFAULT_TASK = TaskConfig()
+_DEFAULT_TASK, _NO_TEXTS = TaskConfig(), Texts()
 _PREPROCESSING_KEYS = frozenset({"mean", "std", "image_size", "crop_pct"})
 
 
@@ -56,6 +57,7 @@ class BuiltModel:
     decision: Decision | None = None  # of a binary classifier, by the file or the run
     lora: Lora | None = None  # its low-rank adapters
     base: Base | None = None  # what these were trained on
+    text: TextPart | None = None  # of an image-text model
 
     def move_to(self, device: torch.device) -> None:
         """Move the module, in the memory layout that it computes fastest in."""
@@ -74,42 +76,43 @@ def no_adapters(_: BuiltModel) -> tuple[None, tuple[str, ...]]:
 
 
 def build(
-    settings: ModelConfig,
+    settings: ModelConfig | WeightsFile,
     overrides: Mapping[str, Any],
     classes: tuple[str, ...] | None,
     seed: int,
     task: TaskConfig = _DEFAULT_TASK,
     choose: ChooseLora | None = None,
-    file: WeightsFile | None = None,
+    text: Texts = _NO_TEXTS,
 ) -> BuiltModel:
     """Build, load and fit a model for `classes`. Equal arguments give equal weights, to the bit.
 
     `classes` None keeps the classifier of a file as it is, with the file's names, or numbers for them.
-
     `overrides` are the mean, std, image_size and crop_pct that the user gave (None: not given); they win over what a
     file of weights states, which wins over the model's own. `task` says whether the classifier is a margin head; by
     default it is what the file has. `choose` says which low-rank adapters the model gets; by default
     they are the file's. A file's own go on where they are the same, and are merged into its weights where they are not.
-    `file` is that of `settings`, where it was read before.
+    `text` is what an image-text model makes of the classes' names. A file that was read before stands for its
+    settings.
     UserError: whatever `create`, `read_weights`, `load_into` and `fit_head` find, no or two models named.
     """
     assert overrides.keys() <= _PREPROCESSING_KEYS, f"not a preprocessing setting in {set(overrides)}"
     given = {key: value for key, value in overrides.items() if value is not None}
+    settings, file, name = _opened(settings, text)
     random = settings.weights == "none"
-    file, name = _read(settings, file)
     kept = file if classes is None else None  # with the answers of its classifier
-    names_known = classes is not None or (file is not None and file.classes is not None)
+    names_known = classes is not None or file is None or file.classes is not None
     if classes is None:
         classes = own_classes(file, name)
     stated = {**(file.preprocessing if file else {}), **given}
+    outputs = len(classes) if random else None, texts_for(name, text, classes, file)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that would seed CUDA too
-        created = _create(name, settings, file, len(classes) if random else None, stated)
+        created = create_for(name, settings, file, outputs, stated)
     notes = created.notes
-    margin = resolve_margin(task, own_margin(created, file))
+    margin = check_margin(name, resolve_margin(task, own_margin(created, file)))
     if file is not None:
         change, source, loaded = _load(created, file, classes, name, (margin, seed))
-        notes = (*file.notes, *notes, *loaded, *_resized(created, file, name, stated))
+        notes = (*file.notes, *notes, *loaded, *resized(created, file, name, stated))
     else:
         change, source = _fit(created, classes, name, (margin, seed), random)
     built = BuiltModel(
@@ -128,20 +131,25 @@ def build(
         segments=created.segments,
         margin=margin,
         decision=None if kept is None else own_decision(kept, classes),
+        text=created.text,
         notes=notes,
     )
     return _adapted(built, file, choose, seed)
 
 
-def _read(settings: ModelConfig, file: WeightsFile | None) -> tuple[WeightsFile | None, str]:
-    """The file that the settings name, whole and under the model's own names; and the model's name."""
+def _opened(settings: ModelConfig | WeightsFile, text: Texts) -> tuple[ModelConfig, WeightsFile | None, str]:
+    """The settings, the file that they name, whole and under the model's own names, and the model's name."""
+    file = None
+    if isinstance(settings, WeightsFile):
+        settings, file = ModelConfig(weights=str(settings.path)), settings
     check_random(settings)
-    if file is None and settings.weights not in (None, "none"):
-        file = read_weights(str(settings.weights))
+    is_random = settings.weights == "none"
+    if file is None and not is_random and settings.weights is not None:
+        file = read_weights(settings.weights)
     if file is not None and file.adapter is not None:
         file = on_base(file, settings.name, partial(build, choose=no_adapters))
-    name = resolve_name(settings, file)
-    return (None if file is None else fit_names(file, outline(name), name)), name
+    name = named_head(resolve_name(settings, file), text.settings, file, is_random)
+    return settings, None if file is None else fit_names(file, outline(name), name), name
 
 
 def _adapted(built: BuiltModel, file: WeightsFile | None, choose: ChooseLora | None, seed: int) -> BuiltModel:
@@ -181,64 +189,15 @@ def metadata_for(built: BuiltModel) -> dict[str, str]:
     )
 
 
-def _create(
-    name: str,
-    settings: ModelConfig,
-    file: WeightsFile | None,
-    num_classes: int | None,
-    stated: Mapping[str, Any],
-) -> Created:
-    """Create with the outputs, input channels and image size that the file has, so that it loads as it is."""
-    channels, image_size = None, stated.get("image_size")
-    if file is not None:
-        known = outline(name)
-        if known.fixed_size:  # as the file has it; build resizes it once loaded
-            image_size = image_size_in(file.state, known) or file.preprocessing.get("image_size")
-        head = file.state.get(f"{known.head}.weight")
-        num_classes = head.shape[0] if head is not None and head.ndim else None
-        channels = _channels(name, file, known, stated)
-    elif name.startswith("timm:") and len(stated.get("mean") or ()) > 1:
-        channels = len(stated["mean"])  # timm repeats or sums the stem's pretrained filters
-    pretrained = settings.weights is None
-    return create(name, num_classes, settings.dropout, pretrained, channels, image_size)
-
-
-def _channels(name: str, file: WeightsFile, known: Outline, stated: Mapping[str, Any]) -> int | None:
-    """Input channels to build with (None: the model's own): the file's, unless three means are stated for a grey stem.
-
-    One mean stands for every channel, so it says nothing. Only timm builds for any number of channels; the
-    stem of a file is adapted to the others where that is well defined.
-    """
-    stem = file.state.get(f"{known.first_conv}.weight")
-    if stem is None or stem.ndim != 4 or name.startswith("object:"):
-        return None  # a stem of another rank is a mismatch, which load_into explains better
-    own, found = (known.stem_shape or stem.shape)[1], int(stem.shape[1])
-    if not name.startswith("timm:"):
-        return None if {own, found} <= {1, _RGB} else found
-    num_means = len(stated.get("mean") or ())
-    return _RGB if found == 1 and num_means == _RGB else found
-
-
-def _resized(created: Created, file: WeightsFile, name: str, stated: Mapping[str, Any]) -> tuple[str, ...]:
-    """Move a model with a fixed input from the file's image size to the one asked for; notes."""
-    old = created.preprocessing.image_size
-    new = stated.get("image_size", old)
-    known = outline(name)
-    if new != old:
-        resize(created.module, name, old, new)
-        return (
-            f"moved from images of {old[0]}x{old[1]} to {new[0]}x{new[1]}: position embeddings resampled",
-        )
-    if known.fixed_size and "image_size" not in stated and old != known.image_size:
-        return (f"its position embeddings are for images of {old[0]}x{old[1]}: taken as the image size",)
-    return ()
-
-
 def _fit(
     created: Created, classes: tuple[str, ...], name: str, wanted: tuple[Margin | None, int], random: bool
 ) -> tuple[HeadChange, dict[str, str | None]]:
     """Fit the classifier of a model that no file is loaded into; `wanted` is its margin and seed."""
     margin, seed = wanted
+    if created.text is not None and created.text.by_text is not None:
+        kind = "random" if random else "pretrained"
+        source = {"kind": kind, "path": created.origin, "sha256": None}
+        return HeadChange("kept", classes, (), created.text.by_text), source
     if random:
         fit_kind(created.module, created.head, margin, seed)
         change = HeadChange("new", (), classes, "random initialisation")
@@ -259,11 +218,16 @@ def _load(
 ) -> tuple[HeadChange, dict[str, str | None], tuple[str, ...]]:
     """Load the file, and fit the classifier to the classes; `wanted` is its margin and seed. The last are notes."""
     margin, seed = wanted
-    fit_kind(created.module, created.head, own_margin(created, file), seed)
+    by_text = created.text.by_text if created.text is not None else None
+    if by_text is None:
+        fit_kind(created.module, created.head, own_margin(created, file), seed)
     source: dict[str, str | None] = {"kind": "file", "path": str(file.path), "sha256": file.sha256}
     known = outline(name)
     state, adapted = fit_values(created, with_decoder(created, _needed(created, file), known), known)
     loaded = load_into(created.module, state, created.head, str(file.path), name)
+    if by_text is not None:
+        notes = (*_left_out(created, file), *adapted, *loaded.notes)
+        return HeadChange("kept", classes, (), by_text), source, notes
     assert loaded.has_head == (f"{created.head}.weight" in file.state), "a classifier was lost on the way"
     notes = (*_left_out(created, file), *adapted, *loaded.notes)
     if loaded.has_head:
@@ -291,4 +255,5 @@ def _needed(created: Created, file: WeightsFile) -> dict[str, Tensor]:
 
 def _left_out(created: Created, file: WeightsFile) -> tuple[str, ...]:
     num = len(file.state) - len(_needed(created, file))
-    return (f"left out {num} tensors of auxiliary classifiers",) if num else ()
+    what = "of the text tower" if created.text is not None else "of auxiliary classifiers"
+    return (f"left out {num} tensors {what}",) if num else ()

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import nn
 
 from warmstart.errors import UserError
+from warmstart.models.image_text.processor import Tokens
+from warmstart.models.image_text.prompts import CONTRASTIVE, LINEAR, ClassTexts
 from warmstart.records import Preprocessing
 
 Shape = tuple[int, ...]
@@ -25,6 +27,33 @@ class Wanted:
     pretrained: bool = False
     in_channels: int | None = None
     image_size: tuple[int, int] | None = None  # (height, width) in pixels
+    texts: ClassTexts | None = None  # of an image-text model whose head is made of texts
+
+
+@dataclass(frozen=True)
+class TextPart:
+    """What became of the text tower of an image-text model: see models/image_text/.
+
+    `processor` are the files of its tokenizer and image processor, by name. `loss` is that of contrastive tuning (None:
+    another head), `by_text` what the classifier's rows were made of now (None: not of texts). `read` makes tokens of
+    texts; it raises UserError where there is no tokenizer.
+    """
+
+    head: str
+    processor: Mapping[str, bytes]
+    loss: str | None
+    by_text: str | None
+    read: Callable[[Sequence[str]], Tokens]
+
+    @property
+    def dropped(self) -> str | None:
+        """In words; None: the tower is kept."""
+        if self.head == CONTRASTIVE:
+            return None
+        if self.head == LINEAR:
+            return "the text tower is dropped; the head is linear in the pooled output of the image tower"
+        made = "rows that it gave before" if self.by_text is None else self.by_text
+        return f"the text tower is dropped; the classifier starts from {made}"
 
 
 @dataclass(frozen=True)
@@ -42,6 +71,7 @@ class Created:
     notes: tuple[str, ...] = ()  # what was assumed of it
     segments: bool = False  # its outputs are (N, K, H, W): scores of every pixel
     head_block: str | None = None  # path of all that counts as head, where that is more than the classifier
+    text: TextPart | None = None  # of an image-text model
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,10 @@ def fetch(make: Callable[[], nn.Module], name: str, size: Size) -> nn.Module:
                 "set HF_ENDPOINT to a mirror, copy the cache folder from a machine that has it "
                 "(HF_HOME says where it lies)"
             )
+        if name.startswith("hf:"):
+            ways += (
+                ", name a folder that holds it (--model hf:FOLDER, with config.json and model.safetensors)"
+            )
         if _is_damaged(error):
             raise UserError(
                 f"what came as the pretrained weights of {name}, into the cache {cache}, is damaged or "

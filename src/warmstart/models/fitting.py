@@ -195,7 +195,9 @@ def _most_likely(file: WeightsFile, outline: Outline) -> dict[str, Tensor]:
 
 def _head_in_place(state: dict[str, Tensor], outline: Outline) -> tuple[dict[str, Tensor], list[str]]:
     """The classifier under the model's name, if it has the right width; one that cannot fit is left out."""
-    head, wanted = outline.head, outline.shapes[f"{outline.head}.weight"]
+    head, wanted = outline.head, outline.shapes.get(f"{outline.head}.weight")
+    if wanted is None:  # it classifies by texts
+        return state, []
     own = state.get(f"{head}.weight")
     if own is not None and own.shape[1:] == wanted[1:]:
         return state, []

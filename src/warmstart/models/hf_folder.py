@@ -53,11 +53,16 @@ def described(file: Path) -> tuple[dict[str, str], tuple[str, ...]]:
 
 def read_config(file: Path) -> dict[str, Any]:
     """{} where the file holds another value than a dict. UserError: not JSON."""
+    return parse_config(file.read_bytes(), str(file))
+
+
+def parse_config(content: bytes, source: str) -> dict[str, Any]:
+    """As `read_config`, of what was read from `source`."""
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
+        config = json.loads(content)
     except (ValueError, RecursionError) as error:
         raise UserError(
-            f"{file} is not JSON: {first_line(error)}",
+            f"{source} is not JSON: {first_line(error)}",
             "what timm or transformers wrote beside the weights",
             "download it again, or move the weights to a folder without it",
         ) from error

@@ -8,8 +8,6 @@ Shapes: N images, H x W pixels, D features, K classes.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +20,17 @@ from warmstart.errors import UserError, listing
 from warmstart.models.created import Created, Outline, Wanted, check_in_channels, is_convolutional, shapes_of
 from warmstart.models.download import fetch
 from warmstart.models.hf_folder import CONFIG, classes_in_config, read_config
+from warmstart.models.hf_package import import_transformers, quiet
 from warmstart.models.hf_processor import preprocessing_of
+from warmstart.models.image_text.create import (
+    HEAD,
+    create_image_text,
+    is_image_text,
+    left_out,
+    outline_module,
+)
+from warmstart.models.image_text.model import ImageTower
+from warmstart.models.image_text.prompts import split_head, with_head
 from warmstart.models.sizes import Size, check_image_size, first_line
 from warmstart.records import Preprocessing
 
@@ -44,26 +52,14 @@ class ImageBackbone(nn.Module):
         return self.classifier(self.backbone(x).pooler_output)
 
 
-def import_transformers() -> Any:
-    """The package transformers, or a UserError that says how to get it."""
-    try:
-        import transformers
-    except ImportError as error:
-        raise UserError(
-            f"models named hf:FOLDER need transformers ({first_line(error)})",
-            "the package, an optional extra",
-            "pip install 'warmstart[hf]'",
-        ) from error
-    return transformers
-
-
 def check_hf(bare: str) -> str:
     """The folder as an absolute path, or OWNER/NAME of the hub; UserError for anything else."""
-    folder = Path(bare).expanduser()
     if bare in _CONFIGS:
         return bare
+    bare, head = split_head(bare)
+    folder = Path(bare).expanduser()
     if (folder / CONFIG).is_file():
-        return str(folder.resolve())
+        return with_head(str(folder.resolve()), head)
     if folder.is_dir() or bare.startswith((".", "/", "~")) or bare.count("/") != 1:
         found = (
             listing(sorted(path.name for path in folder.iterdir())) if folder.is_dir() else "no such folder"
@@ -74,7 +70,7 @@ def check_hf(bare: str) -> str:
             "look at the path",
         )
     import_transformers()
-    return bare
+    return with_head(bare, head)
 
 
 def remember_config(bare: str, text: str) -> None:
@@ -84,8 +80,15 @@ def remember_config(bare: str, text: str) -> None:
 
 def config_text(module: Any) -> str:
     """The config of a model made here, as JSON, for the file of its weights."""
+    if isinstance(module, ImageTower):
+        return module.description
     text: str = getattr(module, "backbone", module).config.to_json_string()
     return text
+
+
+def has_text_tower(bare: str) -> bool:
+    """Whether hf:`bare` is a CLIP or SigLIP, of which models/image_text/ makes the module."""
+    return is_image_text(_config(bare), is_saved=bare in _CONFIGS)
 
 
 def create_hf(bare: str, wanted: Wanted) -> Created:
@@ -93,6 +96,12 @@ def create_hf(bare: str, wanted: Wanted) -> Created:
     name, config = f"hf:{bare}", _config(bare)
     own, notes = _preprocessing(bare, config)
     check_in_channels(name, wanted, own.num_channels)
+    if is_image_text(config, is_saved=bare in _CONFIGS):
+        size, (place, _) = wanted.image_size or own.image_size, split_head(bare)
+        check_image_size(
+            lambda _: outline_module(place, config), name, size, own.num_channels
+        )  # no texts yet
+        return create_image_text(bare, config, wanted, own, notes)
     if wanted.dropout is not None:
         config = _with_dropout(config, name, wanted.dropout)
     size = wanted.image_size or own.image_size
@@ -124,21 +133,26 @@ def outline_hf(bare: str) -> Outline:
 @lru_cache(_NUM_OUTLINES)
 def _outline(bare: str, text: str, size: Size) -> Outline:
     config = json.loads(text)
+    is_text = is_image_text(config, is_saved=bare in _CONFIGS)
     with torch.random.fork_rng(devices=[]), torch.device("meta"):
-        module = _make(config, f"hf:{bare}", 2)
+        module = outline_module(bare, config) if is_text else _make(config, f"hf:{bare}", 2)
     first = next((path for path, m in module.named_modules() if isinstance(m, nn.Conv2d)), None)
-    head = _head(module, f"hf:{bare}")
-    return Outline(head, first, False, shapes_of(module), size, segments=_is_segmenter(config))
+    head = HEAD if is_text else _head(module, f"hf:{bare}")
+    beside = left_out(split_head(bare)[1]) if is_text else ()
+    return Outline(
+        head, first, False, shapes_of(module), size, segments=_is_segmenter(config), training_only=beside
+    )
 
 
 def _config(bare: str) -> dict[str, Any]:
     """UserError: what it says is not an image model of transformers."""
+    place, _ = split_head(bare)
     if bare in _CONFIGS:
         config = json.loads(_CONFIGS[bare])
-    elif (file := Path(bare) / CONFIG).is_file():
+    elif (file := Path(place) / CONFIG).is_file():
         config = read_config(file)
     else:
-        config = _from_hub(bare)
+        config = _from_hub(place)
     if "architecture" in config:
         raise UserError(
             f"hf:{bare} holds a model of timm ({config['architecture']})",
@@ -223,7 +237,7 @@ def _pretrained(bare: str, config: dict[str, Any], size: Size) -> tuple[nn.Modul
         missing.extend(info["missing_keys"])
         return _plain(module.float(), made, kind, num_labels)
 
-    with _quiet():
+    with quiet():
         module = fetch(load, name, size)
     head = _head(module, name)
     if left := [key for key in missing if not key.startswith(f"{head}.")]:
@@ -235,23 +249,9 @@ def _pretrained(bare: str, config: dict[str, Any], size: Size) -> tuple[nn.Modul
     return module, not missing and kind.__name__ != "AutoModel"
 
 
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """transformers' report and progress bar: what matters of them is told here."""
-    logging = import_transformers().utils.logging
-    verbosity, has_bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if has_bar:
-            logging.enable_progress_bar()
-
-
 def _preprocessing(bare: str, config: dict[str, Any]) -> tuple[Preprocessing, tuple[str, ...]]:
-    return preprocessing_of(bare, config, _is_segmenter(config), is_saved=bare in _CONFIGS)
+    place, _ = split_head(bare)
+    return preprocessing_of(place, config, _is_segmenter(config), is_saved=bare in _CONFIGS)
 
 
 def _head(module: nn.Module, name: str) -> str:

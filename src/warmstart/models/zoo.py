@@ -14,6 +14,7 @@ from warmstart.models.builtin import NAMES, builtin, is_builtin, recognise
 from warmstart.models.created import Created, Outline, Wanted, check_in_channels, shapes_of
 from warmstart.models.heads import num_outputs
 from warmstart.models.hf_zoo import check_hf, create_hf, outline_hf
+from warmstart.models.image_text.prompts import ClassTexts
 from warmstart.models.objects import check_kept, create_object, outline_object
 from warmstart.models.sizes import Size, check_image_size
 from warmstart.models.smp_zoo import check_smp, create_smp, outline_smp
@@ -71,6 +72,8 @@ def canonical(name: str) -> str:
 
 def disagreements(asked: str, own: str) -> list[str]:
     """What the name `asked` says otherwise than `own`, in words; what it leaves open, it agrees on."""
+    if asked == own:  # as a run recorded it; its folder may be gone
+        return []
     asked, own = ":".join(split_name(asked)), ":".join(split_name(own))
     names = [name.removeprefix("builtin:") for name in (asked, own)]
     if all(map(is_ocec, names)):
@@ -85,14 +88,15 @@ def create(
     pretrained: bool = False,
     in_channels: int | None = None,
     image_size: Size | None = None,
+    texts: ClassTexts | None = None,
 ) -> Created:
     """Build a model; every None means the model's own default. Random parts draw from torch's CPU generator.
 
     UserError: unknown name, no pretrained weights or no way to fetch them, a dropout the model does not
-    have, an image size it cannot run on, a number of input channels it cannot take.
+    have, an image size it cannot run on, a number of input channels it cannot take, texts that it cannot read.
     """
     zoo, bare = split_name(name)
-    wanted = Wanted(num_classes, dropout, pretrained, in_channels, image_size)
+    wanted = Wanted(num_classes, dropout, pretrained, in_channels, image_size, texts)
     if zoo == "torchvision" and is_segmenter(bare):
         return create_segmenter(bare, wanted)
     return _MAKERS[zoo](bare, wanted)

@@ -27,6 +27,9 @@ GAINS = "gains.json"
 THRESHOLDS = "thresholds.json"
 OCEC = "ocec"  # files in the way of document 001's program, where asked for
 ADAPTER = "adapter"  # what low-rank adapters learned, without the model, in peft's file format
+PROCESSOR = (
+    "processor"  # of an image-text model: tokenizer and image processor, as save_pretrained writes them
+)
 CONTINUE_INFO = "continue_info.yaml"
 
 LAST = "LAST"

@@ -21,6 +21,7 @@ from warmstart.tasks import binary, metrics, objectives
 from warmstart.tasks.margin import with_margin
 
 _METRICS = ("accuracy", "loss", "f1", "balanced_accuracy", "top5", "ece")
+_CONTRASTIVE = {"softmax": objectives.image_text_softmax, "sigmoid": objectives.image_text_sigmoid}
 _MAX_LOGITS_AT_ONCE = 4_000_000  # 32 MB in float64
 
 
@@ -29,7 +30,8 @@ class Classification:
     """One class per image. `class_weights` are in the order of `classes`; None is 1 for each.
 
     `margin` is that of the model's head, and part of the objective alone. Of two classes one is positive:
-    `decision` names it, and holds the threshold once that was chosen by `rule`.
+    `decision` names it, and holds the threshold once that was chosen by `rule`. `contrastive` is the loss of a model
+    with a text tower (softmax or sigmoid); what is measured is the same as of any classifier.
     """
 
     classes: tuple[str, ...]
@@ -38,6 +40,7 @@ class Classification:
     margin: Margin | None = None
     decision: Decision | None = None
     rule: ThresholdRule | None = None
+    contrastive: str | None = None
 
     name = "classification"
     statistics = None
@@ -72,6 +75,8 @@ class Classification:
 
         Of a margin head the logits are those `with_margin`: see tasks/margin.py.
         """
+        if self.contrastive is not None:
+            return _CONTRASTIVE[self.contrastive](outputs, targets)
         if self.margin is not None:
             outputs = with_margin(outputs, targets, self.margin)
         weights = None

@@ -70,6 +70,31 @@ def binary_cross_entropy(
     return loss_sum, torch.full((), targets.numel(), dtype=exact.dtype, device=exact.device)
 
 
+def image_text_softmax(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(loss_sum, weight) of the symmetric contrastive loss that CLIP was trained with (Radford et al. 2021, figure 3),
+    between the images of a batch and the texts of their own classes (Goyal et al. 2023, FLYP, equation 2).
+
+    `logits` (N, K) are similarities to the texts of all classes, `targets` (N,) class indices. With S = logits[:, y],
+    (N, N), it is the mean of the cross entropies of rows (which text is the image's) and columns (which image is the
+    text's). Two images of a class have the same text, and each counts as wrong for the other, as in the paper.
+    It is a loss of the batch: cut otherwise, an image is compared with others.
+    """
+    similarity = logits.to(torch.promote_types(logits.dtype, torch.float32))[:, targets.long()]
+    own = torch.arange(len(targets), device=logits.device)
+    rows = F.cross_entropy(similarity, own, reduction="sum")
+    columns = F.cross_entropy(similarity.T, own, reduction="sum")
+    return (rows + columns) / 2, torch.full((), len(targets), dtype=similarity.dtype, device=logits.device)
+
+
+def image_text_sigmoid(logits: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    """(loss_sum, weight) as `image_text_softmax`, by the loss of SigLIP (Zhai et al. 2023, equation 1): every pair of
+    an image and a text is a question of its own, -log sigmoid(+-S_ij). Texts that are equal have equal answers."""
+    similarity = logits.to(torch.promote_types(logits.dtype, torch.float32))[:, targets.long()]
+    sign = torch.where(targets[:, None] == targets[None, :], 1.0, -1.0).to(similarity.dtype)
+    loss_sum = -F.logsigmoid(sign * similarity).sum()
+    return loss_sum, torch.full((), len(targets), dtype=similarity.dtype, device=logits.device)
+
+
 def divergence(logits: Tensor, answers: Tensor, temperature: float) -> Tensor:
     """T^2 times the sum over items of KL(softmax(answers / T) || softmax(logits / T)); both are (N, K).
 

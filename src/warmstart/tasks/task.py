@@ -85,16 +85,18 @@ def make_task(
     counts: Mapping[str, float],
     ignore: int | None = None,
     margin: Margin | None = None,
+    contrastive: str | None = None,
 ) -> Task:
     """The task of the training data: segmentation where masks have an `ignore` id, else by the targets:
     classification for (N,), multi-label for (N, K).
 
     `counts` are training images, or places of an epoch, by class; for masks, training pixels by class.
-    `margin` is that of the model's head.
+    `margin` is that of the model's head, `contrastive` its loss where it has a text tower.
     Raises UserError for class weights that do not fit, and for settings that this task does not read.
     """
     kind = "masks" if ignore is not None else "multi-label" if targets.ndim == 2 else ""
     _check_one_class(settings, margin, kind, classes)
+    _check_contrastive(settings, contrastive, kind)
     if ignore is not None:
         weights = resolve_class_weights(settings.class_weights, classes, counts)
         return Segmentation(classes, ignore, settings.label_smoothing, weights, _mask_loss(settings))
@@ -107,7 +109,8 @@ def make_task(
         decision = Decision(settings.positive or classes[1])
         if settings.threshold is not None and settings.threshold.kind == "fixed":
             decision = replace(decision, threshold=settings.threshold.value)
-    task = Classification(classes, settings.label_smoothing, None, margin, decision, settings.threshold)
+    smoothing, rule = settings.label_smoothing, settings.threshold
+    task = Classification(classes, smoothing, None, margin, decision, rule, contrastive)
     setting = settings.class_weights
     if task.is_binary and setting is not None:
         setting = _by_side(setting, classes[1 - task.positive], classes[task.positive])
@@ -158,6 +161,26 @@ def _check_one_class(
         )
     if problems:
         raise UserError.of_problems(problems, "the section task")
+
+
+def _check_contrastive(settings: TaskConfig, loss: str | None, kind: str) -> None:
+    """Raises UserError for what a loss between images and texts cannot have."""
+    if loss is None:
+        return
+    fix = "--text.head zero-shot has the cross entropy"
+    if kind:
+        raise UserError(
+            f"--text.head contrastive needs one class per image, and these data are {kind}",
+            "images with one label each",
+            "--text.head linear",
+        )
+    for name in ("label_smoothing", "class_weights"):
+        value = getattr(settings, name)
+        if value != TaskConfig.model_fields[name].default:
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(
+                f"{flag} {value} has no place in a loss between images and texts", f"no {flag}", fix
+            )
 
 
 def _mask_loss(settings: TaskConfig) -> MaskLoss:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from warmstart import console
-from warmstart.arguments import Data, labelled_data, restore_model
+from warmstart.arguments import Data, labelled_data, restore_model, zero_shot_of
 
 if TYPE_CHECKING:
     from warmstart.analysis.check import Check
@@ -24,18 +24,20 @@ def evaluate(
     output_dir: str | None = None,
     **settings: Any,
 ) -> Evaluation:
-    """Measure a run, RUN@step or a file of weights on labelled images.
+    """Measure a run, RUN@step or a file of weights on labelled images; with zero_shot=True what the text tower of an
+    image-text model (hf:FOLDER, or a run that kept it) makes of the names of the data's classes.
 
     `settings`: workers, with `data` how its labels are read (label_columns, masks, mask_classes, ignore,
-    mask_remap, mask_colours: else as the run says), module (an object like that of the run, where it was one),
-    and model_name, image_size, mean, std, crop_pct for files that do not say them.
+    mask_remap, mask_colours: else as the run says), zero_shot and text_prompts (as --text.prompts), module (an object
+    like that of the run, where it was one), and model_name, image_size, mean, std, crop_pct for files that do not say
+    them.
     """
     console.setup()
     from warmstart.analysis.evaluate import evaluate as run_evaluation
 
     labelled = labelled_data(data, settings)
-    restored, workers = restore_model(model, device, settings)
     chosen = None if data is None else labelled
+    restored, workers = restore_model(model, device, settings, zero_shot_of(model, chosen, settings))
     return run_evaluation(restored, chosen, split, batch_size, workers, output_dir).draw()
 
 
