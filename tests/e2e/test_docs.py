@@ -22,6 +22,7 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
+from tiny_clip import write_clip, write_folders
 
 from published_ocec import checkpoint
 from warmstart.cli import main
@@ -242,6 +243,9 @@ def test_every_command_of_the_page_runs(
     lay_out(tmp_path, few_images, weights)
     lay_out_masks(tmp_path, shared / "data" / "camvid")
     lay_out_eyes(tmp_path, few_images)
+    if page.name == "image-text.md":
+        write_clip(tmp_path / "clip", steps=0)
+        write_folders(tmp_path / "shapes", {"train": 2, "val": 1, "test": 1}, seed=0)
     for name, settings in yaml_files(page).items():
         (tmp_path / name).write_text(settings, encoding="utf-8")
     for tokens in commands(page):
@@ -259,6 +263,7 @@ def test_the_pages_with_commands_have_kept_them() -> None:
         "several-processes.md",
         "data.md",
         "checkpoints.md",
+        "image-text.md",
     }
     assert {"README.md", "segmentation.md", *wanted} <= set(counts)
     assert min(counts.values()) >= 2 and sum(counts.values()) >= 70
