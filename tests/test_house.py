@@ -36,6 +36,7 @@ FLOORS = {
     "methods": 6,
     "verify": 6,
     "api": 7,
+    "app": 7,
     "arguments": 7,
     "results": 7,
     "cli": 7,
@@ -66,7 +67,7 @@ DOORS = {
     "bitsandbytes": ["models/adapters/four_bit.py"],
     "pyarrow": ["inference/predictions.py", "data/tables.py", "data/arrow_files.py"],
     "torch.distributed": ["engine/distributed.py"],
-    "cyclopts": ["cli.py", "commands.py"],
+    "cyclopts": ["cli.py", "app.py"],
     "rich": ["console.py"],
     "pydantic": ["config/"],
     "yaml": ["config/io.py", "config/prompt_file.py", "run/reader.py"],
@@ -78,6 +79,7 @@ WITHOUT_TORCH = [
     "records",
     "stats",
     "console",
+    "app",
     "cli",
     "commands",
     "flags",
@@ -91,6 +93,7 @@ WITHOUT_TORCH += [
     "verbs.training",
     "verbs.models",
     "verbs.folders",
+    "verbs.advising",
     "verbs.methods",
 ]
 TORCHES = {"torch", "torchvision", "timm", "safetensors.torch"}

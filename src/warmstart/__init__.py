@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 # The public verbs live in api.py and are loaded on first use, so that `import warmstart`
 # (and with it `warmstart --help`) costs no torch import.
 _VERBS = (
+    "advise",
     "blend",
     "check",
     "continue_run",

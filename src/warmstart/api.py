@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import Any
 
+from warmstart.verbs.advising import advise as advise
 from warmstart.verbs.folders import init as init
 from warmstart.verbs.folders import prepare as prepare
 from warmstart.verbs.folders import runs as runs

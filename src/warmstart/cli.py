@@ -12,7 +12,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from warmstart import __version__
-from warmstart.commands import COMMANDS, Command, build_app
+from warmstart.app import build_app
+from warmstart.commands import COMMANDS, Command
 from warmstart.config import aliases
 from warmstart.errors import Interrupted, ReportedElsewhere, UserError, closest, listing
 from warmstart.records import finite

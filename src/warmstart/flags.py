@@ -79,6 +79,17 @@ def finetune_flags() -> tuple[Flag, ...]:
     )
 
 
+def advise_flags() -> tuple[Flag, ...]:
+    """Those of finetune: what is given stays, and the rules are asked about the rest."""
+    return (
+        Flag("data", "data set", positional=True, required=True),
+        Flag("goal", "best, balanced, quick or edge [default: balanced]"),
+        Flag("device_memory", "memory of the device to plan for: 8GB [default: what is free here]"),
+        Flag("to", "YAML file to write, for finetune --config"),
+        *(flag for flag in finetune_flags() if flag.name not in ("preset", "config", "dry_run", "data")),
+    )
+
+
 def continue_flags() -> tuple[Flag, ...]:
     """Those of finetune, without the weights, which are the parent's."""
     return (

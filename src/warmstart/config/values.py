@@ -139,6 +139,15 @@ def parse_limit(value: Any) -> float | int | None:
     return number if number < 1 else int(number)
 
 
+def parse_bytes(value: Any) -> int:
+    """`8GB`, `8GiB`, `512MB` or `1TB` in bytes; each unit is 1024 of the one below, as memory is sold."""
+    match = re.fullmatch(r"(\d+(?:\.\d*)?|\.\d+)\s*([mgt])i?b", str(value).strip().lower(), re.ASCII)
+    number = int(float(match[1]) * 2 ** {"m": 20, "g": 30, "t": 40}[match[2]]) if match else 0
+    if not 2**20 <= number < 2**60:
+        raise ValueError(f"{value!r} is not an amount of memory; write 8GB, 512MB or 1TB")
+    return number
+
+
 def parse_floats(value: Any) -> tuple[float, ...] | None:
     """`.49,.48,.45` or a list of numbers."""
     if value is None or (isinstance(value, str) and value.strip().lower() == "none"):

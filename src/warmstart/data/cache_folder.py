@@ -23,11 +23,16 @@ def cache_root(cache_dir: str | None) -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "warmstart"
 
 
-def memory_room() -> int:
-    """Bytes that a cache in memory may take; 0 where the system does not tell how much there is."""
+def ram() -> int:
+    """Bytes of the machine's memory; 0 where the system does not tell how much there is."""
     if not hasattr(os, "sysconf"):
         return 0
-    return int(MEMORY_SHARE * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def memory_room() -> int:
+    """Bytes that a cache in memory may take."""
+    return int(MEMORY_SHARE * ram())
 
 
 def room(folder: Path) -> int:

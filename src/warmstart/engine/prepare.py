@@ -28,7 +28,7 @@ from warmstart.engine.distributed import SOLO, World
 from warmstart.engine.feature_plan import choices_from_json, choices_to_json, choose_features, kept_features
 from warmstart.engine.job import Bar, Job, Pace
 from warmstart.engine.mining import find_mined, sample_weights
-from warmstart.engine.open_inputs import open_inputs
+from warmstart.engine.open_inputs import Inputs, open_inputs
 from warmstart.engine.optimizer import check_optimizer
 from warmstart.engine.pace import make_pace, within_budget
 from warmstart.engine.probe import Probe, probe, speeds_of_workers
@@ -60,18 +60,19 @@ def prepare(
     resolved: dict[str, Any] | None = None,
     world: World = SOLO,
     steps_done: Callable[[int], int] = lambda steps_per_epoch: 0,
+    open_both: Callable[..., Inputs] = open_inputs,
 ) -> Prepared:
     """Open the data, build the model, plan, and turn durations into steps; `steps_done` is the first of them.
 
-    `resolved` is what an earlier start of the same run, or its first process, recorded: its values are taken
-    instead of being computed again, so that a resumed run is the run that was started.
+    `resolved` is what an earlier start of the same run, or its first process, recorded: its values are taken instead of
+    being computed again, so that a resumed run is the run that was started. `open_both` gives data and model.
 
     Raises:
         UserError: whatever the data, the weights or the plan refuse.
     """
     device, precision = _device(config, world)
     reference = resolve_weights(config.model.weights)
-    opened = open_inputs(config, reference, run, resolved, device)
+    opened = open_both(config, reference, run, resolved, device)
     dataset, built = opened.dataset, opened.built
     augment, augment_origin = _augment(config, reference, resolved)
     pace = make_pace(config, dataset, steps_done) if resolved is None else Pace(**resolved["pace"])

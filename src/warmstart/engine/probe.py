@@ -43,7 +43,8 @@ class Probe:
     """Seconds per optimizer step, per evaluated image, and per image whose features are computed once.
 
     `peak_bytes` is the peak memory (None: not measurable). All are of the run's last stage; `earlier` has the seconds
-    per step and per image with features of those before it.
+    per step and per image with features of those before it. `at_once` is how many images of a training batch found
+    room in the last stage (None: all).
     """
 
     seconds_per_step: float
@@ -51,6 +52,7 @@ class Probe:
     seconds_per_feature_image: float
     peak_bytes: int | None
     earlier: tuple[tuple[float, float], ...] = ()
+    at_once: int | None = None
 
     def of_stage(self, stage: int) -> tuple[float, float]:
         """Seconds per optimizer step, and per image whose features are computed once."""
@@ -70,7 +72,8 @@ def probe(job: Job) -> Probe:
     with _trial(job) as trial:
         seconds = _train_steps(job, trial)
         per_image = _evaluate(job, trial.module)
-    return Probe(seconds, per_image, trial.parts.per_feature_image, peak_bytes(job.device), earlier)
+    per_feature, peak = trial.parts.per_feature_image, peak_bytes(job.device)
+    return Probe(seconds, per_image, per_feature, peak, earlier, trial._at_once.limit)
 
 
 def _of_stage(job: Job, stage: int) -> tuple[float, float]:

@@ -42,6 +42,13 @@ def kept_memory(device: torch.device) -> Iterator[None]:
         libc.malloc_trim(0)
 
 
+def give_back() -> None:
+    """Freed memory that glibc holds for later goes back to the system, so that what is in use can be counted."""
+    libc = _libc()
+    if libc is not None:
+        libc.malloc_trim(0)
+
+
 def _libc() -> ctypes.CDLL | None:
     is_set = any(name.startswith("MALLOC_") or name == "GLIBC_TUNABLES" for name in os.environ)
     return None if is_set or platform.libc_ver()[0] != "glibc" else ctypes.CDLL(None)
