@@ -1,6 +1,7 @@
 """Write the reference pages from the schema and the commands: python docs/generate.py (a test keeps them up to date).
 
-docs/settings.md and docs/commands.md, and the same in docs/zh/ with the words of docs/zh/reference.yaml.
+docs/settings.md, docs/commands.md and the rules in docs/advise.md, and the same in docs/zh/ with the words of
+docs/zh/reference.yaml.
 """
 
 from __future__ import annotations
@@ -16,8 +17,10 @@ from warmstart.config import aliases
 from warmstart.config.io import preset_names
 from warmstart.config.schema import MAIN_LEAVES, Config, leaves
 from warmstart.config.yaml_aliases import SWITCHES, YAML_KEYS
+from warmstart.methods.advise_rules import METHODS, RULES, Rule
 
 DOCS = Path(__file__).parent
+RULES_BEGIN, RULES_END = "<!-- rules: made by docs/generate.py -->", "<!-- end of rules -->"
 OWN_GROUPS = ("Options", "For files that do not say it themselves")  # flags that are no settings
 
 FRAME = {
@@ -42,6 +45,8 @@ FRAME = {
         "commands_head": ("flag", "meaning"),
         "required": "required",
         "and_settings": "And all [settings](settings.md).",
+        "rules_head": ("rule", "row", "sets", "why"),
+        "computed": "by the facts",
     },
     "zh": {
         "settings_title": "设置",
@@ -64,6 +69,8 @@ FRAME = {
         "commands_head": ("参数", "说明"),
         "required": "必需",
         "and_settings": "以及全部[设置](settings.md)。",
+        "rules_head": ("规则", "条目", "设置", "理由"),
+        "computed": "由事实算出",
     },
 }
 
@@ -88,6 +95,7 @@ def english() -> dict[str, dict[str, str]]:
         if name not in ("no-cuda", "no-mps") and not alias.becomes("VALUE")
     }
     return {
+        "rules": {rule.id: rule.reason for rule in RULES},
         "settings": {leaf.path: leaf.description for leaf in leaves()},
         "sections": {name: str(field.annotation.__doc__) for name, field in Config.model_fields.items()},
         "commands": {name: command.help for name, command in COMMANDS.items()},
@@ -191,11 +199,36 @@ def commands_page(language: str = "en") -> str:
     return "\n".join(lines) + "\n"
 
 
+def rules_table(language: str = "en") -> str:
+    """The rules of `warmstart advise` in their order: of each slot the first that applies is taken."""
+    frame: dict[str, Any] = FRAME[language]
+    said = texts(language)["rules"]
+    rows = [(f"`{rule.id}`", rule.row, _sets(rule, frame["computed"]), said[rule.id]) for rule in RULES]
+    return "\n".join(table(frame["rules_head"], rows))
+
+
+def _sets(rule: Rule, computed: str) -> str:
+    """A method with the settings that it stands for."""
+    found = {name: computed if callable(value) else value for name, value in rule.sets.items()}
+    if (method := found.get("method")) in METHODS:
+        found |= METHODS[method]
+    return ", ".join(f"`{name}` {value}" for name, value in found.items()) or "-"
+
+
+def with_rules(page: Path, language: str) -> str:
+    """The page with the table between its two marks made anew."""
+    before, _, rest = page.read_text(encoding="utf-8").partition(RULES_BEGIN)
+    _, _, after = rest.partition(RULES_END)
+    return f"{before}{RULES_BEGIN}\n\n{rules_table(language)}\n\n{RULES_END}{after}"
+
+
 def pages() -> dict[Path, str]:
     """Every generated page by its path."""
     return {
         DOCS / "settings.md": settings_page("en"),
         DOCS / "commands.md": commands_page("en"),
+        DOCS / "advise.md": with_rules(DOCS / "advise.md", "en"),
+        DOCS / "zh" / "advise.md": with_rules(DOCS / "zh" / "advise.md", "zh"),
         DOCS / "zh" / "settings.md": settings_page("zh"),
         DOCS / "zh" / "commands.md": commands_page("zh"),
     }
