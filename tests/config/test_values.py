@@ -110,6 +110,20 @@ def test_what_is_no_limit(bad: Any):
         values.parse_limit(bad)
 
 
+@pytest.mark.parametrize(
+    ("written", "number"),
+    [("8GB", 2**33), ("8 gib", 2**33), ("512MB", 2**29), (".5GB", 2**29), ("1.5TB", 3 * 2**39)],
+)
+def test_amounts_of_memory(written: str, number: int):
+    assert values.parse_bytes(written) == number
+
+
+@pytest.mark.parametrize("bad", ["8", 8, "GB", "-3GB", "0GB", "1e3GB", "0.5MB", "8GBs", "8 apples", "", None])
+def test_what_is_no_amount_of_memory(bad: Any):
+    with pytest.raises(ValueError, match="is not an amount of memory"):
+        values.parse_bytes(bad)
+
+
 def test_lists_of_numbers():
     assert values.parse_floats(".49,.48,.45") == (0.49, 0.48, 0.45)
     assert values.parse_floats("0.1 0.2 0.3") == (0.1, 0.2, 0.3)
