@@ -121,6 +121,16 @@ def test_an_adapter_folder_is_a_model_wherever_weights_are_named(
     close(logits(f"{child.path}@0"), wanted)
 
 
+def test_peft_loads_the_folder_of_a_run(tuned: Callable[..., Run], base: Path) -> None:
+    from peft import PeftModel
+
+    run = tuned(**{"lora.targets": "all-linear", "lora.kind": "rslora"})
+    plain = build(ModelConfig(weights=str(base)), {}, CLASSES, seed=77).module  # its head is another new one
+    loaded = PeftModel.from_pretrained(plain, str(run.path / layout.ADAPTER)).eval()
+    with torch.no_grad():
+        close(loaded(IMAGES), logits(run.path))
+
+
 def test_show_names_the_adapter_folder(tuned: Callable[..., Run], capsys: pytest.CaptureFixture[str]) -> None:
     run = tuned(epochs=1)
     assert main(["show", str(run.path)]) == 0

@@ -139,7 +139,7 @@ def build(
 
 def _opened(settings: ModelConfig | WeightsFile, text: Texts) -> tuple[ModelConfig, WeightsFile | None, str]:
     """The settings, the file that they name, whole and under the model's own names, and the model's name."""
-    file = None
+    file: WeightsFile | None = None
     if isinstance(settings, WeightsFile):
         settings, file = ModelConfig(weights=str(settings.path)), settings
     check_random(settings)
