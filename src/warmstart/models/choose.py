@@ -21,7 +21,9 @@ from warmstart.errors import UserError, listing
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pth.tar", ".bin", ".ckpt")
 _INDEX = ".index.json"
 # What trainers save beside the weights.
-_NOT_WEIGHTS = re.compile(r"^(optimizer|scheduler|scaler|rng_state\w*|training_args|random_states\w*)\.")
+_NOT_WEIGHTS = re.compile(
+    r"^(optimizer|scheduler|scaler|rng_state\w*|training_args|training_state|random_states\w*)\."
+)
 # A number that belongs to the metric's name has a separator behind it: acc1_92.3, mAP50-95_0.41.
 _MORE = (
     r"acc@?[15](?=[-_=:@ ])|map50-95(?=[-_=:@ ])|map50(?=[-_=:@ ])(?!-95)|acc(?:uracy)?|top[-_]?1|prec[-_]?1|"
@@ -91,12 +93,20 @@ def is_weights(path: Path) -> bool:
     return path.name.endswith((*SUFFIXES, f".safetensors{_INDEX}")) and not _NOT_WEIGHTS.match(path.name)
 
 
+def head_beside(file: Path) -> Path | None:
+    """classifier.pt, which document 004's program saves beside what `save_pretrained` writes, if it is there."""
+    head = file.with_name("classifier.pt")
+    is_pair = file.name == "model.safetensors" and head.is_file() and file.with_name("config.json").is_file()
+    return head if is_pair else None
+
+
 def checkpoints_in(folder: Path) -> list[Path]:
     """Files of weights, and subfolders such as `checkpoint-500` that hold some. A sharded model is its index."""
     entries = sorted(folder.iterdir())
     files = [p for p in entries if p.is_file() and is_weights(p)]
     if indices := [p for p in files if p.name.endswith(_INDEX)]:
         files = indices
+    files = [p for p in files if not any(head_beside(other) == p for other in files)]
     folders = [p for p in entries if p.is_dir() and _FOLDER.match(p.name)]
     return files + [p for p in folders if any(q.is_file() and is_weights(q) for q in p.iterdir())]
 

@@ -18,6 +18,7 @@ from warmstart.errors import UserError, closest, listing
 from warmstart.models.adapters.files import Adapter, read_adapter
 from warmstart.models.adapters.four_bit import in_floats, told_of_codes, without_codes
 from warmstart.models.adapters.inject import without_adapters
+from warmstart.models.beside import digest_of, with_head
 from warmstart.models.builtin import recognise
 from warmstart.models.choose import (
     SUFFIXES,
@@ -25,6 +26,7 @@ from warmstart.models.choose import (
     check_path,
     checkpoints_in,
     choose,
+    head_beside,
     is_pattern,
     is_weights,
     matches,
@@ -101,6 +103,9 @@ def read_weights(path: str | Path) -> WeightsFile:
     adapter = read_adapter(file, found.state)
     if adapter is not None:
         found, metadata = replace(found, state=adapter.tensors), dict(adapter.entries)
+    head = None if NAME in metadata else head_beside(file)
+    if head is not None:
+        found, sha256 = with_head(found, _read_pickle(head), head), digest_of(file, head)
     check_numbers(found.state, file)
     # A file of ours has the model's own names and values, whatever they look like.
     state, notes = (found.state, []) if NAME in metadata else plain(found.state)
@@ -115,7 +120,9 @@ def read_weights(path: str | Path) -> WeightsFile:
         path=file,
         state=state,
         classes=named or found.classes,
-        arch=arch_in({**beside, **metadata}) or found.arch or recognise(state, _shapes(state)),
+        arch=arch_in({**beside, **metadata})
+        or found.arch
+        or (f"hf:{file.parent}" if head is not None else recognise(state, _shapes(state))),
         preprocessing={
             **preprocessing_in(beside, config),
             **preprocessing_in({**metadata, **found.metadata}, str(file)),
