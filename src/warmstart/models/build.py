@@ -141,7 +141,8 @@ def _opened(settings: ModelConfig | WeightsFile, text: Texts) -> tuple[ModelConf
     """The settings, the file that they name, whole and under the model's own names, and the model's name."""
     file: WeightsFile | None = None
     if isinstance(settings, WeightsFile):
-        settings, file = ModelConfig(weights=str(settings.path)), settings
+        file = settings
+        settings = ModelConfig(weights=str(file.path))
     check_random(settings)
     is_random = settings.weights == "none"
     if file is None and not is_random and settings.weights is not None:
