@@ -115,7 +115,10 @@ def read_weights(path: str | Path) -> WeightsFile:
     state, notes = {**state, **in_floats(codes)}, [*notes, *(told_of_codes(codes) if lora is None else ())]
     beside, told = described(file)
     beside, config = {k: v for k, v in beside.items() if k not in metadata}, str(file.with_name(CONFIG))
-    named = classes_in(metadata, str(file)) or classes_in(beside, config)
+    named, told = (
+        classes_in(metadata, str(file)) or classes_in(beside, config),
+        told if "classes" in beside else (),
+    )
     return WeightsFile(
         path=file,
         state=state,
@@ -128,13 +131,7 @@ def read_weights(path: str | Path) -> WeightsFile:
             **preprocessing_in({**metadata, **found.metadata}, str(file)),
         },
         sha256=sha256,
-        notes=(
-            *choice.notes,
-            *found.notes,
-            *notes,
-            *not_finite(state),
-            *(told if "classes" in beside else ()),
-        ),
+        notes=(*choice.notes, *found.notes, *notes, *not_finite(state), *told),
         multi_label=is_multi_label(metadata),
         prefixes=found.prefixes,
         classes_key=None if named else found.classes_key,
