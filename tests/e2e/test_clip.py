@@ -61,7 +61,7 @@ def test_the_untuned_model_answers_by_the_names_of_the_classes(
     metrics = test["metrics"]
     assert test["split"] == "test" and metrics["accuracy_low"] > 0.2, "ten classes that it never saw"
     assert metrics["accuracy_low"] < metrics["accuracy"] < metrics["accuracy_high"]
-    assert {"metrics.json", "predictions.parquet", "confusion.csv"} <= {
+    assert {"predictions.parquet", "confusion.csv", "evaluation_results.json"} <= {
         p.name for p in (tmp_path / "files").iterdir()
     }
 
