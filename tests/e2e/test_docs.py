@@ -243,9 +243,10 @@ def test_every_command_of_the_page_runs(
     lay_out(tmp_path, few_images, weights)
     lay_out_masks(tmp_path, shared / "data" / "camvid")
     lay_out_eyes(tmp_path, few_images)
-    if page.name == "image-text.md":
+    if page.name in ("image-text.md", "guide-004.md"):
         write_clip(tmp_path / "clip", steps=0)
-        write_folders(tmp_path / "shapes", {"train": 2, "val": 1, "test": 1}, seed=0)
+        for name in ("shapes", "raw"):
+            write_folders(tmp_path / name, {"train": 2, "val": 1, "test": 1}, seed=0)
     for name, settings in yaml_files(page).items():
         (tmp_path / name).write_text(settings, encoding="utf-8")
     for tokens in commands(page):
@@ -260,6 +261,7 @@ def test_the_pages_with_commands_have_kept_them() -> None:
         "guide-000.md",
         "guide-001.md",
         "guide-002.md",
+        "guide-004.md",
         "several-processes.md",
         "data.md",
         "checkpoints.md",
