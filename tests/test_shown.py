@@ -51,7 +51,7 @@ def test_every_verb_gives_what_a_notebook_can_show(run, overlapping: Path) -> No
     results = {
         "finetune": (run, 1),
         "check": (ws.check(run.run, str(overlapping), device="cpu"), 0),
-        "evaluate": (ws.evaluate(run.run, device="cpu"), 3),
+        "evaluate": (ws.evaluate(run.run, device="cpu"), 4),
         "predict": (ws.predict(run.run, [str(overlapping / "ant")], device="cpu"), 0),
         "runs": (ws.runs(str(Path(run.run).parent)), 0),
         "show": (ws.show(run.run), 1),

@@ -106,7 +106,7 @@ def test_contrastive_tuning(tower: str, tiny_clip: Path, tmp_path: Path) -> None
         start["logit_scale"], end["classifier.logit_scale"]
     )
     assert {moved[name] for name in moved if name.startswith("text_")} == {tower == "trained"}
-    first, *_, last = [row["loss"] for row in run.evals.rows if row["split"] == "val"]
+    first, *_, last = [row["loss"] for row in run.evals.rows if row["split"] == "train"]
     assert last < first
     assert "the loss compares the images of a batch of 8" in run.plan["remarks"][1]
 

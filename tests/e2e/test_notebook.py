@@ -40,7 +40,7 @@ def test_the_notebook_runs_and_its_results_show_themselves(
         assert len(shown) == 1, f"{name} shows no result"
         pages[name] = shown[0].get("text/html", "")
     pictures = {name: page.count("<img") for name, page in pages.items()}
-    expected = {"start": 1, "tune": 1, "evaluate": 2, "show": 1}
+    expected = {"start": 1, "tune": 1, "evaluate": 3, "show": 1}
     assert {name: num for name, num in pictures.items() if num} == expected
     assert "better than the start" in pages["tune"]
     assert all(page.startswith("<pre>") for name, page in pages.items() if name != "data")

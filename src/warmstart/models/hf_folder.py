@@ -59,7 +59,7 @@ def read_config(file: Path) -> dict[str, Any]:
 def parse_config(content: bytes, source: str) -> dict[str, Any]:
     """As `read_config`, of what was read from `source`."""
     try:
-        config = json.loads(content)
+        config = json.loads(content.decode("utf-8"))
     except (ValueError, RecursionError) as error:
         raise UserError(
             f"{source} is not JSON: {first_line(error)}",
