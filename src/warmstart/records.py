@@ -111,12 +111,14 @@ class Lora:
 class Base:
     """What adapters were trained on: `kind` (file, pretrained, random, object) and `path` of the weights.
 
-    `sha256` is of its tensors (models/adapters/files.identity); None where nobody has asked yet.
+    `sha256` is of its tensors (models/adapters/files.identity); None where nobody has asked yet. `file_sha256` is of
+    the file as it lies on disk.
     """
 
     kind: str
     path: str | None
     sha256: str | None = None
+    file_sha256: str | None = None
 
 
 @dataclass(frozen=True)

@@ -271,3 +271,38 @@ def test_low_rank_adapters_of_both_heads(head: str, tiny_clip: Path, tmp_path: P
     assert losses[0][0] == pytest.approx(losses[1][0], rel=1e-5) and losses[0][-1] < losses[0][0]
     restored = restore(str(run.path), torch.device("cpu"))
     assert restored.built.lora is not None and restored.built.classes == tuple(sorted(HELD_OUT))
+
+
+def test_an_adapter_goes_on_the_folder_of_its_model_with_the_head_that_it_was_trained_with(
+    tiny_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = {
+        "text.head": "zero-shot",
+        "lora.rank": 2,
+        "lr": 3e-3,
+        "epochs": 1,
+        "save_as": str(tmp_path / "run.safetensors"),
+    }
+    run = finetune(tiny_clip, tmp_path / "run", **given)
+    words = ["merge", str(run.path / layout.ADAPTER), "--base", f"hf:{tiny_clip / 'clip'}"]
+    found = answer(capsys, *words, "--to", str(tmp_path / "merged.safetensors"))
+    assert found["difference"] <= 1e-4 * found["largest_logit"]
+    images = torch.randn(2, 3, 32, 32)
+    one, other = (
+        restore(str(tmp_path / name), torch.device("cpu")) for name in ("run", "merged.safetensors")
+    )
+    with torch.no_grad():
+        torch.testing.assert_close(other.built.module(images), one.built.module(images), atol=1e-4, rtol=1e-4)
+
+
+def test_captions_with_gradient_checkpointing(captioned: Path, tiny_clip: Path, tmp_path: Path) -> None:
+    given = {"text.head": "contrastive", "data": str(captioned), "text.captions": "caption", "max_steps": 2}
+    plain = finetune(tiny_clip, tmp_path / "plain", **given)
+    checked = finetune(tiny_clip, tmp_path / "checked", gradient_checkpointing=True, **given)
+    assert weights_of(plain) == weights_of(checked)
+
+
+def weights_of(run: Run) -> bytes:
+    step = run.pointer(layout.LAST)
+    assert step is not None
+    return (run.checkpoint(step) / layout.MODEL).read_bytes()

@@ -168,3 +168,24 @@ def test_lists_are_opened_and_single_layers_left_out() -> None:
     listed = Listed()
     found = find_recomputed(listed, ["blocks"], torch.randn(2, 4, 3, 3), listed.train, "object:D")
     assert found == ("blocks.0", "blocks.1")
+
+
+class Two(nn.Module):
+    """Two inputs, and a block that computes by another function than its class's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.block = nn.Sequential(nn.Linear(3, 3), nn.Tanh(), nn.Linear(3, 3))
+        self.block.forward = lambda x: self.block[2](self.block[0](x))  # type: ignore[method-assign]
+
+    def forward(self, x: Tensor, other: Tensor) -> Tensor:
+        return self.block(x) + other
+
+
+def test_a_forward_of_the_module_itself_stays_and_other_inputs_pass() -> None:
+    module, x, other = Two().train(), torch.randn(2, 3), torch.randn(2, 3)
+    expected = module(x, other)
+    part = Recomputed(module, [module.block])
+    for _ in range(2):
+        assert torch.equal(part(x, other), expected)
+    assert torch.equal(module(x, other), expected)

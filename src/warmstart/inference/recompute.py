@@ -36,15 +36,19 @@ class Recomputed(nn.Module):
         self.part = part
         # Made once: to a compiler, a function made anew is a new function.
         self._forwards = [(module, partial(_recomputed, module, module.forward)) for module in modules]
+        # Of a module whose `forward` is its own and not its class's.
+        self._own = [vars(module).get("forward") for module in modules]
 
-    def forward(self, inputs: torch.Tensor) -> Any:
+    def forward(self, *inputs: Any) -> Any:
         try:
             for module, forward in self._forwards:
                 module.forward = forward
-            return self.part(inputs)
+            return self.part(*inputs)
         finally:
-            for module, _ in self._forwards:
-                vars(module).pop("forward", None)  # the class's own again
+            for (module, _), own in zip(self._forwards, self._own, strict=True):
+                vars(module).pop("forward", None)
+                if own is not None:
+                    module.forward = own
 
 
 def _recomputed(module: nn.Module, forward: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:

@@ -24,6 +24,7 @@ from warmstart.run import writer
 from warmstart.shown import Shown
 
 _NUM_PROBES = 4
+_ROUNDING = 1e-3  # of the largest logit
 
 
 @dataclass(frozen=True)
@@ -110,6 +111,14 @@ def merge(request: MergeRequest, device: torch.device) -> Merged:
     again = build(ModelConfig(weights=str(target)), {}, None, 0)
     again.move_to(device)
     wanted, found = (_logits(model, device) for model in (built, again))
+    difference, largest = float((found - wanted).abs().max()), float(wanted.abs().max())
+    if request.bits is None and not difference <= _ROUNDING * largest:
+        target.unlink()
+        raise UserError(
+            f"merged, {label} gives other logits: {difference:.2g} apart, where the largest is {largest:.2g}",
+            "the same answers to rounding",
+            "evaluate and predict take the run or the adapter folder itself",
+        )
     return Merged(
         model=label,
         file=str(target),
@@ -119,11 +128,20 @@ def merge(request: MergeRequest, device: torch.device) -> Merged:
         num_bytes=_num_bytes(stored),
         num_bytes_before=_num_bytes(before),
         num_probes=_NUM_PROBES,
-        difference=float((found - wanted).abs().max()),
-        largest_logit=float(wanted.abs().max()),
+        difference=difference,
+        largest_logit=largest,
         same_answers=float((found.argmax(1) == wanted.argmax(1)).double().mean()),
         errors=errors,
-        notes=built.notes,
+        notes=(*built.notes, *_lost(reference)),
+    )
+
+
+def _lost(reference: WeightsReference) -> tuple[str, ...]:
+    """What a run knows and no file of weights says."""
+    if reference.run is None or reference.run.thresholds is None:
+        return ()
+    return (
+        f"every label answers from .5 on: the thresholds that val chose are in {reference.run.path} alone",
     )
 
 

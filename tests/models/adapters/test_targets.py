@@ -121,6 +121,16 @@ def test_a_layer_that_is_passed_by_is_refused() -> None:
     )
 
 
+def test_layers_that_share_a_weight_get_no_adapter_neither_one() -> None:
+    """Merged into one of them, it would change the other."""
+    module = nn.Sequential(nn.Flatten(), *(nn.Linear(12, 12) for _ in range(3)), nn.Linear(12, 5))
+    module[2].weight = module[1].weight
+    found = resolve_targets(
+        module, find_blocks(module, "4"), (), (), 2, Preprocessing((2, 2), (0.5,) * 3, (0.5,) * 3)
+    )
+    assert found.paths == ("3",)
+
+
 def test_when_all_is_frozen_the_way_to_train_the_head_is_named() -> None:
     names = [block.name for block in find_blocks(made("timm:vit_tiny_patch16_224").module, "head")]
     assert "without --lora.rank, --freeze backbone trains the head alone" in refused(frozen=names)

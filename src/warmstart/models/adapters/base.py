@@ -15,6 +15,7 @@ from warmstart.errors import UserError
 from warmstart.models.adapters.files import Adapter, identity, is_under
 from warmstart.models.adapters.inject import adapted_layer
 from warmstart.models.hf_folder import CONFIG
+from warmstart.models.image_text.prompts import LINEAR, split_head, with_head
 from warmstart.models.weights import WeightsFile
 from warmstart.models.zoo import outline
 from warmstart.records import Base, Lora
@@ -43,7 +44,12 @@ def on_base(
     stated = {key: value for key, value in file.preprocessing.items() if key in _BUILT_FOR}
     built = build(settings, stated, _classes(file, settings, adapter), 0)
     base, label = built.module.state_dict(), settings.weights or str(settings.name)
-    told = _compare(adapter, identity(base, adapter.replaced, file.state.keys()), label, force)
+    is_same_file = adapter.base is not None and adapter.base.file_sha256 == built.source["sha256"] is not None
+    told = (
+        ""  # what was computed from the file (resampled, merged) may differ by rounding between machines
+        if is_same_file
+        else _compare(adapter, identity(base, adapter.replaced, file.state.keys()), label, force)
+    )
     _check_shapes(base, file, adapter, label)
     names = built.classes if built.names_known else None
     has_head = any(is_under(key, (built.head,)) for key in file.state)
@@ -67,7 +73,12 @@ def on_base(
 def base_of(source: Mapping[str, str | None]) -> Base:
     """What adapters stand on that are put on weights of this record; a file is found from anywhere."""
     path = source["path"]
-    return Base(str(source["kind"]), absolute(path) if path and source["kind"] == "file" else path)
+    is_file = source["kind"] == "file"
+    return Base(
+        str(source["kind"]),
+        absolute(path) if path and is_file else path,
+        file_sha256=source["sha256"] if is_file else None,
+    )
 
 
 def _base_settings(file: WeightsFile, adapter: Adapter, name: str | None, given: str | None) -> ModelConfig:
@@ -75,7 +86,11 @@ def _base_settings(file: WeightsFile, adapter: Adapter, name: str | None, given:
     base, model = adapter.base, file.arch or name
     if given is not None:
         is_there = Path(given).expanduser().exists()
-        return ModelConfig(name=model, weights=given) if is_there else ModelConfig(name=given)
+        return (
+            ModelConfig(name=model, weights=given)
+            if is_there
+            else ModelConfig(name=_with_head_of(model, given))
+        )
     if base is not None and base.kind == "file" and Path(str(base.path)).exists():
         return ModelConfig(name=model, weights=base.path)
     if base is not None and base.kind not in ("file", "random"):
@@ -94,6 +109,13 @@ def _base_settings(file: WeightsFile, adapter: Adapter, name: str | None, given:
     if named.count("/") == 1 and not named.startswith((".", "/", "~")):
         return ModelConfig(name=f"hf:{named}")
     raise _no_base(adapter, f"names {named!r} as its base" if named else "names no base")
+
+
+def _with_head_of(model: str | None, given: str) -> str:
+    """The name of an image-text model with the head that the adapter was trained with, where it names none."""
+    place, own = split_head(given)
+    is_tower = own == LINEAR and model is not None and {model[:3], given[:3]} == {"hf:"}
+    return with_head(place, split_head(model)[1]) if is_tower and model is not None else given
 
 
 def _no_base(adapter: Adapter, what: str) -> UserError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -47,11 +48,12 @@ def resolve_targets(
     reasons: dict[str, str] = {}
     usable: dict[str, nn.Module] = {}
     ran = _called(module, preprocessing)
+    times = Counter(id(parameter) for _, parameter in module.named_parameters(remove_duplicate=False))
     for path, layer in module.named_modules():
         block = owner.get(f"{path}.{weight_name(layer)}")
         if (why := refusal(layer)) is not None:
             reasons[path] = why
-        elif block is None:
+        elif block is None or times[id(layer.get_parameter(weight_name(layer)))] > 1:
             reasons[path] = "shares its weight with another layer"
         elif block == blocks[-1].name:
             reasons[path] = "is of the head, which always trains whole"
