@@ -214,3 +214,18 @@ def test_torchvision_from_its_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         UserError, match=r"torchvision:squeezenet1_1.*is damaged[\s\S]*delete it from that cache"
     ):
         create("torchvision:squeezenet1_1", pretrained=True)
+
+
+def test_a_hub_that_cannot_be_reached_is_known_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    import socket
+
+    from warmstart.models.download import hub_answers
+
+    for name in ("http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.getsockname()[1]}")
+        assert hub_answers()
+    assert not hub_answers()
+    monkeypatch.setenv("https_proxy", "http://proxy.example:3128")
+    assert hub_answers()

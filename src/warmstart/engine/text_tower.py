@@ -15,7 +15,7 @@ def text_remarks(config: Config, built: BuiltModel) -> tuple[str, ...]:
         return ()
     if text.dropped is not None:
         return (text.dropped,)
-    state = "trained, unless --freeze names its blocks"
+    state = "trained where its rows say so"
     if config.text.tower == "frozen":
         state = "frozen, and runs once for all batches"
     texts = "class prompts" if config.text.captions is None else f"captions ({config.text.captions})"

@@ -119,8 +119,12 @@ class _Bench:
         trial = Trial(
             advice.method,
             advice.value("data.batch_size", self.given.get("data.batch_size")),
-            advice.value("optim.accumulate", 1),
-            bool(advice.value("train.gradient_checkpointing", False)),
+            advice.value("optim.accumulate", self.given.get("optim.accumulate", 1)),
+            bool(
+                advice.value(
+                    "train.gradient_checkpointing", self.given.get("train.gradient_checkpointing", False)
+                )
+            ),
         )
         try:
             job = self.prepare(advice.values).job

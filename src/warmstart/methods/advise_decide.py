@@ -108,4 +108,6 @@ def _given_method(given: Mapping[str, Any]) -> str:
         return "qlora" if given.get("lora.bits") is not None else "lora"
     if given.get("adapt.layer_decay") is not None:
         return "layer-wise"
+    if tuple(given.get("adapt.freeze") or ()) == ("backbone",):
+        return "head"
     return "last-blocks" if any(given.get(path) is not None for path in _METHOD_PATHS) else ""

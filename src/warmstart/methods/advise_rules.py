@@ -138,10 +138,10 @@ RULES: tuple[Rule, ...] = (
     Rule("batch.convolutional", "0.02", _always, {"data.batch_size": lambda f: f.batch(256)},
          "Convolutional: 256, halved until an epoch has 20 steps."),
     # How long.
-    Rule("epochs.random", "0.25", lambda f: f.is_random, {"train.epochs": 100},
-         "From nothing 100 to 200: the lower end."),
     Rule("epochs.quick", "0.25", lambda f: f.goal == "quick", {"train.epochs": 5},
          "Quick: the lower end of 5 to 20."),
+    Rule("epochs.random", "0.25", lambda f: f.is_random, {"train.epochs": 100},
+         "From nothing 100 to 200: the lower end."),
     Rule("epochs.best", "0.12", lambda f: f.takes_long, {"train.epochs": 50},
          "The best result: 50, and early stopping."),
     Rule("epochs.adapters", "4.07", lambda f: f.has_adapters and not f.wants_best, {"train.epochs": 10},

@@ -5,8 +5,11 @@ from __future__ import annotations
 import errno
 import os
 import pickle
+import socket
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import urlsplit
+from urllib.request import getproxies
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +17,8 @@ from torch import nn
 
 from warmstart.errors import UserError
 from warmstart.models.sizes import Size, first_line
+
+_PATIENCE = 3.0  # seconds
 
 
 def fetch(make: Callable[[], nn.Module], name: str, size: Size) -> nn.Module:
@@ -70,3 +75,18 @@ def _is_damaged(error: Exception) -> bool:
 def _cache_folder() -> Path:
     home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
     return Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+
+
+def hub_answers() -> bool:
+    """Whether the host of Hugging Face's hub (or of HF_ENDPOINT) takes a connection; behind a proxy it is taken to.
+
+    Its client would try for half a minute before it says that there is no network.
+    """
+    if getproxies():
+        return True
+    place = urlsplit(os.environ.get("HF_ENDPOINT", "https://huggingface.co"))
+    try:
+        with socket.create_connection((place.hostname or "", place.port or 443), _PATIENCE):
+            return True
+    except OSError:
+        return False

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from warmstart.errors import UserError, listing
 from warmstart.models.created import Created, Outline, Wanted, check_in_channels, is_convolutional, shapes_of
-from warmstart.models.download import fetch
+from warmstart.models.download import fetch, hub_answers
 from warmstart.models.hf_folder import CONFIG, classes_in_config, read_config
 from warmstart.models.hf_package import import_transformers, quiet
 from warmstart.models.hf_processor import preprocessing_of
@@ -175,7 +175,10 @@ def _from_hub(bare: str) -> dict[str, Any]:
     config: dict[str, Any] = {}
 
     def ask() -> nn.Module:
-        config.update(import_transformers().PretrainedConfig.get_config_dict(bare)[0])
+        found = import_transformers().PretrainedConfig.get_config_dict(
+            bare, local_files_only=not hub_answers()
+        )
+        config.update(found[0])
         return nn.Identity()
 
     fetch(ask, f"hf:{bare}", (0, 0))

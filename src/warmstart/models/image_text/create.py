@@ -221,7 +221,11 @@ def _prompts(
     source: _Source, texts: ClassTexts | None, mark: dict[str, Any]
 ) -> tuple[Tokens, list[int], dict[str, Any], str]:
     """Tokens of all prompts, the class of each, what the model's config says of them, and all in a few words."""
-    assert texts is not None, "a head of texts needs classes"
+    if texts is None:
+        raise UserError(
+            f"{source.name} answers by texts of classes, and no classes are named",
+            "data with classes: `warmstart evaluate hf:FOLDER --zero-shot --data DATA`, or a run",
+        )
     stated = {name: tuple(found) for name, found in mark.get("prompts", {}).items()}
     prompts = stated if texts.prompts is None else dict(texts.prompts)
     if list(prompts.items()) == list(stated.items()) and "tokens" in mark:  # in the same order too
