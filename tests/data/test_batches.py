@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
-from warmstart.data import batches as batches_module
+from warmstart.data import fetch
 from warmstart.data.augment import Augment
 from warmstart.data.batches import (
     View,
@@ -215,22 +217,64 @@ def test_an_evaluation_never_leaves_anything_out():
             list(deliver(failing({3: 9}, OSError("gone")), [np.arange(10)], view))
 
 
-def test_a_thread_that_hangs_is_told_with_its_files(monkeypatch, caplog):
-    release = threading.Event()
-    monkeypatch.setattr(batches_module, "_PATIENCE", 0.05)
+class Hanging(ArrayPixels):
+    """Reading image 8 hangs, so many times, until it is released."""
 
-    class Hanging(ArrayPixels):
-        def read(self, index: int) -> np.ndarray:
-            if index == 8:
-                release.wait(20)
-            return super().read(index)
+    def __init__(self, array: np.ndarray, times: int) -> None:
+        super().__init__(array)
+        self.left, self.release = times, threading.Event()
 
-    plain = array_samples()
-    samples = Samples(plain.ids, plain.targets, Hanging(plain.pixels.array))
-    try:
-        with caplog.at_level(logging.WARNING, logger="warmstart"), pytest.raises(UserError) as error:
-            list(deliver(samples, [np.arange(10)], View(GREY28, True), workers=5))
-    finally:
-        release.set()
-    assert "reading hangs, for 0.1 s now, at one of train/00008" in str(error.value)
-    assert "waiting once more" in caplog.text
+    def read(self, index: int) -> np.ndarray:
+        if index == 8 and self.left > 0:
+            self.left -= 1
+            self.release.wait(20)
+        return super().read(index)
+
+
+@pytest.fixture
+def hanging(monkeypatch):
+    """Samples by how many times the image hangs; no thread is left behind."""
+    monkeypatch.setattr(fetch, "_PATIENCE", 0.3)
+    before, made = threading.active_count(), []
+
+    def make(times: int) -> Samples:
+        plain = array_samples()
+        made.append(Hanging(plain.pixels.array, times))
+        return Samples(plain.ids, plain.targets, made[-1])
+
+    yield make
+    for pixels in made:
+        pixels.release.set()
+    for _ in range(100):
+        if threading.active_count() == before:
+            return
+        time.sleep(0.02)
+    raise AssertionError("threads are left")
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_a_read_that_hangs_in_an_evaluation_is_told_with_its_file(hanging, caplog, workers):
+    with caplog.at_level(logging.WARNING, logger="warmstart"), pytest.raises(UserError) as error:
+        list(deliver(hanging(9), [np.arange(10)], View(GREY28, True), workers=workers))
+    assert "reading hangs, for 0.6 s now, at train/00008" in str(error.value)
+    assert "from reading train/00008: once more" in caplog.text
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_a_read_that_hangs_once_changes_nothing(hanging, workers):
+    (expected,) = deliver(array_samples(), [np.arange(10)], View(GREY28, True))
+    (found,) = deliver(hanging(1), [np.arange(10)], View(GREY28, True), workers=workers)
+    assert (found.images == expected.images).all() and (found.indices == expected.indices).all()
+
+
+@pytest.mark.parametrize("workers", [1, 5])
+def test_a_read_that_hangs_twice_is_left_out_and_the_others_come(hanging, workers):
+    lost = Unreadable(10, 0.1)
+    view = View(GREY28, True, Augment(seed=1), unreadable=lost)
+    orders = [np.arange(10), np.arange(7)]
+    found = list(deliver(hanging(9), orders, view, workers=workers))
+    expected = list(deliver(array_samples(), orders, replace(view, unreadable=None)))
+    kept = [index for index in range(10) if index != 8]
+    assert found[0].indices.tolist() == kept and (found[0].images == expected[0].images[kept]).all()
+    assert (found[1].images == expected[1].images).all()
+    assert lost.reasons == {"train/00008": "reading it hangs, 0.3 s, twice"}

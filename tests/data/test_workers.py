@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from warmstart.data import workers
 from warmstart.data.samples import ArrayPixels, FilePixels, Samples
@@ -43,3 +45,36 @@ def test_a_number_is_taken_as_it_is():
     assert workers.resolve_workers(3, ARRAY) == workers.scan_workers(3) == 3
     assert workers.scan_workers(0) == 0
     assert workers.num_cores() >= 1
+
+
+def test_a_pool_of_threads_computes_in_order_and_raises_where_the_result_is_asked_for():
+    with workers.DecodePool(3) as pool:
+        assert list(pool.map(lambda number: number * number, range(50))) == [
+            number * number for number in range(50)
+        ]
+        failed = pool.submit(int, "x")
+        with pytest.raises(ValueError, match="'x'"):
+            failed.result(5)
+        assert pool.submit(int, "7").result(5) == 7, "the thread goes on after an error"
+
+
+def test_a_thread_that_is_given_up_is_replaced_and_not_waited_for():
+    release, thread = threading.Event(), []
+
+    def hang() -> None:
+        thread.append(threading.current_thread())
+        release.wait(20)
+
+    pool = workers.DecodePool(1)
+    hanging = pool.submit(hang)
+    behind = pool.submit(int, "1")
+    while not thread:
+        pass
+    pool.give_up(thread[0])
+    assert behind.result(5) == 1
+    waiting = [pool.submit(release.wait, 0.2), pool.submit(int, "2")]
+    pool.shutdown(cancel_futures=True)
+    assert waiting[1].cancelled() and not hanging.done()
+    release.set()
+    thread[0].join(5)
+    assert hanging.done() and not thread[0].is_alive()

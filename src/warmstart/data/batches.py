@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
@@ -16,20 +15,19 @@ from itertools import chain, pairwise
 
 import numpy as np
 
-from warmstart.console import log
 from warmstart.data.augment import Augment
 from warmstart.data.decode import CorruptImage, scale_to_cover, stretch_to, to_channels
+from warmstart.data.fetch import Fetch, Piece
 from warmstart.data.geometry import MaskRules, evaluation_crop
 from warmstart.data.masks import as_ids, is_wide
 from warmstart.data.mixing import Mixing
 from warmstart.data.samples import Samples
 from warmstart.data.unreadable import Unreadable, read_twice
-from warmstart.data.workers import calm_opencv, decode_pool
-from warmstart.errors import UserError, listing
+from warmstart.data.workers import DecodePool, calm_opencv
+from warmstart.errors import UserError
 from warmstart.records import Preprocessing
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)  # odd: no two repeats of an image share a key
-_PATIENCE = 120.0  # seconds for a few images, twice: what takes longer will not come
 _TASKS_PER_WORKER = 4  # small enough that no thread waits long for another at the end of a batch
 
 
@@ -146,30 +144,27 @@ def deliver(
     """One batch per array of indices; bit for bit the same for any number of workers.
 
     With workers, one batch is prepared while the caller uses another; closing the iterator ends the
-    threads. A file that can no longer be read is tried twice. Then `view.unreadable` counts it and its row is left
-    out; without that, and where a thread hangs, it is a UserError that names the file.
+    threads. A file that can no longer be read, or whose reading hangs, is tried twice. Then `view.unreadable` counts it
+    and its row is left out; without that it is a UserError that names the file. Without workers nobody sees a hang.
     """
     calm_opencv()
     if workers == 0:
         for indices in index_arrays:
             batch = _empty(samples, indices, view)
-            yield _without(batch, _fill(batch, slice(None), samples, view, epoch))
+            yield _without(batch, _fill(batch, Piece(range(len(batch))), samples, view, epoch))
         return
-    pool, is_hanging = decode_pool(workers), False
-    ahead: deque[tuple[Batch, list[Future[list[int]]]]] = deque()
+    pool = DecodePool(workers)
+    ahead: deque[tuple[Batch, Fetch]] = deque()
     try:
         for indices in index_arrays:
             batch = _empty(samples, indices, view)
-            ahead.append((batch, _submit(pool, workers * _TASKS_PER_WORKER, batch, samples, view, epoch)))
+            ahead.append((batch, _fetch(pool, workers * _TASKS_PER_WORKER, batch, samples, view, epoch)))
             if len(ahead) > 1:
-                yield _finished(samples, *ahead.popleft())
+                yield _finished(*ahead.popleft())
         while ahead:
-            yield _finished(samples, *ahead.popleft())
-    except _Hanging:
-        is_hanging = True
-        raise
+            yield _finished(*ahead.popleft())
     finally:
-        pool.shutdown(wait=not is_hanging, cancel_futures=True)
+        pool.shutdown(cancel_futures=True)
 
 
 def _empty(samples: Samples, places: np.ndarray, view: View) -> Batch:
@@ -196,22 +191,28 @@ def _gone(samples: Samples, index: int, error: CorruptImage) -> UserError:
     )
 
 
-def _fill(batch: Batch, rows: slice, samples: Samples, view: View, epoch: int) -> list[int]:
+def _fill(batch: Batch, piece: Piece, samples: Samples, view: View, epoch: int) -> list[int]:
     """Write the pixels of some rows of a batch that nobody has seen yet; the rows that are left out."""
     images, masks, read, left_out = [], [], [], []
-    for row in range(len(batch))[rows]:
+    for row in piece.rows:
         index = int(batch.indices[row])
+        piece.begin(row)
         try:
             image, mask = read_twice(samples.ids[index], partial(_read, samples, view, index))
         except CorruptImage as error:
+            if piece.is_given_up:
+                return []
             if view.unreadable is None:
                 raise _gone(samples, index, error) from error
             view.unreadable.add(samples.ids[index], error.reason)
             left_out.append(row)
             continue
+        if piece.is_given_up:
+            return []
         images.append(image)
         masks += [] if mask is None else [mask]
         read.append(row)
+    piece.end()
     if masks:
         finished = view.finish_with_masks(images, masks, batch.keys[read], epoch)
         batch.images[read], batch.targets[read] = finished
@@ -233,44 +234,20 @@ def _without(batch: Batch, left_out: list[int]) -> Batch:
     return replace(batch, **{part.name: getattr(batch, part.name)[kept] for part in fields(batch)})
 
 
-def _submit(
-    pool: ThreadPoolExecutor, num_tasks: int, batch: Batch, samples: Samples, view: View, epoch: int
-) -> list[Future[list[int]]]:
-    parts = _parts(batch, min(num_tasks, len(batch)))
-    return [pool.submit(_fill, batch, rows, samples, view, epoch) for rows in parts]
+def _fetch(pool: DecodePool, num_tasks: int, batch: Batch, samples: Samples, view: View, epoch: int) -> Fetch:
+    def fill(piece: Piece) -> list[int]:
+        return _fill(batch, piece, samples, view, epoch)
+
+    def name(row: int) -> str:
+        return samples.ids[batch.indices[row]]
+
+    return Fetch(pool, fill, _parts(len(batch), min(num_tasks, len(batch))), name, view.unreadable)
 
 
-def _parts(batch: Batch, number: int) -> list[slice]:
-    bounds = np.linspace(0, len(batch), number + 1).astype(int).tolist()
-    return [slice(start, end) for start, end in pairwise(bounds)]
+def _parts(num: int, number: int) -> list[range]:
+    bounds = np.linspace(0, num, number + 1).astype(int).tolist()
+    return [range(start, end) for start, end in pairwise(bounds)]
 
 
-class _Hanging(UserError):
-    """A thread that reads waits for a disk or a network that does not answer."""
-
-
-def _finished(samples: Samples, batch: Batch, tasks: list[Future[list[int]]]) -> Batch:
-    """The batch when all its tasks are done.
-
-    Raises:
-        _Hanging: one of them has been at it for too long.
-    """
-    before, is_warned = len(tasks), False
-    while True:
-        _, pending = wait(tasks, _PATIENCE)
-        if not pending:
-            return _without(batch, [row for task in tasks for row in task.result()])
-        if len(pending) < before:
-            before, is_warned = len(pending), False
-            continue
-        rows = (rows for task, rows in zip(tasks, _parts(batch, len(tasks)), strict=True) if task in pending)
-        names = listing((samples.ids[index] for part in rows for index in batch.indices[part].tolist()), 8)
-        if is_warned:
-            break
-        is_warned = True
-        log.warning("nothing has come for %g s from reading %s: waiting once more", _PATIENCE, names)
-    raise _Hanging(
-        f"reading hangs, for {2 * _PATIENCE:g} s now, at one of {names}",
-        "a disk or network that answers",
-        "end this process if it does not end by itself (kill -9 is safe), then `warmstart resume`",
-    )
+def _finished(batch: Batch, fetch: Fetch) -> Batch:
+    return _without(batch, fetch.left_out())

@@ -9,7 +9,7 @@ import numpy as np
 
 from warmstart.data.decode import CorruptImage
 from warmstart.data.samples import ArrayPixels, Samples
-from warmstart.data.workers import decode_pool
+from warmstart.data.workers import DecodePool
 from warmstart.errors import UserError
 
 _CHUNK = 32  # images per task of a thread
@@ -120,7 +120,7 @@ def _map(
     if workers == 0:
         yield from map(function, chunks)
         return
-    pool = decode_pool(workers)
+    pool = DecodePool(workers)
     try:
         yield from pool.map(function, chunks)
     finally:

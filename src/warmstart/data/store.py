@@ -26,7 +26,7 @@ from warmstart.data.samples import Pixels, Samples
 from warmstart.data.scan import Progress, ScanResult
 from warmstart.data.shards import SUFFIX, DamagedShard, Shard, make_shard, open_shard, write_shard
 from warmstart.data.store_plan import StorePlan, shrink
-from warmstart.data.workers import decode_pool
+from warmstart.data.workers import DecodePool
 from warmstart.errors import UserError
 
 _FORMAT = 1  # to be raised when decoding or resizing changes, so that older files are not found
@@ -207,7 +207,7 @@ def _mapping(workers: int) -> Iterator[RunAll]:
     if not workers:
         yield map
         return
-    pool = decode_pool(workers)
+    pool = DecodePool(workers)
     try:
         yield pool.map
     finally:

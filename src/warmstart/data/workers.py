@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
+from concurrent.futures import Executor, Future
 from dataclasses import asdict, dataclass
-from typing import Any
+from functools import partial
+from queue import Empty, SimpleQueue
+from threading import Thread, current_thread
+from typing import Any, ParamSpec, TypeVar
 
 import cv2
 
 from warmstart.data.samples import Samples
 
+P = ParamSpec("P")
+T = TypeVar("T")
+_Call = tuple[Future[Any], Callable[[], Any]]
 _MAX_THREADS = 8  # more threads wait for each other's Python
 _CANDIDATES = (0, 1, 2, 4, 8)
 TIE = 0.03  # a gain that is not worth more threads, nor can be told from chance
@@ -75,7 +81,54 @@ def calm_opencv() -> None:
     cv2.setNumThreads(1)
 
 
-def decode_pool(workers: int) -> ThreadPoolExecutor:
-    """A pool of decoding threads."""
-    calm_opencv()
-    return ThreadPoolExecutor(workers, thread_name_prefix="warmstart-decode")
+class DecodePool(Executor):
+    """Threads that decode. One that hangs can be given up: another takes its place, and nobody waits for it.
+
+    Python's own pool has neither, and at the end of the process waits for all of its threads.
+    """
+
+    def __init__(self, workers: int) -> None:
+        calm_opencv()
+        self._calls: SimpleQueue[_Call | None] = SimpleQueue()
+        self._threads: list[Thread] = []
+        for _ in range(workers):
+            self._add()
+
+    def submit(self, function: Callable[P, T], /, *arguments: P.args, **settings: P.kwargs) -> Future[T]:
+        future: Future[T] = Future()
+        self._calls.put((future, partial(function, *arguments, **settings)))
+        return future
+
+    def give_up(self, thread: Thread) -> None:
+        self._threads.remove(thread)
+        self._add()
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        while cancel_futures:
+            try:
+                call = self._calls.get_nowait()
+            except Empty:
+                break
+            if call is not None:
+                call[0].cancel()
+        for _ in self._threads:
+            self._calls.put(None)
+        for thread in self._threads if wait else ():
+            thread.join()
+
+    def _add(self) -> None:
+        thread = Thread(target=self._work, name=f"warmstart-decode-{len(self._threads)}", daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _work(self) -> None:
+        while current_thread() in self._threads and (call := self._calls.get()) is not None:
+            future, compute = call
+            if not future.set_running_or_notify_cancel():
+                continue
+            try:
+                result = compute()
+            except BaseException as error:  # it is raised where the result is asked for
+                future.set_exception(error)
+            else:
+                future.set_result(result)
