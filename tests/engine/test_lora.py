@@ -15,8 +15,10 @@ from safetensors.torch import load_file
 
 from warmstart import api
 from warmstart.engine import train
+from warmstart.engine.adapter_probe import check_adapters
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference.restore import restore
+from warmstart.models import objects
 from warmstart.models.adapters.inject import without_adapters
 from warmstart.models.adapters.plain import plain_state
 from warmstart.run import layout
@@ -222,3 +224,69 @@ def test_what_adapters_cannot_be_combined_with_is_refused_or_told(
         finetune("bn", epochs=1, freeze_bn=True, **{"lora.rank": 2, "lora.targets": "fc1"})
     assert "--freeze-bn has no effect: --lora.rank holds all norms" in caplog.text
     assert "no layer of conv1, conv2" in caplog.text
+
+
+class Detached(torch.nn.Module):
+    """A convolution, a linear layer of whose output nothing leads back, one that does, BatchNorm and a classifier."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = torch.nn.Conv2d(3, 8, 4, 4)
+        self.aside = torch.nn.Linear(8, 8)
+        self.middle = torch.nn.Linear(8, 8)
+        self.norm = torch.nn.BatchNorm1d(8)
+        self.drop = torch.nn.Dropout(0.5)
+        self.head = torch.nn.Linear(8, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.stem(images).mean((2, 3))
+        x = x + self.aside(x).detach() + self.drop(self.middle(x))
+        return self.head(self.norm(x))
+
+
+def test_an_adapter_without_a_gradient_is_refused_before_the_run(settings: SETTINGS, tmp_path: Path) -> None:
+    given = {"model": objects.keep(Detached(), (32, 32)), "image_size": 32, "weights": None, "lora.rank": 2}
+    with pytest.raises(UserError, match=r"1 adapters would learn nothing.*: aside$") as refusal:
+        train.finetune(settings("no", **given))
+    assert refusal.value.fix == "--lora.targets without aside" and not (tmp_path / "no").exists()
+    job = train.dry_run(settings("yes", **given, **{"lora.targets": "stem,middle"}))[0].job
+    assert job.plan.notes == ()
+    module = job.built.module.train()
+    before, random = {name: t.clone() for name, t in module.state_dict().items()}, torch.get_rng_state()
+    assert check_adapters(job) == () and module.training and module.norm.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in module.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), random)
+    assert not any(tensor.any() for name, tensor in before.items() if "lora_B" in name)
+    assert not before["norm.running_mean"].any()
+
+
+class Scaled(Detached):
+    """The same, where a scale of zero stands before the adapter that is refused, and does not explain it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = torch.nn.Parameter(torch.zeros(8))
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        x = self.stem(images).mean((2, 3))
+        return self.head(x + self.scale * self.middle(x) + self.aside(x).detach())
+
+
+def test_a_scale_of_zero_excuses_only_what_it_silences(settings: SETTINGS) -> None:
+    given = {"model": objects.keep(Scaled(), (32, 32)), "image_size": 32, "weights": None, "lora.rank": 2}
+    with pytest.raises(UserError, match=r"1 adapters would learn nothing.*: aside$"):
+        train.finetune(settings("no", **given))
+    job = train.dry_run(settings("yes", **given, **{"lora.targets": "stem,middle"}))[0].job
+    assert job.plan.notes == (
+        "1 adapters have no gradient as long as scale is zero, which multiplies what they give: middle",
+    )
+
+
+def test_adapters_behind_a_scale_of_zero_are_a_note_of_the_plan(finetune: FINETUNE) -> None:
+    """timm makes the last norm of every residual branch zero in a ResNet without weights."""
+    run = finetune(model="timm:resnet18", image_size=32, epochs=1, **{"lora.rank": 2})
+    notes = [note for note in run.plan["notes"] if "is zero" in note]
+    assert len(notes) == 8 and notes[0] == (
+        "2 adapters have no gradient as long as layer1.0.bn2.weight is zero, which multiplies what they give: "
+        "layer1.0.conv1, layer1.0.conv2"
+    )

@@ -13,7 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from warmstart.adapt.apply import set_modes
 from warmstart.console import log
-from warmstart.data.batches import deliver
+from warmstart.data.batches import Batch, deliver
 from warmstart.data.cache_folder import cache_root, memory_room, room
 from warmstart.engine.feed import keeps_files
 from warmstart.engine.job import Job, Kept
@@ -185,7 +185,17 @@ def _room(job: Job) -> int:
 
 def some_images(job: Job, num: int) -> torch.Tensor:
     """The first `num` training images as the model takes them, on the device."""
-    samples, view = job.dataset.splits["train"], job.train_view
-    chosen = np.arange(min(num, len(samples)))
-    (batch,) = deliver(samples, [chosen], view)
-    return InputBuffer(view.preprocessing, job.device, job.built.channels_last)(batch.images)
+    return as_inputs(job, some_batch(job, num))
+
+
+def some_batch(job: Job, num: int, number: int = 0) -> Batch:
+    """The batch of this number of `num` training images each, as they lie; behind the last come the first again."""
+    samples = job.dataset.splits["train"]
+    chosen = (number * num + np.arange(min(num, len(samples)))) % len(samples)
+    (batch,) = deliver(samples, [chosen], job.train_view)
+    return batch
+
+
+def as_inputs(job: Job, batch: Batch) -> torch.Tensor:
+    """Its images (N, C, H, W), on the device."""
+    return InputBuffer(job.train_view.preprocessing, job.device, job.built.channels_last)(batch.images)

@@ -82,15 +82,16 @@ class GradientWatch:
 def zero_scale(module: nn.Module, path: str) -> str | None:
     """The parameter, all zero, that what the layer at `path` gives may be multiplied by; None: there is none.
 
-    It is of a module that stands behind the layer in one of those around it, the nearest first. Models are made with
-    such scales in residual branches (Goyal et al. 2017, section 5.1), and random weights still have them.
+    It is of a module that stands behind the layer in one of those around it, or of that one itself, the nearest first.
+    Models are made with such scales in residual branches (Goyal et al. 2017, section 5.1), and random weights still
+    have them.
     """
     names = path.split(".")
     for depth in reversed(range(len(names))):
         around = module.get_submodule(".".join(names[:depth]))
         children = list(around.named_children())
         place = next(number for number, (name, _) in enumerate(children) if name == names[depth])
-        for name, child in (("", around), *children[place + 1 :]):
+        for name, child in (*children[place + 1 :], ("", around)):
             for own, parameter in child.named_parameters(recurse=False):
                 if "bias" not in own and not parameter.any():
                     return ".".join(filter(None, (*names[:depth], name, own)))

@@ -21,6 +21,7 @@ from warmstart.data.dataset import Dataset
 from warmstart.data.mixing import Mixing
 from warmstart.data.mixture import training_windows
 from warmstart.data.workers import WorkersChoice, candidates, resolve_workers
+from warmstart.engine.adapter_probe import check_adapters
 from warmstart.engine.captions import read_captions
 from warmstart.engine.checks import check_settings
 from warmstart.engine.compiled import check_compiler
@@ -197,6 +198,7 @@ def _decide(
     job: Job, record_of: Callable[[Job, Probe | None], dict[str, Any]], split: dict[str, Any]
 ) -> Prepared:
     """What is decided by trying: whether features are kept, who decodes, and how many steps fit into a time budget."""
+    job = replace(job, plan=replace(job.plan, notes=(*job.plan.notes, *check_adapters(job))))
     chosen = choose_features(job)
     job = replace(job, kept=kept_features(chosen), recomputed=choose_recomputed(job))
     workers = _choose_workers(job)

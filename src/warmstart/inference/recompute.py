@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from warmstart.errors import UserError
 from warmstart.inference.find_cut import FAILURES, buffers_kept, first_line
+from warmstart.inference.gradients import gradients_of
 
 _LEAST_LAYERS = 2  # with parameters: of a single layer the input is all that is kept anyway
 # A residual block of two convolutions and their norms; a convolution and its norm alone are no block.
@@ -163,13 +164,8 @@ def _watched(module: nn.Module, subtrees: Sequence[str], called: set[str]) -> It
 def _gradients(
     part: nn.Module, module: nn.Module, images: torch.Tensor, set_modes: Callable[[], None]
 ) -> tuple[torch.Tensor | None, ...]:
-    """Of the sum of outputs, for each parameter; with the same random numbers each time, and nothing else changed."""
     parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    devices = [images.device] if images.device.type == "cuda" else []
-    with torch.random.fork_rng(devices), torch.enable_grad(), buffers_kept(module):
-        torch.manual_seed(0)
-        set_modes()
-        return torch.autograd.grad(part(images).sum(), parameters, allow_unused=True)
+    return gradients_of(partial(part, images), module, parameters, set_modes)
 
 
 def _is_same(expected: torch.Tensor | None, found: torch.Tensor | None) -> bool:
