@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def row_norms(weight: Tensor) -> Tensor:
     return norms if weight.ndim == 2 else norms.view(1, -1, *[1] * (weight.ndim - 2))
 
 
-class _Adapter(nn.Module):
+class _Adapter(nn.Module, ABC):
     """What every adapted layer has beside its own weights."""
 
     weight: Tensor
@@ -49,9 +50,9 @@ class _Adapter(nn.Module):
         """W as numbers that one can calculate with."""
         return self.weight
 
+    @abstractmethod
     def base_map(self, x: Tensor) -> Tensor:
         """W x, without the bias."""
-        raise NotImplementedError
 
     def adapted(self, x: Tensor, result: Tensor) -> Tensor:
         """What the layer gives where its base gives `result` for `x`."""
