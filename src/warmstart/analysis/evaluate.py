@@ -14,6 +14,7 @@ from warmstart.analysis import evaluation_report
 from warmstart.analysis.evaluation_files import REPORT, RESULTS, draw_pictures, write_tables
 from warmstart.analysis.mistakes import MISLABELLED, draw_mistakes, write_mistakes
 from warmstart.analysis.samples import EvaluationSet, open_evaluation_set, task_and_targets
+from warmstart.analysis.zero_shot import ZeroShot, zero_shot_in
 from warmstart.config.schema import DataConfig
 from warmstart.console import progress, table
 from warmstart.data.samples import Samples
@@ -49,6 +50,7 @@ class Evaluation(Shown):
     task: Classification | MultiLabel | Segmentation
     samples: tuple[Samples, ...] = field(repr=False)
     num_mislabelled: int = 0  # images whose label the model contradicts: see mislabelled.csv
+    zero_shot: ZeroShot | None = None
 
     def to_json(self) -> dict[str, Any]:
         names = (
@@ -63,7 +65,8 @@ class Evaluation(Shown):
             "unreadable",
             "num_mislabelled",
         )
-        return {**{name: getattr(self, name) for name in names}, **self._beyond}
+        zero_shot = None if self.zero_shot is None else self.zero_shot.to_json()
+        return {**{name: getattr(self, name) for name in names}, "zero_shot": zero_shot, **self._beyond}
 
     @cached_property
     def _beyond(self) -> dict[str, Any]:
@@ -80,19 +83,21 @@ class Evaluation(Shown):
         rows += [(f"{kind} average", *(mean[name] for name in names)) for kind, mean in means.items()]
         told = "".join(f"{line}\n" for line in evaluation_report.lines(self._beyond)) if means else ""
         kept = self.folder or "not kept; pass --output-dir to keep tables and pictures"
+        how = "" if self.zero_shot is None else f", {self.zero_shot.text}"
         return (
-            f"{self.model} on {self.split} of {self.data}: {self.num_samples} images\n{self._quality()}\n\n"
+            f"{self.model}{how}, on {self.split} of {self.data}: {self.num_samples} images\n{self._quality()}\n\n"
             f"{table('', ('class', *names), rows)}\n\n{told}{self._suspects()}tables and pictures: {kept}"
         )
 
     def _suspects(self) -> str:
         if not self.num_mislabelled:
             return ""
-        learned = " (of images that the model was trained on it finds fewer than there are)"
-        return (
-            f"{self.num_mislabelled} images look mislabelled{learned if 'train' in self.split.split(',') else ''}: "
-            f"{MISLABELLED}.csv\n"
-        )
+        why = ""
+        if self.zero_shot is not None:
+            why = " to a model that no training has shown these classes: many may be its own mistakes"
+        elif "train" in self.split.split(","):
+            why = " (of images that the model was trained on it finds fewer than there are)"
+        return f"{self.num_mislabelled} images look mislabelled{why}: {MISLABELLED}.csv\n"
 
     @property
     def pictures(self) -> list[Path]:
@@ -195,6 +200,7 @@ def evaluate(
         unreadable=chosen.unreadable,
         task=task,
         samples=chosen.samples,
+        zero_shot=zero_shot_in(restored),
     )
     if folder is not None:
         result = replace(result, num_mislabelled=_write(folder, result))

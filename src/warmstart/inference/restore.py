@@ -34,6 +34,7 @@ class Restored:
     built: BuiltModel
     reference: WeightsReference
     overridden: bool  # its preprocessing was changed by hand: what it scores is not the run's own result
+    zero_shot: bool = False  # its classifier is made of texts, and no training has seen it
 
     @property
     def native(self) -> bool:
@@ -124,7 +125,7 @@ def restore_zero_shot(
         )
     built.move_to(device)
     built.module.eval()
-    return Restored(built, reference, overridden=True)
+    return Restored(built, reference, overridden=True, zero_shot=True)
 
 
 def restore(

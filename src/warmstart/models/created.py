@@ -36,7 +36,8 @@ class TextPart:
 
     `processor` are the files of its tokenizer and image processor, by name. `loss` is that of contrastive tuning (None:
     another head), `by_text` what the classifier's rows were made of now (None: not of texts). `read` makes tokens of
-    texts; it raises UserError where there is no tokenizer.
+    texts; it raises UserError where there is no tokenizer. `prompts` are the texts of each class, where `by_text` is of
+    them.
     """
 
     head: str
@@ -44,6 +45,7 @@ class TextPart:
     loss: str | None
     by_text: str | None
     read: Callable[[Sequence[str]], Tokens]
+    prompts: Mapping[str, tuple[str, ...]]
 
     @property
     def dropped(self) -> str | None:

@@ -99,7 +99,8 @@ def create_image_text(
         whole = _tower(source, family.whole, wanted.pretrained)
         module = (_zero_shot if head == ZERO_SHOT else _contrastive)(whole, tokens, owners)
     module.description = json.dumps({**config, _MARK: mark})
-    part = TextPart(head, files, family.loss if head == CONTRASTIVE else None, by_text, source.read)
+    loss, prompts = family.loss if head == CONTRASTIVE else None, mark.get("prompts", {}) if by_text else {}
+    part = TextPart(head, files, loss, by_text, source.read, prompts)
     classes = texts.classes if by_text is not None and texts is not None else ()
     return Created(
         module=module,

@@ -68,8 +68,20 @@ def class_prompts(given: tuple[str, ...], classes: Sequence[str]) -> dict[str, t
     return {name: tuple(_filled(template, name) for template in found) for name in classes}
 
 
+def templates_of(prompts: Mapping[str, Sequence[str]]) -> tuple[str, ...] | None:
+    """The templates that give the texts of all classes; None where the classes have texts of their own."""
+    name, texts = next(iter(prompts.items()))
+    templates = tuple(text.replace(_spoken(name), NAME) for text in texts)
+    is_all = all(tuple(found) == tuple(_filled(t, n) for t in templates) for n, found in prompts.items())
+    return templates if is_all else None
+
+
 def _filled(text: str, name: str) -> str:
-    return text.replace(NAME, name.replace("_", " "))
+    return text.replace(NAME, _spoken(name))
+
+
+def _spoken(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _check_names(file: str, found: Mapping[str, object], classes: Sequence[str]) -> None:
