@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from warmstart.config.schema import DataConfig
-from warmstart.data.dataset import open_dataset
+from warmstart.data.dataset import Recorded, open_dataset
 from warmstart.errors import UserError
 
 
@@ -111,7 +111,9 @@ def test_a_resumed_run_sees_the_same_data_without_a_scan(write_folders, monkeypa
     first = open_dataset(settings, seed=7)
     monkeypatch.setattr("warmstart.data.dataset.scan", None)
     seen = []
-    again = open_dataset(settings, 7, first.facts.quarantined, lambda done, total: seen.append((done, total)))
+    again = open_dataset(
+        settings, 7, Recorded(first.facts.quarantined), lambda done, total: seen.append((done, total))
+    )
     assert again.facts == first.facts
     assert again.native == first.native
     assert {split: samples.ids for split, samples in again.splits.items()} == {
@@ -153,7 +155,7 @@ def test_sizes_that_differ_are_not_native(write_folders):
 def test_progress_runs_over_all_splits(write_folders):
     root = write_folders({"train/a": 3, "train/b": 3, "val/a": 1, "val/b": 1})
     seen = []
-    open_dataset(DataConfig(path=str(root)), 0, None, lambda done, total: seen.append((done, total)))
+    open_dataset(DataConfig(path=str(root)), 0, on_progress=lambda done, total: seen.append((done, total)))
     assert seen == [(6, 8), (8, 8)]
 
 

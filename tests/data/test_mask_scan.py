@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from warmstart.config.schema import DataConfig
-from warmstart.data.dataset import Dataset, open_dataset
+from warmstart.data.dataset import Dataset, Recorded, open_dataset
 from warmstart.data.masks import as_ids, is_wide
 from warmstart.data.store import StoredPixels
 from warmstart.data.store_plan import plan_store
@@ -139,7 +139,7 @@ def test_a_resumed_run_sees_the_same_data(root):
     assert first.facts.quarantined[0][1].startswith("its mask: ")
     for cache in ("auto", "off"):
         again = opened(
-            settings_of(root, max_corrupt=0.1, cache=cache), known_quarantine=first.facts.quarantined
+            settings_of(root, max_corrupt=0.1, cache=cache), recorded=Recorded(first.facts.quarantined)
         )
         assert again.facts == first.facts and again.native == first.native
         for split, samples in again.splits.items():
@@ -147,7 +147,7 @@ def test_a_resumed_run_sees_the_same_data(root):
             assert (samples.targets == first.splits[split].targets).all()
     (root / "masks" / "09.png").write_bytes(b"")
     with pytest.raises(UserError, match=r"09.png was readable when the run started(.|\n)*empty file"):
-        opened(settings, known_quarantine=first.facts.quarantined)
+        opened(settings, recorded=Recorded(first.facts.quarantined))
 
 
 def test_unreadable_masks_count_like_unreadable_images(root):

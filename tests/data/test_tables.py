@@ -16,7 +16,7 @@ from PIL import Image
 
 from warmstart.config.schema import DataConfig
 from warmstart.data.batches import evaluation_batches
-from warmstart.data.dataset import open_dataset
+from warmstart.data.dataset import Recorded, open_dataset
 from warmstart.data.decode import CorruptImage
 from warmstart.data.sources import open_source
 from warmstart.data.workers import resolve_workers
@@ -103,7 +103,7 @@ def test_csv_end_to_end_with_missing_files(tmp_path):
         "val": 4,
         "test": 4,
     }
-    again = open_dataset(settings, seed=0, known_quarantine=dataset.facts.quarantined)
+    again = open_dataset(settings, seed=0, recorded=Recorded(dataset.facts.quarantined))
     assert again.splits["train"].ids == dataset.splits["train"].ids
     batches = list(evaluation_batches(dataset.splits["train"], PREPROCESSING, dataset.native, 4, workers=2))
     numbers = [int(name[4:-4]) for name in dataset.splits["train"].ids]

@@ -78,8 +78,25 @@ def test_the_untuned_model_answers_by_the_names_of_the_classes(
     best = max(row["accuracy"] for row in run.evals.rows if row["split"] == "val")
     assert best >= start["accuracy"], "step 0 may be the best"
 
-    both = answer(capsys, *words, "--text.prompts", "a photo of a {}.;a drawing of a {}.")["metrics"]
-    assert both["loss"] != metrics["loss"]
+    model = f"hf:{tiny_clip / 'clip'}"
+    assert test["zero_shot"] == {"model": f"{model}#zero-shot", "prompts": ["a photo of a {}."]}
+    assert (
+        json.loads((tmp_path / "files" / "evaluation_results.json").read_text())["zero_shot"]
+        == test["zero_shot"]
+    )
+    report = (tmp_path / "files" / "evaluation_report.txt").read_text()
+    assert ", zero-shot by the prompts 'a photo of a {}.', on test of" in report.splitlines()[0]
+    assert "mislabelled to a model that no training has shown these classes" in report
+
+    both = answer(capsys, *words, "--text.prompts", "a photo of a {}.;a drawing of a {}.")
+    assert both["metrics"]["loss"] != metrics["loss"] and len(both["zero_shot"]["prompts"]) == 2
+    names = sorted({path.parent.name for path in (tiny_clip / "data").rglob("*.png")})
+    texts = {name: [f"a {number}th thing", name] for number, name in enumerate(names)}
+    (tmp_path / "all.json").write_text(json.dumps(texts))
+    assert (
+        answer(capsys, *words, "--text.prompts", str(tmp_path / "all.json"))["zero_shot"]["prompts"] == texts
+    )
+    assert answer(capsys, "evaluate", str(run.path))["zero_shot"] is None
     (tmp_path / "p.json").write_text(json.dumps({"red_circle": "a photo of a red circle.", "dog": "a dog"}))
     told = refusal(capsys, *words, "--text.prompts", str(tmp_path / "p.json"))
     assert "has prompts for 'dog', which the data have not" in told
@@ -238,10 +255,11 @@ def captioned(tiny_clip: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
 def test_captions_are_texts_of_their_own(tiny_clip: Path, captioned: Path, tmp_path: Path) -> None:
     given = {"text.head": "contrastive", "data": str(captioned), "lr": 1e-3, "eval_every": "2epochs"}
     ends = {}
-    for column in ("caption", "lie"):
+    for column, other in (("caption", "lie"), ("lie", "caption")):
         run = finetune(tiny_clip, tmp_path / column, **given, **{"text.captions": column})
         ends[column] = [row["loss"] for row in run.evals.rows if row["split"] == "val"][-1]
         assert f"each other's captions ({column})" in run.plan["remarks"][1]
+        assert f"ignored the columns {other}\n" in (run.path / layout.LOG).read_text()
     assert ends["lie"] > 2 * ends["caption"]
     text = captioned.read_text().splitlines()
     row = next(number for number, line in enumerate(text) if ",train," in line)

@@ -9,7 +9,7 @@ import numpy as np
 from warmstart.config.io import from_dict
 from warmstart.config.schema import DataConfig
 from warmstart.console import log
-from warmstart.data.dataset import Dataset, open_dataset, split_settings
+from warmstart.data.dataset import Dataset, Recorded, open_dataset, split_settings
 from warmstart.data.mask_settings import MASK_LEAVES, MaskSettings
 from warmstart.data.samples import Samples
 from warmstart.data.sources import open_source
@@ -87,9 +87,8 @@ def open_evaluation_set(
         known = (*map(tuple, recorded["quarantined"]), *run.status.get("unreadable", {}).items())
         # Decoding everything for one split would not pay; what training has kept is there.
         plan = plan_store(own, built.preprocessing, "off" if own.cache == "off" else "warm")
-        dataset = open_dataset(
-            settings, recorded["split"]["seed"], known, store=lambda _: plan, known_splits=run.splits
-        )
+        opened = Recorded(known, run.splits)
+        dataset = open_dataset(settings, recorded["split"]["seed"], opened, store=lambda _: plan)
         if not (is_own := dataset.facts.fingerprint == recorded["fingerprint"]):
             log.warning(
                 "the data in %s have changed since the run: nothing is recorded as its own result", path

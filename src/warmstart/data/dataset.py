@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -59,6 +58,7 @@ class Dataset:
     divided: dict[str, str] = field(default_factory=dict)  # id -> split
     mask_rules: MaskRules | None = None  # of index masks; None: no segmentation
     mixture: Mixture | None = None  # with images of other data sets
+    captions: Mapping[str, object] | None = None  # id -> text, where a column of them was asked for
 
     @property
     def training(self) -> Samples:
@@ -71,6 +71,21 @@ class Dataset:
         return None if self.mask_rules is None else self.mask_rules.ignore
 
 
+@dataclass(frozen=True)
+class Recorded:
+    """What a run recorded of its data when they were opened before.
+
+    `quarantine` (a resumed run's) replaces the scan: those samples are dropped and sizes come from the headers. Where
+    we divide, images of `splits` (id -> split) stay where they were, and only others are divided.
+    """
+
+    quarantine: Quarantine | None = None
+    splits: Mapping[str, str] = field(default_factory=dict)
+
+
+_NOTHING = Recorded()
+
+
 def split_settings(split: Mapping[str, Any]) -> dict[str, Any]:
     """The settings among what a run records of its division."""
     return {name: split.get(name) for name in ("train_ratio", "val_ratio", "group")}
@@ -79,22 +94,19 @@ def split_settings(split: Mapping[str, Any]) -> dict[str, Any]:
 def open_dataset(
     settings: DataConfig,
     seed: int,
-    known_quarantine: Quarantine | None = None,
+    recorded: Recorded = _NOTHING,
     on_progress: Progress | None = None,
     for_training: bool = True,
     store: Callable[[tuple[str, ...]], StorePlan] | None = None,
-    known_splits: Mapping[str, str] = MappingProxyType({}),
+    captions: str | None = None,
 ) -> Dataset:
     """Open, scan, split and limit the data of a run. Equal input and files give equal splits.
 
-    Where we divide, images of `known_splits` (id -> split) stay where they were, and only others are divided.
-
-    `known_quarantine` (a resumed run's) replaces the scan: those samples are dropped and sizes come
-    from the headers. `on_progress(done, total)` counts images over all splits.
+    `on_progress(done, total)` counts images over all splits.
     Without `for_training` the data are taken as they are: nothing is split or limited, and one class,
     no train split or classes without training images are no errors.
     `store` says, given the class names, where decoded images are kept and at which size; without it, or
-    where they cannot be kept, each is decoded when it is delivered.
+    where they cannot be kept, each is decoded when it is delivered. `captions` names a column of texts.
     """
     if settings.path is None:
         raise UserError("no data set is named", "class folders, IDX files, CSV or parquet", "add --data PATH")
@@ -105,19 +117,20 @@ def open_dataset(
         label_columns=settings.label_columns,
         download=settings.download,
         masks=MaskSettings.of(settings),
+        captions=captions,
     )
     progress = phases(on_progress, 1 if source.ignore is None else 3)
     source, counts, rules = _counted(source, settings, for_training, store is not None, progress(0))
     plan = store(source.classes) if store is not None else None
     if counts is not None and plan is not None:
         source = keep_masks(source, plan, scan_workers(settings.workers), progress(1))
-    scanned, results = _look(source.splits, settings, plan, known_quarantine, progress(2 if counts else 0))
-    quarantine = known_quarantine
+    scanned, results = _look(source.splits, settings, plan, recorded.quarantine, progress(2 if counts else 0))
+    quarantine = recorded.quarantine
     if quarantine is None:
         quarantine = _unreadable(results, counts)
         _check_corrupt(quarantine, source.splits, settings.max_corrupt)
     readable, results = _readable(scanned, results, quarantine, counts)
-    splits, divided, notes = _divide(readable, settings, seed, known_splits if for_training else None)
+    splits, divided, notes = _divide(readable, settings, seed, recorded.splits if for_training else None)
     numbers = count(splits, source.classes)
     notes += check_counts(numbers, settings, for_training and counts is None)
     heights, widths, channels = sizes(results)
@@ -135,7 +148,7 @@ def open_dataset(
         pixels=None if counts is None else pixels_by_class(splits, source.classes, counts),
     )
     native = bool((heights == heights[0]).all() and (widths == widths[0]).all())
-    return Dataset(source.classes, splits, facts, native, divided, rules)
+    return Dataset(source.classes, splits, facts, native, divided, rules, captions=source.captions)
 
 
 def _counted(

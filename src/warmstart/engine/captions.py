@@ -10,7 +10,6 @@ import torch
 from warmstart.config.schema import Config
 from warmstart.data.batches import Batch
 from warmstart.data.dataset import Dataset
-from warmstart.data.sources import open_source
 from warmstart.errors import UserError, listing
 from warmstart.models.build import BuiltModel
 
@@ -35,9 +34,9 @@ def read_captions(
     """Those that --text.captions names; None without it.
 
     Raises:
-        UserError: no such column, images without a text, data beside --data that have none, or no tokenizer.
+        UserError: images without a text, data beside --data that have none, or no tokenizer.
     """
-    column, data = config.text.captions, config.data
+    column = config.text.captions
     if column is None:
         return None
     if dataset.mixture is not None:
@@ -51,9 +50,7 @@ def read_captions(
             "--retain.lwf holds on to answers about classes, and captions are none",
             "--retain.l2sp or --retain.replay",
         )
-    label_columns = data.label_columns
-    found = open_source(str(data.path), allow_single_class=True, label_columns=label_columns, captions=column)
-    captions = found.captions or {}
+    captions = dataset.captions or {}
     texts = [str(captions.get(name) or "").strip() for name in dataset.training.ids]
     empty = [name for name, text in zip(dataset.training.ids, texts, strict=True) if not text]
     if empty:

@@ -15,7 +15,7 @@ from warmstart.config.places import absolute
 from warmstart.config.schema import Config
 from warmstart.console import log, progress
 from warmstart.data.changes import written_since
-from warmstart.data.dataset import Dataset, open_dataset, split_settings
+from warmstart.data.dataset import Dataset, Recorded, open_dataset, split_settings
 from warmstart.data.decode import check_channels
 from warmstart.data.mixture import all_classes
 from warmstart.data.store_plan import StorePlan, plan_store
@@ -194,7 +194,10 @@ def _open(
         def report(done: int, total: int) -> None:
             bar.update(done, total=total)
 
-        dataset = open_dataset(settings, split["seed"], known, report, store=store, known_splits=known_splits)
+        recorded = Recorded(known, known_splits)
+        dataset = open_dataset(
+            settings, split["seed"], recorded, report, store=store, captions=config.text.captions
+        )
     facts, known_facts = dataset.facts, resolved["data"] if resolved is not None else None
     if known_facts is not None and (
         facts.fingerprint != known_facts["fingerprint"]

@@ -68,7 +68,8 @@ def classes_of_others(config: Config) -> dict[str, tuple[str, ...]]:
 def settings_of_source(config: Config, path: str) -> Config:
     """The config with another data set as its data; what names columns or limits of --data is not for it."""
     data = config.data.model_copy(update={"path": path, "group": None, "limit": None, "mix": ()})
-    return config.model_copy(update={"data": data})
+    text = config.text.model_copy(update={"captions": None})
+    return config.model_copy(update={"data": data, "text": text})
 
 
 def add_sources(
