@@ -121,7 +121,7 @@ def _plan(config: Config, built: BuiltModel) -> Plan:
     adapt = freeze_text_tower(config.adapt, config.text, names)
     adapt = adapt if built.margin is None else with_margin_head(adapt, names)
     plan = make_plan(built.blocks, sizes, adapt, config.optim)
-    return replace(plan, remarks=text_remarks(config, built))
+    return replace(plan, remarks=text_remarks(config, built, plan.rows))
 
 
 def _view(built: BuiltModel, dataset: Dataset, augment: Augment, mixing: Mixing | None) -> View:
