@@ -128,6 +128,40 @@ def test_contrastive_tuning(tower: str, tiny_clip: Path, tmp_path: Path) -> None
     assert "the loss compares the images of a batch of 8" in run.plan["remarks"][1]
 
 
+@pytest.mark.parametrize(
+    ("given", "state"),
+    [
+        ({}, "trained;"),
+        ({"text.tower": "frozen"}, "frozen, and runs once for all batches;"),
+        ({"freeze": "text"}, "frozen, and runs once for all batches;"),
+        ({"freeze": "backbone"}, "frozen, and runs once for all batches;"),
+        ({"text.tower": "frozen", "text.captions": "caption"}, "frozen;"),
+        ({"freeze": "text_embeddings"}, "trained (in 3 of 4 blocks);"),
+        ({"unfreeze": "0:head,1:all"}, "trained, at first frozen;"),
+        ({"lora.rank": 2}, "frozen but for its adapters (in 2 of 4 blocks);"),
+    ],
+)
+def test_the_plan_says_of_the_text_tower_what_its_rows_do(
+    given: dict[str, Any], state: str, tiny_clip: Path, captioned: Path, tmp_path: Path
+) -> None:
+    data = {"data": str(captioned)} if "text.captions" in given else {}
+    loaded = load(settings(tiny_clip, tmp_path / "run", **{"text.head": "contrastive"}, **data, **given))
+    plan = train.dry_run(loaded)[0].job.plan
+    text = [(row.name, row.mode, row.from_stage) for row in plan.rows if row.name.startswith("text_")]
+    assert plan.remarks[0].startswith(f"the text tower is {state}"), (plan.remarks[0], text)
+
+
+def test_advice_keeps_the_batch_of_a_contrastive_head(
+    tiny_clip: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Memory suffices for nothing, and yet nothing with fewer images at once is tried."""
+    model = ("--model", f"hf:{tiny_clip / 'clip'}", "--text.head", "contrastive", "--device", "cpu")
+    found = answer(capsys, "advise", str(tiny_clip / "data"), *model, "--device-memory", ".001GB")
+    assert {(trial["batch_size"], trial["accumulate"]) for trial in found["trials"]} == {(32, 1)}
+    assert not found["fits"] and any(trial["checkpointing"] for trial in found["trials"])
+    assert any(note["rule"] == "warn.negatives" for note in found["warnings"])
+
+
 @pytest.mark.parametrize("texts", ["class prompts", "captions"])
 def test_a_contrastive_run_is_resumed_to_the_bit(
     texts: str, tiny_clip: Path, captioned: Path, tmp_path: Path, interrupt_at: Callable[..., None]

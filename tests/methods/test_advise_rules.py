@@ -60,6 +60,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "smoothing.many": ({}, {"num_classes": 9}),
     "smoothing.none": ({"task": "labels"}, {}),
     "batch.masks": (MASKS | VIT, VIT),
+    "batch.contrastive": (VIT | {"is_contrastive": True}, VIT),
     "batch.transformer": (VIT, {}),
     "batch.head": ({"num_train": 500}, {}),
     "batch.convolutional": ({}, VIT),
@@ -86,6 +87,7 @@ TOLD: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "warn.tiny": ({"smallest": 9}, {"smallest": 10}),
     "warn.no-val": ({"num_val": 0}, {"num_val": 1}),
     "warn.val": ({"num_val": 199}, {"num_val": 0}),
+    "warn.negatives": ({"is_contrastive": True}, {}),
     "warn.gpus": ({"num_gpus": 2}, {"num_gpus": 1}),
 }
 
@@ -214,6 +216,11 @@ def test_memory_is_saved_by_smaller_batches_then_checkpointing_then_adapters() -
     assert [each[0] for each in order(num_train=500, **VIT)] == [
         f"{name} 16x1" for name in ("lora", "lora+", "qlora", "qlora+")
     ]
+
+
+def test_the_batch_of_a_contrastive_head_is_never_halved() -> None:
+    found = order(num_train=300, is_contrastive=True, **VIT)
+    assert found == [[f"{name} 32x1"] for name in ("lora", "lora+", "qlora", "qlora+")]
 
 
 def test_a_convolutional_model_gives_up_blocks_and_masks_keep_their_decoder() -> None:

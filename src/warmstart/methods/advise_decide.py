@@ -78,10 +78,10 @@ def options(facts: Facts, given: Mapping[str, Any]) -> Iterator[Iterator[Advice]
     is_chosen = bool(_given_method(given))
     steps = [rule for rule in rules_of("memory") if "method" in rule.sets and rule.applies(own)]
     for advice in (start, *(decide(facts, given, step) for step in steps if not is_chosen)):
-        yield _smaller_batches(advice, given)
         with_method = replace(facts, method=advice.method)
+        yield _smaller_batches(advice, with_method, given)
         if checkpointing.applies(with_method) and not checkpointing.sets.keys() & given.keys():
-            yield _smaller_batches(advice.changed(checkpointing, checkpointing.sets), given)
+            yield _smaller_batches(advice.changed(checkpointing, checkpointing.sets), with_method, given)
 
 
 def told(facts: Facts) -> tuple[Rule, ...]:
@@ -89,12 +89,12 @@ def told(facts: Facts) -> tuple[Rule, ...]:
     return tuple(rule for rule in RULES if rule.slot in ("warn", "later") and rule.applies(facts))
 
 
-def _smaller_batches(advice: Advice, given: Collection[str]) -> Iterator[Advice]:
+def _smaller_batches(advice: Advice, facts: Facts, given: Collection[str]) -> Iterator[Advice]:
     """The advice, then with half as many images at once and twice the accumulation, again and again."""
     yield advice
     (rule,) = (rule for rule in rules_of("memory") if rule.id == "memory.batch")
     whole = advice.value("data.batch_size", 0)
-    if "optim.accumulate" in given:
+    if "optim.accumulate" in given or not rule.applies(facts):
         return
     size = whole // 2
     while size >= _FEWEST_AT_ONCE:

@@ -54,6 +54,7 @@ class Facts:
     disk: int | None  # free where runs are written
     goal: str
     method: str = ""
+    is_contrastive: bool = False  # the head compares the images and texts of a batch
 
     @property
     def is_transformer(self) -> bool:

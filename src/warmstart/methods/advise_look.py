@@ -60,6 +60,7 @@ def gather(prepared: Prepared, goal: str, planned: int | None) -> Facts:
         ram=ram() or None,
         disk=_disk(job.run),
         goal=goal,
+        is_contrastive=job.built.text is not None and job.built.text.loss is not None,
     )
 
 

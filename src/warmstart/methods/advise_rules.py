@@ -131,6 +131,9 @@ RULES: tuple[Rule, ...] = (
          "None: no document asks for it, and scores stay calibrated."),
     Rule("batch.masks", "own", lambda f: f.has_masks, {"data.batch_size": 8},
          "Masks: 8 images; every pixel is a target."),
+    Rule("batch.contrastive", "own", lambda f: f.is_contrastive, {"data.batch_size": 32},
+         "A contrastive head: 32 images per step, whatever an epoch has; the other images of a batch are the wrong"
+         " answers that each is told from."),
     Rule("batch.transformer", "4.07, 4.20", lambda f: f.is_transformer, {"data.batch_size": lambda f: f.batch(32)},
          "Transformer: 32 images per step (the documents' 16 x 2 and 32 x 1), halved until an epoch has 20 steps."),
     Rule("batch.head", "0.02", lambda f: f.method == "head", {"data.batch_size": lambda f: f.batch(128)},
@@ -170,7 +173,7 @@ RULES: tuple[Rule, ...] = (
     Rule("select.usual", "own", _always, {"train.select_by": "auto"},
          "The task's usual metric chooses the best checkpoint."),
     # Where memory does not suffice, one after the other.
-    Rule("memory.batch", "4.14, 4.20", _always, {},
+    Rule("memory.batch", "4.14, 4.20", lambda f: not f.is_contrastive, {},
          "Half as many images at once and twice the accumulation, down to 4: the effective batch stays."),
     Rule("memory.checkpointing", "own", lambda f: f.method != "head", {"train.gradient_checkpointing": True},
          "Gradient checkpointing: activations are computed again instead of being kept, for about a third more time."),
@@ -196,6 +199,9 @@ RULES: tuple[Rule, ...] = (
          "No val images: the last checkpoint is kept, and nothing says if it is better; --val-ratio divides anew."),
     Rule("warn.val", "own", lambda f: 0 < f.num_val < 200, {},
          "Fewer than 200 val images: differences of some points between checkpoints cannot be told from chance."),
+    Rule("warn.negatives", "own", lambda f: f.is_contrastive, {},
+         "A contrastive head learns from the whole batch, and --accumulate adds up losses of small ones: where memory"
+         " does not suffice the batch is kept, and gradient checkpointing is tried first."),
     Rule("warn.gpus", "4.17", lambda f: f.num_gpus > 1, {},
          "Several GPUs: `torchrun --nproc-per-node N -m warmstart finetune --config FILE` divides every batch among"
          " them."),
