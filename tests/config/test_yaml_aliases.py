@@ -50,6 +50,15 @@ def test_every_key_becomes_a_setting_that_exists() -> None:
         ("training: {warmup_ratio: 3}", "warmup_ratio is 3\nExpected: a share of the run"),
         ("training: {early_stopping: {enabled: 3}}", "early_stopping.enabled is 3\nExpected: true or false"),
         ("training: {layerwise_lr: {enabled: false, rate: 2}}", "unknown key 'training.layerwise_lr.rate'"),
+        (
+            "training: {layerwise_lr: {enabled: true}}",
+            "training.layerwise_lr.enabled is true, and no decay_rate stands beside it: nothing would be switched on\n"
+            "Expected: training.layerwise_lr.decay_rate",
+        ),
+        (
+            "training: {early_stopping: {min_delta: .1, patience: null, enabled: true}}",
+            "early_stopping.enabled is true, and no patience",
+        ),
         ("hardware: {mixed_precision: 7}", "mixed_precision is 7\nExpected: true, false"),
         ("data: {data_dir: x, path: y}", "data.path is given twice"),
         ("data: {num_worker: 1}", "unknown key 'data.num_worker'"),

@@ -97,12 +97,12 @@ def _block(layer: str) -> str:
 
 
 _IN_RUN = "TensorBoard's events are in RUN/tb: `tensorboard --logdir` finds them below any folder"
-# A switch turns the keys beside it on or off.
-SWITCHES = (
-    "training.early_stopping.enabled",
-    "training.layerwise_lr.enabled",
-    "training.progressive_unfreezing.enabled",
-)
+# A switch turns the keys beside it on or off; the one named here is what it cannot do without.
+SWITCHES = {
+    "training.early_stopping.enabled": "patience",
+    "training.layerwise_lr.enabled": "decay_rate",
+    "training.progressive_unfreezing.enabled": "unfreeze_schedule",
+}
 YAML_KEYS: dict[str, Key] = {
     "experiment.name": Key("output.name"),
     "experiment.description": Key(None, "a run has a name and no other description"),
@@ -217,7 +217,7 @@ def _is_documents(key: str, value: Any, own: set[tuple[str, str]]) -> bool:
 def _read(result: _Translation, section: str, body: Mapping[str, Any]) -> None:
     for key, value, is_off in _opened(result, section, body):
         if key in SWITCHES:
-            result.notes.append(f"{key} switches {'off' if is_off else 'on'} what stands beside it")
+            _switch(result, key, is_off, body)
         elif key not in YAML_KEYS:
             group = key.rpartition(".")[0]
             names = [name for known in (*YAML_KEYS, *SWITCHES) if (name := _below(group, known))]
@@ -227,6 +227,19 @@ def _read(result: _Translation, section: str, body: Mapping[str, Any]) -> None:
             result.notes.append(f"{key} has no effect here: {key.rpartition('.')[0]} is not enabled")
         else:
             _put(result, key, value)
+
+
+def _switch(result: _Translation, key: str, is_off: bool, body: Mapping[str, Any]) -> None:
+    """The note on a switch; one that would switch nothing on is refused."""
+    group, needed = key.rpartition(".")[0], SWITCHES[key]
+    if is_off or body[group.rpartition(".")[2]].get(needed) is not None:
+        result.notes.append(f"{key} switches {'off' if is_off else 'on'} what stands beside it")
+    else:
+        result.refuse(
+            f"{key} is true, and no {needed} stands beside it: nothing would be switched on",
+            f"{group}.{needed}",
+            f"give it, or leave {group} out",
+        )
 
 
 def _below(group: str, key: str) -> str:
