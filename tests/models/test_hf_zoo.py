@@ -239,9 +239,15 @@ def test_what_is_no_model_of_transformers(tmp_path: Path) -> None:
     name, _ = saved(CLASSIFIERS["ViT"], tmp_path)
     with pytest.raises(UserError, match="cannot run on images of 64x64 pixels: Input image size"):
         create(name, image_size=(64, 64))
-    (tmp_path / "model.safetensors").unlink()
-    with pytest.raises(UserError, match=f"the pretrained weights of {name} are not in the cache"):
-        create(name, pretrained=True)
+    weights = tmp_path / "model.safetensors"
+    whole = weights.read_bytes()
+    for content, said in ((whole[:-100], "is damaged"), (b"", "is damaged"), (None, "holds no weights")):
+        weights.unlink() if content is None else weights.write_bytes(content)
+        with pytest.raises(UserError, match=said) as refusal:
+            create(name, pretrained=True)
+        assert f"the folder {tmp_path} " in refusal.value.happened
+        assert "cache" not in str(refusal.value) and "HF_ENDPOINT" not in str(refusal.value)
+        assert content is None or ": model.safetensors is damaged (" in refusal.value.happened
     with pytest.raises(UserError, match="hf:nobody/nothing are not in the cache"):
         create("hf:nobody/nothing")
 

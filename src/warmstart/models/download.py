@@ -12,13 +12,15 @@ from urllib.parse import urlsplit
 from urllib.request import getproxies
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from torch import nn
 
-from warmstart.errors import UserError
+from warmstart.errors import UserError, listing
+from warmstart.models.image_text.prompts import split_head
 from warmstart.models.sizes import Size, first_line
 
 _PATIENCE = 3.0  # seconds
+_WEIGHTS = (".safetensors", ".bin")
 
 
 def fetch(make: Callable[[], nn.Module], name: str, size: Size) -> nn.Module:
@@ -33,6 +35,8 @@ def fetch(make: Callable[[], nn.Module], name: str, size: Size) -> nn.Module:
                 "the image size they were trained at",
                 "leave --image-size out, or choose another --model",
             ) from error
+        if name.startswith("hf:") and (folder := Path(split_head(name.removeprefix("hf:"))[0])).is_dir():
+            raise _bad_folder(folder, reason) from error
         if name.startswith("torchvision:"):
             cache = Path(torch.hub.get_dir()) / "checkpoints"
             ways = "copy that folder from a machine that has it (TORCH_HOME says where it lies)"
@@ -60,6 +64,33 @@ def fetch(make: Callable[[], nn.Module], name: str, size: Size) -> nn.Module:
             "a connection to the model hub, or the weights in that cache",
             f"{ways}, pass --weights FILE, or --weights none for random initialisation",
         ) from error
+
+
+def _bad_folder(folder: Path, reason: str) -> UserError:
+    """For a folder on this machine that no weights could be read from; no hub was asked."""
+    files = sorted(file for file in folder.iterdir() if file.suffix in _WEIGHTS)
+    if not files:
+        return UserError(
+            f"the folder {folder} holds no weights ({reason})",
+            "model.safetensors or pytorch_model.bin beside config.json",
+            "copy the whole folder, or --weights none for random initialisation",
+        )
+    damaged = [file for file in files if file.suffix == ".safetensors" and not _opens(file)]
+    return UserError(
+        f"the folder {folder} cannot be read as a model: {listing(file.name for file in damaged or files)} "
+        f"{'is damaged' if damaged else 'is damaged, or of another model than config.json'} ({reason})",
+        "the files that save_pretrained wrote, whole",
+        "copy the folder again from where it came from, or pass --weights FILE",
+    )
+
+
+def _opens(file: Path) -> bool:
+    """Whether a safetensors file has the length that its header says."""
+    try:
+        with safe_open(file, "pt"):
+            return True
+    except (SafetensorError, OSError):
+        return False
 
 
 def _is_damaged(error: Exception) -> bool:
