@@ -21,6 +21,18 @@ def base(tmp_path: Path) -> dict[str, Any]:
     return {"data": str(tmp_path / "data"), "model": "builtin:fashion_cnn", "weights": "none"}
 
 
+def test_settings_of_adapters_without_a_rank(base: dict[str, Any]) -> None:
+    """Refused where nothing spoke of a rank; told where it was taken away from a preset that holds the others."""
+    with pytest.raises(UserError, match=r"(?s)--lora\.alpha without --lora\.rank.*--lora\.bits without"):
+        load(base, **{"lora.alpha": 4, "lora.bits": 4})
+    loaded = io.load(base | {"lora.rank": "none"}, preset="clip-lora")
+    told = [text for text in loaded.warnings if text.endswith("has no effect without --lora.rank")]
+    assert [text.split()[0] for text in told] == ["--lora.alpha", "--lora.dropout", "--lora.targets"]
+    with pytest.raises(UserError, match=r"--lora\.alpha without"):
+        io.load(base | {"lora.rank": "none", "lora.alpha": 4}, preset="clip-lora")
+    assert load(base, **{"lora.kind": "lora"}).warnings == ("--lora.kind has no effect without --lora.rank",)
+
+
 @pytest.mark.parametrize(
     ("flags", "message"),
     [

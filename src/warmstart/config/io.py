@@ -110,7 +110,7 @@ def load(
         else:
             _put(merged, origins, leaf.path, value, "flag")
     config = _validate(merged, problems)
-    problems += rules.problems(config)
+    problems += rules.problems(config, origins)
     if problems:
         raise UserError.of_problems(problems, "the settings")
     notes = tuple(note for layer in layers for note in layer.notes)

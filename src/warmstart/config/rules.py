@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from glob import glob
 from pathlib import Path
 
@@ -46,9 +47,14 @@ _MOMENTUM_FREE = (
 _UNITS = {"steps": "500steps", "epochs": "2epochs", "seconds": "10m", "share": "a share such as .1"}
 
 
-def problems(config: Config) -> list[UserError]:
-    """Everything that contradicts itself or cannot be read, before any download, decode or device work."""
-    return _contradictions(config) + _inputs(config) + output_problems(config)
+def problems(config: Config, origins: Mapping[str, str]) -> list[UserError]:
+    """Everything that contradicts itself or cannot be read, before any download, decode or device work.
+
+    `origins` are those of the settings that were given, by path.
+    """
+    return (
+        _contradictions(config) + lora_problems(config, origins) + _inputs(config) + output_problems(config)
+    )
 
 
 def _contradictions(config: Config) -> list[UserError]:
@@ -91,7 +97,7 @@ def _contradictions(config: Config) -> list[UserError]:
         if interval is None
     ]
     found += stage_problems(config) + loss_problems(config.task) + mix_problems(config)
-    return found + lora_problems(config) + text_problems(config) + _durations(config)
+    return found + text_problems(config) + _durations(config)
 
 
 def _durations(config: Config) -> list[UserError]:
