@@ -79,6 +79,13 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class Thresholds:
+    """From which score on a multi-label model gives each label, in the order of its classes: chosen on a run's val."""
+
+    values: tuple[float, ...]
+
+
+@dataclass(frozen=True)
 class Lora:
     """Low-rank adapters of a model: what they are, and at which layers. `models/adapters/layers.py` says what they do.
 

@@ -114,6 +114,35 @@ def test_thresholds_are_those_of_val_and_test_is_measured_at_them(result: Any) -
     assert "thresholds: 0.5 for every label" in ws.evaluate(f"{result.run}@{other}").text()
 
 
+def test_adapters_and_files_bring_their_thresholds_along(result: Any, digits: Path, tmp_path: Path) -> None:
+    """An adapter folder, what merge writes of it or of the run, and the file of --save-as answer as the run does."""
+    saved, given = tmp_path / "saved.safetensors", {"model": None, "weights": result.run, "lora.rank": 2}
+    tuned = finetune(digits, tmp_path / "tuned", epochs=2, save_as=str(saved), **given)
+    told = reader.open_run(tuned.run).thresholds
+    assert told is not None and any(value != 0.5 for value in told["thresholds"].values())
+    adapter = shutil.move(Path(tuned.run) / layout.ADAPTER, tmp_path / "adapter")
+    images = [str(digits / f"{number}.png") for number in range(40)]
+    wanted = [[name for name, _ in found.labels or ()] for found in ws.predict(tuned.run, images).predictions]
+    for name, model in (
+        ("adapter", str(adapter)),
+        ("saved", str(saved)),
+        ("of the run", ws.merge(tuned.run, to=str(tmp_path / "run.safetensors")).file),
+        ("of the adapter", ws.merge(str(adapter), to=str(tmp_path / "adapter.safetensors")).file),
+    ):
+        found = ws.predict(model, images)
+        assert [[label for label, _ in each.labels or ()] for each in found.predictions] == wanted, name
+        assert "0.5 for every label" not in found.text(), name
+    report = ws.evaluate(str(saved), str(digits / "sets.csv")).text()
+    assert "thresholds: chosen on the run's val split (as the file says)" in report
+    step = next(step for step in reader.open_run(tuned.run).checkpoint_steps() if step != told["step"])
+    other = ws.merge(f"{tuned.run}@{step}", to=str(tmp_path / "other.safetensors"))
+    assert f"the thresholds that val chose are those of step {told['step']}" in other.text()
+    assert "0.5 for every label" in ws.predict(other.file, images).text()
+    plain = finetune(digits, tmp_path / "plain", epochs=1, save_as=str(tmp_path / "plain.pt"))
+    log = (Path(plain.run) / layout.LOG).read_text()
+    assert f"its tensors do not say from which scores on each label is given: {plain.run} does" in log
+
+
 def test_tables_and_pictures(result: Any) -> None:
     run = reader.open_run(result.run)
     folder = run.path / layout.EVALUATIONS / f"test@{run.pointer(layout.BEST)}"

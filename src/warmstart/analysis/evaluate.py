@@ -123,7 +123,8 @@ class Evaluation(Shown):
         if isinstance(self.task, MultiLabel):
             chosen = "0.5 for every label: none are recorded for these weights"
             if self.task.thresholds is not None:
-                chosen = f"chosen on the run's val split ({layout.THRESHOLDS})"
+                where = layout.THRESHOLDS if self.run is not None else "as the file says"
+                chosen = f"chosen on the run's val split ({where})"
             return (
                 f"mAP {m['map']:.4f} (95 % interval {m['map_low']:.4f} to {m['map_high']:.4f})  f1 {m['f1']:.4f}  "
                 f"micro f1 {m['f1_micro']:.4f}  exact match {m['exact_match']:.4f}  loss {m['loss']:.4f}\n"

@@ -8,16 +8,17 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save
 
 from warmstart.config.places import short_name
 from warmstart.config.schema import Config
 from warmstart.console import log
 from warmstart.engine.job import Job
 from warmstart.errors import UserError, listing
-from warmstart.models.adapters.files import adapter_files
+from warmstart.inference.reference import recorded_thresholds, resolve_weights
+from warmstart.models.adapters.files import MANIFEST, adapter_files, with_entries
 from warmstart.models.adapters.plain import plain_state
-from warmstart.models.metadata import model_entries, read_decision
+from warmstart.models.metadata import model_entries, read_decision, threshold_entry, with_thresholds
 from warmstart.run import layout, reader, writer
 
 
@@ -64,6 +65,26 @@ def write_adapter(job: Job) -> None:
         100 * size / whole,
         whole / 1e6,
     )
+
+
+def add_thresholds(path: Path) -> None:
+    """Those that a run of labels has chosen on val, into its adapter folder and the file of --save-as."""
+    run = reader.Run(path)
+    found = recorded_thresholds(resolve_weights(str(path)), tuple(run.resolved["model"]["classes"]))
+    if found is None:
+        return
+    if (path / layout.ADAPTER).is_dir():
+        manifest = path / layout.ADAPTER / MANIFEST
+        writer.write_whole(manifest, with_entries(manifest, threshold_entry(found)))
+    if (target := run.config["output"]["save_as"]) is None:
+        return
+    _, _, file = reader.model_file(str(path))
+    if Path(target).suffix != file.suffix:
+        log.warning("its tensors do not say from which scores on each label is given: %s does", path)
+    elif Path(target).is_file() and Path(target).read_bytes() == file.read_bytes():
+        with safe_open(file, framework="pt") as opened:
+            metadata = with_thresholds(opened.metadata(), found)
+        writer.write_whole(Path(target), save(load_file(file), metadata))
 
 
 def save_as(job: Job, target: Path) -> None:

@@ -11,6 +11,7 @@ from warmstart.console import log
 from warmstart.errors import UserError, listing
 from warmstart.models.choose import Score, check_path, checkpoints_in, choose, matches
 from warmstart.models.objects import keep
+from warmstart.records import Thresholds
 from warmstart.run import layout, reader
 from warmstart.run.reader import Run
 
@@ -44,6 +45,14 @@ def resolve_weights(reference: str | None) -> WeightsReference:
         run, step, file = reader.model_file(reference)
         return WeightsReference(str(file), run, step)
     return WeightsReference(reference)
+
+
+def recorded_thresholds(reference: WeightsReference, classes: tuple[str, ...]) -> Thresholds | None:
+    """Those of a multi-label run's labels, where it has chosen them for these weights."""
+    found = None if reference.run is None else reference.run.thresholds
+    if found is None or found["step"] != reference.step:
+        return None
+    return Thresholds(tuple(found["thresholds"][name] for name in classes))
 
 
 def processor_of(run: Run | None) -> Path | None:

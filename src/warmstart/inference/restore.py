@@ -16,7 +16,12 @@ from warmstart.data.samples import Samples
 from warmstart.errors import UserError
 from warmstart.inference.inputs import InputBuffer
 from warmstart.inference.predictor import predict_outputs
-from warmstart.inference.reference import WeightsReference, processor_of, resolve_weights
+from warmstart.inference.reference import (
+    WeightsReference,
+    processor_of,
+    recorded_thresholds,
+    resolve_weights,
+)
 from warmstart.models.build import BuiltModel, build, no_adapters
 from warmstart.models.image_text.prompts import Texts
 from warmstart.tasks.classification import Classification
@@ -58,17 +63,15 @@ class Restored:
 
     @property
     def task(self) -> Classification | MultiLabel | Segmentation:
-        """What the outputs mean; with the thresholds that the run recorded for this step."""
+        """What the outputs mean; with the thresholds that the run recorded for this step, or that the file states."""
         classes, run = self.built.classes, self.reference.run
         if self.built.segments:
             recorded = run.resolved["data"].get("ignore") if run is not None else None
             return Segmentation(classes) if recorded is None else Segmentation(classes, recorded)
         if not self.built.multi_label:
             return Classification(classes, decision=self.built.decision)
-        found = run.thresholds if run is not None else None
-        if found is None or found["step"] != self.reference.step:
-            return MultiLabel(classes)
-        return MultiLabel(classes, thresholds=tuple(found["thresholds"][name] for name in classes))
+        found = recorded_thresholds(self.reference, classes) or self.built.thresholds
+        return MultiLabel(classes, thresholds=None if found is None else found.values)
 
     def outputs(
         self,

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from warmstart.config.schema import ModelConfig
 from warmstart.errors import UserError
-from warmstart.inference.reference import WeightsReference, resolve_weights
+from warmstart.inference.reference import WeightsReference, recorded_thresholds, resolve_weights
 from warmstart.models.adapters.base import on_base
 from warmstart.models.adapters.four_bit import fitting_layers, in_floats, in_four_bits, quantisation_errors
 from warmstart.models.adapters.inject import merged
@@ -105,7 +105,8 @@ def merge(request: MergeRequest, device: torch.device) -> Merged:
     if request.bits is not None:
         stored = in_four_bits(plain, fitting_layers(plain, built.lora.targets))
         errors = quantisation_errors(stored)
-    metadata = metadata_for(replace(built, lora=None, base=None))
+    chosen = recorded_thresholds(reference, built.classes) or built.thresholds
+    metadata = metadata_for(replace(built, thresholds=chosen, lora=None, base=None))
     target.parent.mkdir(parents=True, exist_ok=True)
     writer.write_whole(target, save({name: t.contiguous() for name, t in stored.items()}, metadata))
     again = build(ModelConfig(weights=str(target)), {}, None, 0)
@@ -137,11 +138,12 @@ def merge(request: MergeRequest, device: torch.device) -> Merged:
 
 
 def _lost(reference: WeightsReference) -> tuple[str, ...]:
-    """What a run knows and no file of weights says."""
-    if reference.run is None or reference.run.thresholds is None:
+    """What a run knows and the file does not say."""
+    found = None if reference.run is None else reference.run.thresholds
+    if found is None or found["step"] == reference.step:
         return ()
     return (
-        f"every label answers from .5 on: the thresholds that val chose are in {reference.run.path} alone",
+        f"every label answers from .5 on: the thresholds that val chose are those of step {found['step']}",
     )
 
 

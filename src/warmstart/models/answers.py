@@ -10,7 +10,7 @@ from warmstart.models.heads import margin_of
 from warmstart.models.mismatch import explain
 from warmstart.models.weights import WeightsFile
 from warmstart.models.zoo import create, outline
-from warmstart.records import Decision, Margin
+from warmstart.records import Decision, Margin, Thresholds
 
 
 def own_classes(file: WeightsFile | None, name: str) -> tuple[str, ...]:
@@ -54,6 +54,17 @@ def own_decision(file: WeightsFile, classes: tuple[str, ...]) -> Decision | None
             "save the file again without the entry `decision`",
         )
     return decision
+
+
+def own_thresholds(file: WeightsFile, classes: tuple[str, ...]) -> Thresholds | None:
+    thresholds = file.thresholds
+    if thresholds is not None and len(thresholds.values) != len(classes):
+        raise UserError(
+            f"{file.path} has {len(thresholds.values)} thresholds for {len(classes)} labels",
+            "one for each",
+            "save the file again without the entry `thresholds`",
+        )
+    return thresholds
 
 
 def own_margin(created: Created, file: WeightsFile | None) -> Margin | None:

@@ -15,7 +15,7 @@ from warmstart.errors import UserError
 from warmstart.models.adapters.base import base_of, on_base
 from warmstart.models.adapters.four_bit import check_four_bit, put_in_four_bits
 from warmstart.models.adapters.inject import inject, load_adapters, merged
-from warmstart.models.answers import check_random, own_classes, own_decision, own_margin
+from warmstart.models.answers import check_random, own_classes, own_decision, own_margin, own_thresholds
 from warmstart.models.blocks import find_blocks
 from warmstart.models.create_for import create_for, resized
 from warmstart.models.created import Created, TextPart, with_stated
@@ -29,7 +29,7 @@ from warmstart.models.metadata import write_metadata
 from warmstart.models.naming import resolve_name
 from warmstart.models.weights import WeightsFile, load_into, read_weights
 from warmstart.models.zoo import outline
-from warmstart.records import Base, Block, Decision, Lora, Margin, Preprocessing
+from warmstart.records import Base, Block, Decision, Lora, Margin, Preprocessing, Thresholds
 
 _DEFAULT_TASK, _NO_TEXTS = TaskConfig(), Texts()
 _PREPROCESSING_KEYS = frozenset({"mean", "std", "image_size", "crop_pct"})
@@ -55,6 +55,7 @@ class BuiltModel:
     segments: bool = False  # by its architecture: outputs are (N, K, H, W), scores of every pixel
     margin: Margin | None = None  # its classifier is a margin head
     decision: Decision | None = None  # of a binary classifier, by the file or the run
+    thresholds: Thresholds | None = None  # of a multi-label one, by the file
     lora: Lora | None = None  # its low-rank adapters
     base: Base | None = None  # what these were trained on
     text: TextPart | None = None  # of an image-text model
@@ -131,6 +132,7 @@ def build(
         segments=created.segments,
         margin=margin,
         decision=None if kept is None else own_decision(kept, classes),
+        thresholds=None if kept is None else own_thresholds(kept, classes),
         text=created.text,
         notes=notes,
     )
@@ -186,7 +188,7 @@ def metadata_for(built: BuiltModel) -> dict[str, str]:
         built.preprocessing,
         built.multi_label,
         hf_config,
-        (built.margin, built.decision, built.lora, built.base),
+        (built.margin, built.decision, built.thresholds, built.lora, built.base),
     )
 
 

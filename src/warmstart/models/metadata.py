@@ -12,12 +12,12 @@ from safetensors import safe_open
 
 from warmstart.errors import UserError
 from warmstart.models.builtin import is_builtin
-from warmstart.records import Base, Decision, Lora, Margin, Preprocessing
+from warmstart.records import Base, Decision, Lora, Margin, Preprocessing, Thresholds
 
 NAME = "warmstart.name"  # with its zoo, `timm:resnet18`; `arch` in files of others
 _TASK, _MULTI_LABEL = "task", "multi-label"  # without the entry, an image has one class
-_MARGIN, _DECISION, _LORA, _BASE = "margin_head", "decision", "lora", "base"
-_KEYS = {Margin: _MARGIN, Decision: _DECISION, Lora: _LORA, Base: _BASE}
+_MARGIN, _DECISION, _THRESHOLDS, _LORA, _BASE = "margin_head", "decision", "thresholds", "lora", "base"
+_KEYS = {Margin: _MARGIN, Decision: _DECISION, Thresholds: _THRESHOLDS, Lora: _LORA, Base: _BASE}
 _STRETCH = "stretch"  # without the entry, as the model's name says
 HF_CONFIG = "hf_config"  # of a model of transformers, whose name is that of a folder
 _OURS = "warmstart"  # the one entry of a file of ours
@@ -29,7 +29,7 @@ def write_metadata(
     preprocessing: Preprocessing,
     multi_label: bool = False,
     hf_config: str | None = None,
-    records: Iterable[Margin | Decision | Lora | Base | None] = (),
+    records: Iterable[Margin | Decision | Thresholds | Lora | Base | None] = (),
 ) -> dict[str, str]:
     """The text entry that makes a saved model self-describing.
 
@@ -60,6 +60,17 @@ def with_decision(metadata: Mapping[str, str], decision: Decision | None) -> dic
     entries = json.loads(metadata[_OURS])
     entries.pop(_DECISION, None)
     entries |= {} if decision is None else {_DECISION: json.dumps(asdict(decision), ensure_ascii=False)}
+    return {_OURS: json.dumps(entries, ensure_ascii=False)}
+
+
+def threshold_entry(thresholds: Thresholds) -> dict[str, str]:
+    """The entry that says them."""
+    return {_THRESHOLDS: json.dumps(asdict(thresholds))}
+
+
+def with_thresholds(metadata: Mapping[str, str], thresholds: Thresholds) -> dict[str, str]:
+    """The text entry of a file of ours, with these thresholds."""
+    entries = json.loads(metadata[_OURS]) | threshold_entry(thresholds)
     return {_OURS: json.dumps(entries, ensure_ascii=False)}
 
 
@@ -131,6 +142,17 @@ def decision_in(metadata: Mapping[str, str], source: str) -> Decision | None:
     if not (threshold is None or _is_number(threshold)) or not isinstance(values.get("positive"), str):
         raise _bad(_DECISION, metadata, source, '{"positive": "open", "threshold": 0.4, "rule": "f1"}')
     return Decision(values["positive"], None if threshold is None else float(threshold), values.get("rule"))
+
+
+def thresholds_in(metadata: Mapping[str, str], source: str) -> Thresholds | None:
+    """The scores from which on the file's classifier gives its labels, where they are stated."""
+    if _THRESHOLDS not in metadata:
+        return None
+    values = _json(metadata[_THRESHOLDS])
+    found = values.get("values") if isinstance(values, dict) else None
+    if not isinstance(found, list) or not all(map(_is_number, found)):
+        raise _bad(_THRESHOLDS, metadata, source, '{"values": [0.4, 0.5]}, one for each label')
+    return Thresholds(tuple(map(float, found)))
 
 
 def read_decision(file: Path) -> Decision | None:

@@ -47,12 +47,13 @@ from warmstart.models.metadata import (
     lora_in,
     margin_in,
     preprocessing_in,
+    thresholds_in,
 )
 from warmstart.models.mismatch import explain
 from warmstart.models.shards import INDEX_SUFFIX, check_shard, digest, shard_files
 from warmstart.models.sizes import first_line
 from warmstart.models.unwrap import SAVE_BARE, Unwrapped, harmless_classes, strip_prefixes, unwrap
-from warmstart.records import Base, Decision, Lora, Margin
+from warmstart.records import Base, Decision, Lora, Margin, Thresholds
 
 _NUM_EXAMPLES = 5
 _LFS_POINTER = b"version https://git-lfs"
@@ -75,6 +76,7 @@ class WeightsFile:
     hf_config: str | None = None  # of a model of transformers that was saved here
     margin: Margin | None = None  # of its classifier; None: that is linear
     decision: Decision | None = None  # of a binary classifier
+    thresholds: Thresholds | None = None  # of a multi-label one
     lora: Lora | None = None  # what the adapters are
     adapters: dict[str, Tensor] = field(default_factory=dict)  # beside `state`, which is the base's
     codes: dict[str, Tensor] = field(default_factory=dict)  # of what is in 4 bits; `state` has it in floats
@@ -115,10 +117,8 @@ def read_weights(path: str | Path) -> WeightsFile:
     state, notes = {**state, **in_floats(codes)}, [*notes, *(told_of_codes(codes) if lora is None else ())]
     beside, told = described(file)
     beside, config = {k: v for k, v in beside.items() if k not in metadata}, str(file.with_name(CONFIG))
-    named, told = (
-        classes_in(metadata, str(file)) or classes_in(beside, config),
-        told if "classes" in beside else (),
-    )
+    named = classes_in(metadata, str(file)) or classes_in(beside, config)
+    told = told if "classes" in beside else ()
     return WeightsFile(
         path=file,
         state=state,
@@ -138,6 +138,7 @@ def read_weights(path: str | Path) -> WeightsFile:
         hf_config=metadata.get(HF_CONFIG),
         margin=margin_in({**metadata, **found.metadata}, str(file)),
         decision=decision_in(metadata, str(file)),
+        thresholds=thresholds_in(metadata, str(file)),
         lora=lora,
         adapters=adapters,
         codes=codes,

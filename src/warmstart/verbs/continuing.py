@@ -22,13 +22,18 @@ if TYPE_CHECKING:
 
 
 def finish(run: Path, device: str) -> FinetuneResult:
-    """Measure what the run changed and draw its curves; both only read what training wrote."""
+    """Measure what the run changed and draw its curves: both only read what training wrote.
+
+    The thresholds of labels, which are chosen here, are added to what the run has written for others.
+    """
     from warmstart.analysis.curves import draw_curves
     from warmstart.analysis.gain import measure_gains
+    from warmstart.engine.outputs import add_thresholds
     from warmstart.inference.device import resolve_device
 
     gains, result = measure_gains(run, resolve_device(device), workers=0)
     with log_file(run / layout.LOG):
+        add_thresholds(run)
         for gain in gains:
             if gain.split == RETAIN:
                 log.info(gain.text())

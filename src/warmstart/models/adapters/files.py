@@ -115,6 +115,12 @@ def adapter_files(
     }
 
 
+def with_entries(manifest: Path, entries: Mapping[str, str]) -> bytes:
+    """The content of a manifest of ours, with more that is said of the model."""
+    content = read_config(manifest)
+    return _json({**content, "model": {**content["model"], **entries}})
+
+
 def _peft_name(name: str, attentions: Collection[str]) -> str:
     """That of peft for a tensor of an adapter, without the prefix: an attention's own layers are inside of it."""
     parent, dot, last = str(adapted_layer(name)).rpartition(".")
