@@ -269,10 +269,12 @@ def test_the_whole_template_uncommented(write, base):
 
 
 def test_sections_alone():
-    from warmstart.config.schema import DataConfig
+    from warmstart.config.schema import DataConfig, TextConfig
 
     assert io.validate_section(DataConfig, {"image_size": "32"}).image_size == (32, 32)
     with pytest.raises(
         UserError, match=r"2 problems in the settings:\n  1\. --image-size: 'x' is not an image size"
     ):
         io.validate_section(DataConfig, {"image_size": "x", "crop_pct": 7})
+    with pytest.raises(UserError, match=r"^--text\.prompts: 'a dog' has no {} where"):
+        io.validate_section(TextConfig, {"prompts": "a dog"})

@@ -159,7 +159,7 @@ def test_image_sizes() -> None:
         UserError, match="builtin:microsegformer cannot run on images of 28x28 pixels"
     ) as caught:
         create(NAME, image_size=(28, 28))
-    assert "32x32 is the smallest square" in str(caught.value)
+    assert "nearest that work: 32x32\n" in str(caught.value)
     with pytest.raises(UserError, match="takes 3 channels, not 1"):
         create(NAME, in_channels=1)
 

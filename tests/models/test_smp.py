@@ -79,7 +79,7 @@ def test_what_cannot_be_built_says_so() -> None:
     with pytest.raises(UserError, match="cannot build smp:Unet/tu-vit_tiny_patch16_224: Unsupported"):
         create("smp:Unet/tu-vit_tiny_patch16_224")
     with pytest.raises(
-        UserError, match=r"cannot run on images of 50x50 pixels[\s\S]*32x32 is the smallest square"
+        UserError, match=r"cannot run on images of 50x50 pixels[\s\S]*nearest that work: 64x64, 32x32"
     ):
         create("smp:MAnet/resnet18", image_size=(50, 50))
     with pytest.raises(UserError, match=f"{UNET} has no dropout before its head"):

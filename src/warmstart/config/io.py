@@ -12,7 +12,7 @@ import yaml
 from pydantic import ValidationError
 
 from warmstart.config import rules
-from warmstart.config.schema import MAIN_LEAVES, Config, Leaf, Section, leaves
+from warmstart.config.schema import MAIN_LEAVES, Config, Leaf, Section, flag_of, leaves
 from warmstart.config.yaml_aliases import translate_yaml
 from warmstart.errors import UserError, closest, listing
 
@@ -145,7 +145,7 @@ def validate_section(section: type[S], values: dict[str, Any]) -> S:
     except ValidationError as error:
         found = [
             UserError(
-                f"--{str(e['loc'][0]).replace('_', '-')}: {e['msg'].removeprefix('Value error, ')}, got {e['input']!r}"
+                f"--{flag_of(section, e['loc'][0])}: {e['msg'].removeprefix('Value error, ')}, got {e['input']!r}"
             )
             for e in error.errors()
         ]

@@ -263,3 +263,9 @@ def leaves() -> Iterator[Leaf]:
             yield Leaf(
                 section, name, flag.replace("_", "-"), leaf.description or "", leaf.default, leaf.annotation
             )
+
+
+def flag_of(section: type[Section], name: str | int) -> str:
+    """The flag of a leaf, without its dashes, by the class of its section."""
+    owners = {key: field.annotation for key, field in Config.model_fields.items()}
+    return next(leaf.flag for leaf in leaves() if leaf.name == name and owners[leaf.section] is section)

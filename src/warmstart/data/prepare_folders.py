@@ -98,7 +98,8 @@ def prepare_folders(
         ),
         unreadable=(*broken, *unread),
     )
-    record = {**result.to_json(), "data": absolute(data), "seed": seed, "shares": shares, **asdict(wanted)}
+    record = {**result.to_json(), "data": absolute(data), "seed": seed, **asdict(wanted)}
+    record["shares"] = {split: round(share, 9) for split, share in shares.items()}
     places = [f"{word}/{name}" for word, name in zip(words, places_of(pool, source.classes), strict=True)]
     write_folders(target, pool, places, records_of(record, pool, places), progress(1 + int(wanted.validate)))
     return result

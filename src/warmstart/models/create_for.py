@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+import torch
+
 from warmstart.config.schema import ModelConfig
 from warmstart.models.created import Created, Outline
 from warmstart.models.fitting import image_size_in
@@ -56,11 +58,16 @@ def _channels(name: str, file: WeightsFile, known: Outline, stated: Mapping[str,
 
 
 def resized(created: Created, file: WeightsFile, name: str, stated: Mapping[str, Any]) -> tuple[str, ...]:
-    """Move a model with a fixed input from the file's image size to the one asked for; notes."""
+    """Move a model with a fixed input from the file's image size to the one asked for; notes.
+
+    UserError: it cannot be moved, or would not run there.
+    """
     old = created.preprocessing.image_size
     new = stated.get("image_size", old)
     known = outline(name)
     if new != old:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            create(name, image_size=new)  # raises for a size that the architecture cannot run on
         resize(created.module, name, old, new)
         return (
             f"moved from images of {old[0]}x{old[1]} to {new[0]}x{new[1]}: position embeddings resampled",

@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from warmstart.errors import UserError
+from warmstart.errors import UserError, listing
 
 Size = tuple[int, int]  # (height, width) in pixels
-_CANDIDATES = (8, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512)
+_CANDIDATES = (8, 16, 24, 32, 48, 64, 80, 96, 128, 160, 192, 224, 256, 320, 336, 384, 448, 512, 518)
 
 
 def first_line(error: Exception) -> str:
@@ -23,7 +23,7 @@ def first_line(error: Exception) -> str:
 
 
 def check_image_size(make: Callable[[Size], nn.Module], name: str, size: Size, in_channels: int) -> None:
-    """Raise a UserError that names the size and the smallest workable square if a forward at `size` fails.
+    """Raise a UserError that names the size and the nearest workable squares if a forward at `size` fails.
 
     `make` builds the model for an image size, on the current default device.
     """
@@ -33,16 +33,25 @@ def check_image_size(make: Callable[[Size], nn.Module], name: str, size: Size, i
     cause = _failure(make, size, in_channels, "cpu")
     if cause is None:
         return
-    workable = next((s for s in _CANDIDATES if _failure(make, (s, s), in_channels, "meta") is None), None)
-    smallest = f" {workable}x{workable} is the smallest square that works of those tried." if workable else ""
     height, width = size
+    nearest = [f"{s}x{s}" for s in _workable(make, max(size), in_channels)]
     raise UserError(
         f"{name} cannot run on images of {height}x{width} pixels: {first_line(cause)}",
-        f"an image size the architecture can divide.{smallest}",
-        f"--image-size {workable}x{workable}, or another --model"
-        if workable
-        else "choose another --image-size",
+        "an image size the architecture can divide"
+        + (f"; of the squares that were tried the nearest that work: {listing(nearest)}" if nearest else ""),
+        f"--image-size {nearest[0]}, or another --model" if nearest else "choose another --image-size",
     ) from cause
+
+
+def _workable(make: Callable[[Size], nn.Module], side: int, in_channels: int) -> list[int]:
+    """Sides of the nearest smaller and larger squares that work, the nearer one first."""
+    smaller = [s for s in reversed(_CANDIDATES) if s <= side]
+    larger = [s for s in _CANDIDATES if s > side]
+    found = [
+        next((s for s in sides if _failure(make, (s, s), in_channels, "meta") is None), None)
+        for sides in (smaller, larger)
+    ]
+    return sorted((s for s in found if s is not None), key=lambda s: abs(s - side))
 
 
 def resize(module: nn.Module, name: str, old: Size, new: Size) -> None:
