@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from warmstart.console import log
 from warmstart.engine.background import Background
@@ -18,6 +18,7 @@ from warmstart.engine.optimizer import OptimizerState, state_by_name
 from warmstart.engine.state import NotFinite, TrainState
 from warmstart.errors import UserError, listing
 from warmstart.models.build import BuiltModel, metadata_for
+from warmstart.models.tensor_file import TensorFile
 from warmstart.run import layout, reader, writer
 from warmstart.run.lineage import reference_of
 
@@ -40,11 +41,17 @@ class Saved:
 
 
 def save_checkpoint(
-    job: Job, state: TrainState, learner: Learner, background: Background, is_planned: bool = True
+    job: Job,
+    state: TrainState,
+    learner: Learner,
+    background: Background,
+    is_planned: bool = True,
+    goes_on: bool = True,
 ) -> None:
     """Copy the full state; beside the loop write it as the newest checkpoint, and remove what is no longer kept.
 
-    A rescue goes back to a planned one: where a run happened to be interrupted makes no difference to it.
+    A rescue goes back to a planned one: where a run happened to be interrupted makes no difference to it. Unless the
+    training `goes_on` meanwhile, nothing is copied, and the file is waited for.
 
     Raises:
         NotFinite: the weights.
@@ -75,22 +82,21 @@ def save_checkpoint(
         "num_threads": torch.get_num_threads(),
         "num_processes": world.size,
     }
-    weights, others, text = _copies(used), _copies(kept), json.dumps(record, indent=1).encode()
-    metadata = metadata_for(_answering(job, state))
+    if goes_on:
+        used, kept = _copies(used), _copies(kept)
+    metadata, text = metadata_for(_answering(job, state)), json.dumps(record, indent=1).encode()
     step, good_step, is_best = state.step, state.good_step, state.best_step == state.step
+    files = {layout.MODEL: TensorFile(used, metadata), layout.STATE_TENSORS: TensorFile(kept)}
 
     def write() -> None:
-        files = {
-            layout.MODEL: save(weights, metadata),
-            layout.STATE_TENSORS: save(others),
-            layout.STATE: text,
-        }
-        writer.write_checkpoint(job.run, step, files)
+        writer.write_checkpoint(job.run, step, {**files, layout.STATE: text})
         if is_best:
             writer.mark_best(job.run, step)
         writer.prune_checkpoints(job.run, job.config.train.keep_checkpoints, good_step)
 
     background.run(write)
+    if not goes_on:
+        background.wait()
 
 
 def _answering(job: Job, state: TrainState) -> BuiltModel:

@@ -102,8 +102,8 @@ def run_loop(
             # ---- The start (step 0, or where a parent's count goes on) is measured before anything is trained
             if is_fresh:
                 _validate(job, state, learner, means)
-                _save(job, state, learner, means)
-                background.wait()  # a disk that refuses the first checkpoint should cost nothing
+                # Waited for: a disk that refuses the first checkpoint should cost nothing.
+                _save(job, state, learner, means, goes_on=False)
 
             # ---- Steps
             for window in _windows(job, state, means):
@@ -228,14 +228,21 @@ def _after_step(
     is_planned = done or is_best or is_save_time or pace.is_save_step(step)
     if is_planned or stopping:
         rows.collect(state)
-        _save(job, state, learner, means, is_planned)
+        _save(job, state, learner, means, is_planned, goes_on=not (done or stopping))
     return done or stopping
 
 
-def _save(job: Job, state: TrainState, learner: Learner, means: _Means, is_planned: bool = True) -> None:
+def _save(
+    job: Job,
+    state: TrainState,
+    learner: Learner,
+    means: _Means,
+    is_planned: bool = True,
+    goes_on: bool = True,
+) -> None:
     with means.clock.part(SAVING):
         state.unreadable = means.feed.unreadable()
-        save_checkpoint(job, state, learner, means.background, is_planned)
+        save_checkpoint(job, state, learner, means.background, is_planned, goes_on)
 
 
 def _validate(job: Job, state: TrainState, learner: Learner, means: _Means) -> tuple[dict[str, float], bool]:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 
 from warmstart.config.places import short_name
 from warmstart.config.schema import Config
@@ -19,6 +19,7 @@ from warmstart.inference.reference import recorded_thresholds, resolve_weights
 from warmstart.models.adapters.files import MANIFEST, adapter_files, with_entries
 from warmstart.models.adapters.plain import plain_state
 from warmstart.models.metadata import model_entries, read_decision, threshold_entry, with_thresholds
+from warmstart.models.tensor_file import TensorFile
 from warmstart.run import layout, reader, writer
 
 
@@ -84,7 +85,7 @@ def add_thresholds(path: Path) -> None:
     elif Path(target).is_file() and Path(target).read_bytes() == file.read_bytes():
         with safe_open(file, framework="pt") as opened:
             metadata = with_thresholds(opened.metadata(), found)
-        writer.write_whole(Path(target), save(load_file(file), metadata))
+        writer.write_whole(Path(target), TensorFile(load_file(file), metadata))
 
 
 def save_as(job: Job, target: Path) -> None:

@@ -7,8 +7,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save
-
 from warmstart.analysis.blend_plot import plot_blend
 from warmstart.analysis.evaluate import evaluate
 from warmstart.config.io import from_dict, to_yaml
@@ -18,6 +16,7 @@ from warmstart.errors import listing
 from warmstart.inference.restore import restore
 from warmstart.methods.blend import Blended, Point
 from warmstart.models.build import metadata_for
+from warmstart.models.tensor_file import TensorFile
 from warmstart.records import finite
 from warmstart.run import layout, writer
 from warmstart.shown import Shown
@@ -108,7 +107,7 @@ def write_blend(found: Blended, output_dir: str | None, workers: int) -> BlendRe
             writer.write_whole(run / name, (parent.path / name).read_bytes())
     writer.write_json(run / layout.PLAN, _plan(found))
     built = replace(found.tuned.built, decision=found.decision)
-    files = {layout.MODEL: save(found.weights, metadata_for(built))}
+    files = {layout.MODEL: TensorFile(found.weights, metadata_for(built))}
     writer.write_checkpoint(run, 0, files)
     writer.mark_best(run, 0)
     row = {"step": 0, "epoch": 0.0}

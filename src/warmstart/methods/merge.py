@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save
 from torch import Tensor, nn
 
 from warmstart.config.schema import ModelConfig
@@ -19,6 +18,7 @@ from warmstart.models.adapters.base import on_base
 from warmstart.models.adapters.four_bit import fitting_layers, in_floats, in_four_bits, quantisation_errors
 from warmstart.models.adapters.inject import merged
 from warmstart.models.build import BuiltModel, build, metadata_for, no_adapters
+from warmstart.models.tensor_file import TensorFile
 from warmstart.models.weights import read_weights
 from warmstart.run import writer
 from warmstart.shown import Shown
@@ -108,7 +108,7 @@ def merge(request: MergeRequest, device: torch.device) -> Merged:
     chosen = recorded_thresholds(reference, built.classes) or built.thresholds
     metadata = metadata_for(replace(built, thresholds=chosen, lora=None, base=None))
     target.parent.mkdir(parents=True, exist_ok=True)
-    writer.write_whole(target, save({name: t.contiguous() for name, t in stored.items()}, metadata))
+    writer.write_whole(target, TensorFile(stored, metadata))
     again = build(ModelConfig(weights=str(target)), {}, None, 0)
     again.move_to(device)
     wanted, found = (_logits(model, device) for model in (built, again))

@@ -7,11 +7,11 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from warmstart.errors import UserError
 from warmstart.records import finite
@@ -33,28 +33,47 @@ def muted() -> Iterator[None]:
         _is_muted = False
 
 
-def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under a temporary name, flush it to disk, and move it into place.
+class Pieces(Protocol):
+    """A content that is made while it is written."""
+
+    num_bytes: int
+
+    def __iter__(self) -> Iterator[bytes | memoryview]: ...
+
+
+Content = bytes | Pieces
+
+
+def write_whole(path: Path, content: Content) -> str:
+    """Write a file under a temporary name, flush it to disk, and move it into place. The sha256 of what was written.
 
     Every whole file of a run goes through here, so a full disk shows up in one place only.
 
     Raises:
         UserError: the disk is full or not writable; what stood at `path` before is untouched.
     """
+    digest = sha256()
     if _is_muted:
-        return
+        return digest.hexdigest()
     temporary = path.with_name(f".{path.name}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(content)
+            for piece in (content,) if isinstance(content, bytes) else content:
+                file.write(piece)
+                digest.update(piece)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
-        raise _cannot_write(path, error, len(content)) from error
+        raise _cannot_write(path, error, _size(content)) from error
     finally:
         with suppress(OSError):  # it is gone if all went well
             temporary.unlink()
+    return digest.hexdigest()
+
+
+def _size(content: Content) -> int:
+    return len(content) if isinstance(content, bytes) else content.num_bytes
 
 
 def _cannot_write(path: Path, error: OSError, num_bytes: int) -> UserError:
@@ -152,7 +171,7 @@ def write_status(run: Path, state: str, **details: Any) -> None:
     write_json(run / layout.STATUS, {"state": state, **who, **details})
 
 
-def write_checkpoint(run: Path, step: int, files: Mapping[str, bytes]) -> Path:
+def write_checkpoint(run: Path, step: int, files: Mapping[str, Content]) -> Path:
     """Write a checkpoint folder with its MANIFEST (sizes and sha256), then move LAST to it.
 
     The rows that were written before it are on disk by then.
@@ -165,20 +184,23 @@ def write_checkpoint(run: Path, step: int, files: Mapping[str, bytes]) -> Path:
     if _is_muted:
         return final
     flush_rows(run)
-    manifest = {
-        name: {"bytes": len(content), "sha256": sha256(content).hexdigest()}
-        for name, content in files.items()
-    }
-    record = _json({"format": layout.FORMAT_VERSION, "step": step, "files": manifest})
-    write_folder(final, {**files, layout.MANIFEST: record})
+
+    def manifest(digests: Mapping[str, str]) -> bytes:
+        found = {name: {"bytes": _size(files[name]), "sha256": digest} for name, digest in digests.items()}
+        return _json({"format": layout.FORMAT_VERSION, "step": step, "files": found})
+
+    write_folder(final, files, manifest)
     write_text(root / layout.LAST, final.name + "\n")
     return final
 
 
-def write_folder(final: Path, files: Mapping[str, bytes]) -> None:
+def write_folder(
+    final: Path, files: Mapping[str, Content], manifest: Callable[[Mapping[str, str]], bytes] | None = None
+) -> None:
     """Write a folder, in the place of one that stands there already.
 
-    It is complete before it gets its name, so a reader never sees half of one.
+    It is complete before it gets its name, so a reader never sees half of one. `manifest` makes the content of its
+    MANIFEST of the files' sha256.
 
     Raises:
         UserError: the disk is full; the temporary folder is removed.
@@ -189,13 +211,14 @@ def write_folder(final: Path, files: Mapping[str, bytes]) -> None:
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         temporary.mkdir(parents=True)
-        for name, content in files.items():
-            write_whole(temporary / name, content)
+        digests = {name: write_whole(temporary / name, content) for name, content in files.items()}
+        if manifest is not None:
+            write_whole(temporary / layout.MANIFEST, manifest(digests))
         if final.exists():  # the same again, after a resume
             shutil.rmtree(final)
         temporary.replace(final)
     except OSError as error:
-        raise _cannot_write(final, error, sum(map(len, files.values()))) from error
+        raise _cannot_write(final, error, sum(map(_size, files.values()))) from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)  # it is gone if all went well
 
