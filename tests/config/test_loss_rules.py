@@ -40,8 +40,8 @@ def test_settings_without_effect_are_named(task: dict[str, Any], words: str) -> 
 )
 def test_settings_in_force_are_not(task: dict[str, Any]) -> None:
     assert warnings(_config(**task), {}) == []
-    assert not any("--ce-weight" in str(problem) for problem in problems(_config(**task)))
+    assert not any("--ce-weight" in str(problem) for problem in problems(_config(**task), {}))
 
 
 def test_a_loss_without_a_part_is_refused() -> None:
-    assert any("nothing to learn" in str(problem) for problem in problems(_config(ce_weight=0)))
+    assert any("nothing to learn" in str(problem) for problem in problems(_config(ce_weight=0), {}))

@@ -136,7 +136,7 @@ def test_contrastive_tuning(tower: str, tiny_clip: Path, tmp_path: Path) -> None
         ({"freeze": "text"}, "frozen, and runs once for all batches;"),
         ({"freeze": "backbone"}, "frozen, and runs once for all batches;"),
         ({"text.tower": "frozen", "text.captions": "caption"}, "frozen;"),
-        ({"freeze": "text_embeddings"}, "trained (in 3 of 4 blocks);"),
+        ({"freeze": "text_model.embeddings"}, "trained (in 3 of 4 blocks);"),
         ({"unfreeze": "0:head,1:all"}, "trained, at first frozen;"),
         ({"lora.rank": 2}, "frozen but for its adapters (in 2 of 4 blocks);"),
     ],
@@ -250,6 +250,24 @@ def test_a_run_needs_the_folder_no_more(tiny_clip: Path, tmp_path: Path) -> None
         expected = next(row["loss"] for row in recorded if row["step"] == best)
         assert found["metrics"]["loss"] == expected, f"{head}: to the bit"
     assert "tokenizer.json" in {path.name for path in (tmp_path / "again" / layout.PROCESSOR).iterdir()}
+
+
+@pytest.mark.parametrize("head", ["zero-shot", "contrastive"])
+def test_a_blend_with_the_untuned_model(
+    head: str, tiny_clip: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """WiSE-FT: alpha 0 is what the run's step 0 was, from the folder by name or as the run's own start."""
+    run = finetune(tiny_clip, tmp_path / "run", **{"text.head": head, "text.prompts": "a {};one {}"})
+    first, *_, last = [row[run.resolved["select_by"]] for row in run.evals.rows if row["split"] == "val"]
+    tuned = f"{run.path}@last"
+    for number, models in enumerate(([f"hf:{tiny_clip / 'clip'}", tuned], [tuned])):
+        mix = str(tmp_path / f"mix-{number}")
+        found = answer(capsys, "blend", *models, "--alphas", "0,.5,1", "--output-dir", mix, "--device", "cpu")
+        points = found["points"]
+        assert [point["alpha"] for point in points] == [0, 0.5, 1] and not found["kept"]
+        assert (points[0]["val"], points[2]["val"]) == (first, last)
+        again = answer(capsys, "evaluate", mix, "--split", "val")["metrics"]
+        assert again["loss"] == Run(Path(mix)).evals.rows[0]["loss"]
 
 
 def test_what_does_not_go_together(

@@ -130,11 +130,12 @@ def test_a_full_disk_stops_the_run_and_costs_no_checkpoint(
     straight = finetune("straight")
     real = writer.write_whole
 
-    def write_whole(path: Path, content: bytes) -> None:
+    def write_whole(path: Path, content: writer.Content) -> str:
         with monkeypatch.context() as disk:
-            if path.name == full_at and "step_00000006" in f"{path.parent.name}{content[:20]!r}":
+            text = content[:20] if isinstance(content, bytes) else b""
+            if path.name == full_at and "step_00000006" in f"{path.parent.name}{text!r}":
                 disk.setattr(os, "fsync", _raise_enospc)  # where a full disk shows itself at the latest
-            real(path, content)
+            return real(path, content)
 
     monkeypatch.setattr(writer, "write_whole", write_whole)
     loaded = settings("run")

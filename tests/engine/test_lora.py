@@ -243,11 +243,11 @@ class Detached(torch.nn.Module):
 
 def test_an_adapter_without_a_gradient_is_refused_before_the_run(settings: SETTINGS, tmp_path: Path) -> None:
     given = {"model": objects.keep(Detached(), (32, 32)), "image_size": 32, "weights": None, "lora.rank": 2}
-    with pytest.raises(UserError, match=r"1 adapters would learn nothing.*: aside$") as refusal:
+    with pytest.raises(UserError, match=r"(?m)1 adapters would learn nothing.*: aside$") as refusal:
         train.finetune(settings("no", **given))
     assert refusal.value.fix == "--lora.targets without aside" and not (tmp_path / "no").exists()
     job = train.dry_run(settings("yes", **given, **{"lora.targets": "stem,middle"}))[0].job
-    assert job.plan.notes == ()
+    assert not [note for note in job.plan.notes if "gradient" in note]
     module = job.built.module.train()
     before, random = {name: t.clone() for name, t in module.state_dict().items()}, torch.get_rng_state()
     assert check_adapters(job) == () and module.training and module.norm.training
@@ -271,12 +271,12 @@ class Scaled(Detached):
 
 def test_a_scale_of_zero_excuses_only_what_it_silences(settings: SETTINGS) -> None:
     given = {"model": objects.keep(Scaled(), (32, 32)), "image_size": 32, "weights": None, "lora.rank": 2}
-    with pytest.raises(UserError, match=r"1 adapters would learn nothing.*: aside$"):
+    with pytest.raises(UserError, match=r"(?m)1 adapters would learn nothing.*: aside$"):
         train.finetune(settings("no", **given))
     job = train.dry_run(settings("yes", **given, **{"lora.targets": "stem,middle"}))[0].job
-    assert job.plan.notes == (
-        "1 adapters have no gradient as long as scale is zero, which multiplies what they give: middle",
-    )
+    assert [note for note in job.plan.notes if "gradient" in note] == [
+        "1 adapters have no gradient as long as scale is zero, which multiplies what they give: middle"
+    ]
 
 
 def test_adapters_behind_a_scale_of_zero_are_a_note_of_the_plan(finetune: FINETUNE) -> None:

@@ -217,7 +217,7 @@ def _is_documents(key: str, value: Any, own: set[tuple[str, str]]) -> bool:
 def _read(result: _Translation, section: str, body: Mapping[str, Any]) -> None:
     for key, value, is_off in _opened(result, section, body):
         if key in SWITCHES:
-            _switch(result, key, is_off, body)
+            _switch(result, key, value, body)
         elif key not in YAML_KEYS:
             group = key.rpartition(".")[0]
             names = [name for known in (*YAML_KEYS, *SWITCHES) if (name := _below(group, known))]
@@ -229,11 +229,11 @@ def _read(result: _Translation, section: str, body: Mapping[str, Any]) -> None:
             _put(result, key, value)
 
 
-def _switch(result: _Translation, key: str, is_off: bool, body: Mapping[str, Any]) -> None:
+def _switch(result: _Translation, key: str, value: object, body: Mapping[str, Any]) -> None:
     """The note on a switch; one that would switch nothing on is refused."""
     group, needed = key.rpartition(".")[0], SWITCHES[key]
-    if is_off or body[group.rpartition(".")[2]].get(needed) is not None:
-        result.notes.append(f"{key} switches {'off' if is_off else 'on'} what stands beside it")
+    if value is not True or body[group.rpartition(".")[2]].get(needed) is not None:
+        result.notes.append(f"{key} switches {'on' if value else 'off'} what stands beside it")
     else:
         result.refuse(
             f"{key} is true, and no {needed} stands beside it: nothing would be switched on",

@@ -136,6 +136,7 @@ def changes(parent: Parent, config: Config, origins: dict[str, str]) -> list[dic
     else:
         old = by_path(from_dict(parent.run.config))
         old |= {path: parent.settings.values[path] for path in _PLACES if path in parent.settings.values}
+        old[_PROMPTS] = old[_PROMPTS] or "those of its weights"
         differing = [path for path in now if now[path] != old[path]]
     return [
         {"setting": path, "old": old[path], "new": now[path], "origin": origins.get(path, "default")}

@@ -131,6 +131,18 @@ def restore_zero_shot(
     return Restored(built, reference, overridden=True, zero_shot=True)
 
 
+def restore_by_texts_of(tuned: Restored, model: str, device: torch.device) -> Restored:
+    """hf:FOLDER with the head, the classes, the texts and the image size of `tuned`: what that was started from."""
+    text, built = tuned.built.text, tuned.built
+    assert text is not None and text.prompts, "a model whose classifier was made of texts"
+    texts = Texts(TextConfig.model_validate({"head": text.head}), prompts=text.prompts)
+    sides = {"image_size": built.preprocessing.image_size}
+    made = build(ModelConfig(name=model), sides, built.classes, 0, text=texts)
+    made.move_to(device)
+    made.module.eval()
+    return Restored(made, WeightsReference(None), overridden=True, zero_shot=True)
+
+
 def restore(
     model: str,
     device: torch.device,

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from warmstart.console import log
 from warmstart.errors import UserError, listing
-from warmstart.inference.restore import Restored, restore
+from warmstart.inference.restore import Restored, restore, restore_by_texts_of
 from warmstart.methods.weights import average, between, running_norms
 from warmstart.models.adapters.plain import plain_state
+from warmstart.models.image_text.prompts import LINEAR, split_head
 from warmstart.run import layout
 from warmstart.run.lineage import reference_of
 from warmstart.run.reader import Run
@@ -78,7 +79,8 @@ def candidates_of(
     if request.last is not None:
         return None, _averages(run, request.last), ()
     name = request.models[0] if len(request.models) == 2 else _own_start(run)
-    start = restore(name, device, merged=True)
+    by_texts = name.startswith("hf:") and tuned.built.text is not None and tuned.built.text.prompts
+    start = restore_by_texts_of(tuned, name, device) if by_texts else restore(name, device, merged=True)
     after = load_state(tuned.reference.file)
     before = {key: value.cpu() for key, value in start.built.module.state_dict().items()}
     kept = _not_shared(before, after, start, tuned)
@@ -111,6 +113,9 @@ def _own_start(run: Run) -> str:
         return reference_of(parent)
     if source["kind"] == "file":
         return str(source["path"])
+    name = str(run.resolved["model"]["name"])
+    if source["kind"] == "pretrained" and name.startswith("hf:") and split_head(name)[1] != LINEAR:
+        return name
     raise UserError(
         f"{run.path} was started from {source['kind']} weights", "START TUNED", "name the start model first"
     )
@@ -122,7 +127,7 @@ def _not_shared(before: State, after: State, start: Restored, tuned: Restored) -
     other = [key for key in after if key not in before or before[key].shape != after[key].shape]
     other += [key for key in before if key not in after]
     foreign = [key for key in other if not key.startswith(head)]
-    if start.built.name != tuned.built.name or start.built.margin != tuned.built.margin or foreign:
+    if _architecture(start) != _architecture(tuned) or start.built.margin != tuned.built.margin or foreign:
         raise UserError(
             f"{start.label} is a {start.built.name} and {tuned.label} a {tuned.built.name}"
             + (f": {listing(foreign, 3)} differ" if foreign else ""),
@@ -137,3 +142,9 @@ def _not_shared(before: State, after: State, start: Restored, tuned: Restored) -
         "the head of %s is for other classes: that of %s is used throughout", start.label, tuned.label
     )
     return tuple(key for key in after if key.startswith(head))
+
+
+def _architecture(model: Restored) -> str:
+    """The name; of a model of transformers, which is the name of its folder, only what head it has."""
+    name = model.built.name
+    return f"hf:{split_head(name)[1]}" if name.startswith("hf:") else name

@@ -36,8 +36,8 @@ class TextPart:
 
     `processor` are the files of its tokenizer and image processor, by name. `loss` is that of contrastive tuning (None:
     another head), `by_text` what the classifier's rows were made of now (None: not of texts). `read` makes tokens of
-    texts; it raises UserError where there is no tokenizer. `prompts` are the texts of each class, where `by_text` is of
-    them.
+    texts; it raises UserError where there is no tokenizer. `prompts` are the texts of each class that the
+    classifier was made of, at first or now.
     """
 
     head: str

@@ -51,7 +51,7 @@ class TensorFile:
         for tensor in self._tensors.values():
             if tensor.numel():
                 plain = tensor.cpu().contiguous().reshape(-1)
-                yield memoryview(plain.view(torch.uint8).numpy())
+                yield plain.view(torch.uint8).numpy().data
 
 
 def _header(tensors: Mapping[str, Tensor], metadata: Mapping[str, str] | None) -> bytes:

@@ -84,7 +84,8 @@ def texts_for(
     is_made = head == LINEAR or (head == ZERO_SHOT and file is not None)
     if is_made or (file is not None and not given and classes == file.classes):
         return ClassTexts(classes, None, processor)
-    return ClassTexts(classes, class_prompts(given, classes), processor)
+    prompts = class_prompts(given, classes) if text.prompts is None else text.prompts
+    return ClassTexts(classes, prompts, processor)
 
 
 def check_margin(name: str, margin: Margin | None) -> Margin | None:

@@ -86,7 +86,8 @@ def create_image_text(
     # What comes with a file of weights asks no hub for the rest.
     files = processor_files(home) if wanted.pretrained or home.is_dir() else {}
     source = _Source(name, place, config, family, files)
-    mark, by_text = {"head": head} | dict(config.get(_MARK, {})), None
+    mark: dict[str, Any] = {"head": head} | dict(config.get(_MARK, {}))
+    by_text: str | None = None
     module: ImageTower
     if head != CONTRASTIVE and not wanted.pretrained:
         module = _empty(source, head, wanted.num_classes or 2)
@@ -99,7 +100,8 @@ def create_image_text(
         whole = _tower(source, family.whole, wanted.pretrained)
         module = (_zero_shot if head == ZERO_SHOT else _contrastive)(whole, tokens, owners)
     module.description = json.dumps({**config, _MARK: mark})
-    loss, prompts = family.loss if head == CONTRASTIVE else None, mark.get("prompts", {}) if by_text else {}
+    loss = family.loss if head == CONTRASTIVE else None
+    prompts = {name: tuple(found) for name, found in mark.get("prompts", {}).items()}
     part = TextPart(head, files, loss, by_text, source.read, prompts)
     classes = texts.classes if by_text is not None and texts is not None else ()
     return Created(

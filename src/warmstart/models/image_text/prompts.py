@@ -18,10 +18,14 @@ LINEAR, ZERO_SHOT, CONTRASTIVE = "linear", "zero-shot", "contrastive"
 
 @dataclass(frozen=True)
 class Texts:
-    """The settings, and the folder with the tokenizer of a model that comes from a run (None: it has its own)."""
+    """The settings, and the folder with the tokenizer of a model that comes from a run (None: it has its own).
+
+    `prompts` are the texts of each class, where these are known better than the settings say.
+    """
 
     settings: TextConfig = _NO_SETTINGS
     processor: Path | None = None
+    prompts: Mapping[str, tuple[str, ...]] | None = None
 
 
 @dataclass(frozen=True)
