@@ -22,8 +22,12 @@ DOCUMENT = {
     "document-001": (1024, 0.00005, 200, 0.0, 0.3, ()),  # row 1.03
     "clip-full": (16, 1e-5, 20, 0.0, None, ()),  # row 4.07
     "clip-lora": (32, 5e-4, 10, 0.0, None, ()),
+    "alexnet-tiny-imagenet": (64, 1e-4, 2, 0.0, None, ()),  # row 3.11, with the rate of pre-trained weights
+    "mobilenetv2-cifar10": (128, 0.01, 20, 0.0, 0.2, ()),  # row 3.12, the same, and a shortened schedule
 }
-UNMEASURED = ("clip-full", "clip-lora")
+SCHEDULERS = {"document-001": "plateau", "alexnet-tiny-imagenet": "none"}  # the others': cosine
+CLIP = ("clip-full", "clip-lora")
+UNMEASURED = (*CLIP, "alexnet-tiny-imagenet", "mobilenetv2-cifar10")
 
 
 def text_of(name: str) -> str:
@@ -47,7 +51,7 @@ def test_numbers_of_the_document(name, tmp_path):
         config.adapt.freeze,
     )
     assert found == DOCUMENT[name]
-    assert config.optim.scheduler == ("plateau" if name == "document-001" else "cosine")
+    assert config.optim.scheduler == SCHEDULERS.get(name, "cosine")
     assert loaded.warnings == ()
     assert set(loaded.origins.values()) == {"flag", f"preset {name}"}
 
@@ -75,7 +79,7 @@ def test_the_expected_score_is_a_number_or_said_to_be_none(name):
 
 def test_document_004s_contrast_of_full_and_lora(tmp_path):
     """Row 4.07, with the keys of 4.22 and 4.23."""
-    full, lora = (io.load({"data": str(tmp_path)}, preset=name).config for name in UNMEASURED)
+    full, lora = (io.load({"data": str(tmp_path)}, preset=name).config for name in CLIP)
     assert (full.optim.accumulate, lora.optim.accumulate) == (2, 1)
     assert (full.adapt.layer_decay, lora.adapt.layer_decay) == (0.95, None)
     assert (full.lora.rank, lora.lora.rank) == (None, 8)
@@ -85,3 +89,28 @@ def test_document_004s_contrast_of_full_and_lora(tmp_path):
         assert (str(config.optim.warmup), config.optim.clip, config.optim.weight_decay) == ("0.1", 1.0, 0.01)
         assert (config.optim.scheduler, config.train.min_delta) == ("cosine", 0.001)
         assert (config.train.precision, config.model.name) == ("auto", "hf:openai/clip-vit-base-patch32")
+
+
+def test_document_003s_two_examples(tmp_path):
+    """Rows 3.11 and 3.12, beside what 3.13 corrects."""
+    a, b = (io.load({"data": str(tmp_path)}, preset=name).config for name in UNMEASURED[2:])
+    assert (a.model.name, b.model.name) == (
+        "torchvision:alexnet",
+        "torchvision:mobilenet_v2.IMAGENET1K_V1",  # what pretrained=True meant
+    )
+    assert a.model.weights is None and b.model.weights is None  # pre-trained, or refused
+    assert (a.data.image_size, a.data.workers, a.data.augment) == ((224, 224), 4, "none")
+    assert (a.optim.optimizer, a.optim.weight_decay) == ("adam", 0.0)
+    assert (b.data.image_size, b.data.workers, b.data.crop_pad, b.data.flip) == ((32, 32), 2, 4 / 32, 0.5)
+    assert (b.optim.optimizer, b.optim.momentum, b.optim.weight_decay) == ("sgd", 0.9, 5e-4)
+    for config in (a, b):  # the whole image, the weights' own mean and std
+        assert (config.data.crop_pct, config.data.mean, config.data.std) == (1.0, None, None)
+        assert config.optim.clip is None and config.optim.warmup is None
+
+
+@pytest.mark.parametrize("name", UNMEASURED[2:])
+def test_document_003s_corrections_are_said_with_the_way_back(name, tmp_path):
+    """The flags that the lines name are there."""
+    lines = [line for line in text_of(name).split("\n") if line.startswith("# - ")]
+    named = set(re.findall(r"--([a-z][a-z-]*)", text_of(name)))
+    assert len(lines) >= 5 and len(named) >= 2 and named <= COMMANDS["finetune"].flag_names()

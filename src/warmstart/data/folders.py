@@ -72,7 +72,7 @@ def open_folders(root: Path) -> Source:
     listings, passed = {}, []
     for split, table in tables.items():
         found = {name: find_images(table[name]) for name in classes}
-        _check_filled(found, table)
+        check_filled(found, table)
         listings[split] = [
             (path, target) for target, name in enumerate(classes) for path in found[name].images
         ]
@@ -165,7 +165,8 @@ def _shared_classes(tables: dict[str, dict[str, Path]], folders: dict[str, Path]
     return tuple(union)
 
 
-def _check_filled(found: dict[str, Found], table: dict[str, Path]) -> None:
+def check_filled(found: dict[str, Found], table: dict[str, Path]) -> None:
+    """UserError naming the folders (`table`, by class) in which no image was found."""
     empty = [table[name] for name, inside in found.items() if not inside.images]
     if empty:
         others = listing((name for folder in empty for name in find_images(folder).others), 4)

@@ -218,3 +218,9 @@ def find_label_columns(title: str, columns: Sequence[str], wanted: Sequence[str]
             " ".join(hint for hint in hints if hint),
         )
     return tuple(dict.fromkeys(by_name[name.strip().lower()] for name in wanted))
+
+
+def short_names(several: Sequence[Sequence[str]]) -> list[str]:
+    """One name for each class of several names: the first, if that is no other's too; else all of them."""
+    firsts = [names[0] for names in several]
+    return [names[0] if firsts.count(names[0]) == 1 else ", ".join(names) for names in several]

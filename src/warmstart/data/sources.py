@@ -23,6 +23,7 @@ from warmstart.data.memory import open_memory
 from warmstart.data.samples import FilePixels, Samples, Source, printable
 from warmstart.data.table_files import parquet_files
 from warmstart.data.tables import open_parquet
+from warmstart.data.tiny_imagenet import is_tiny_imagenet, open_tiny_imagenet
 from warmstart.data.torchvision_sets import open_torchvision
 from warmstart.errors import UserError, closest, listing
 
@@ -104,6 +105,9 @@ def _open_folder(root: Path, columns: TableColumns, folders: Callable[[Path], So
     for folder in (root, root / "data"):  # Hugging Face keeps the files in data/
         if folder.is_dir() and (tables := parquet_files(folder)):
             return open_parquet(tables, root.absolute().name, **columns)
+    if is_tiny_imagenet(root):
+        _refuse_columns(root, columns)
+        return open_tiny_imagenet(root)
     homes, notes = _mask_folders(root, columns)
     if homes:
         _refuse_columns(root, columns)

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from warmstart.config.places import TORCHVISION, split_place
+from warmstart.data.labels import short_names
 from warmstart.data.samples import ArrayPixels, FilePixels, Pixels, Samples, Source
 from warmstart.errors import UserError, closest, listing
 
@@ -162,13 +163,11 @@ def _of_files(paths: list[Any], labels: list[int], root: Path) -> tuple[np.ndarr
 
 
 def _class_names(data: Any, targets: list[np.ndarray]) -> list[str]:
-    """torchvision's names; a class of several names is called by the first, if that is no other's too."""
+    """torchvision's names."""
     found = getattr(data, "classes", None)
     if found is None:
         return [str(number) for number in range(1 + max(int(codes.max()) for codes in targets))]
-    several = [(name,) if isinstance(name, str) else tuple(map(str, name)) for name in found]
-    firsts = [names[0] for names in several]
-    return [names[0] if firsts.count(names[0]) == 1 else ", ".join(names) for names in several]
+    return short_names([(name,) if isinstance(name, str) else tuple(map(str, name)) for name in found])
 
 
 def _fingerprint(splits: dict[str, Samples]) -> str:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import time
 
+from warmstart.console import log
 from warmstart.engine.checkpoint import Saved
+from warmstart.engine.checks import high_rate
 from warmstart.engine.job import Job
 from warmstart.engine.prepare import Prepared
 from warmstart.engine.state import TrainState
@@ -26,6 +28,8 @@ class Beginning:
 
     def announce(self, prepared: Prepared) -> None:
         """What is said beside the plan."""
+        for warning in high_rate(prepared.job):
+            log.warning(warning)
 
     def write(self, prepared: Prepared) -> None:
         """Files of the run beside those that every run has."""

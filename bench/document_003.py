@@ -1,0 +1,76 @@
+"""Document 003's example B with other weights: what its rate of .1 does to weights that are trained already.
+
+The preset mobilenetv2-cifar10 with timm:mobilenetv3_small_100, at 64 px, from weights that were trained on CIFAR-10
+before (torchvision's could not be fetched), and from random ones; 4,000 training images, 3 epochs for the preset's 20.
+Shown are the validations. As the weights have seen CIFAR-10, this says what the steps do, and nothing about
+how well ImageNet's weights transfer.
+
+Interrupted (Ctrl-C, or `timeout`), it goes on where it was when it is started again with the same --out.
+
+    python bench/document_003.py --data CIFAR10 --weights mobilenetv3_small_100.cifar10-64px.safetensors --out FOLDER
+"""
+
+from __future__ import annotations
+
+import argparse
+from functools import partial
+from pathlib import Path
+
+from continue_camvid import finish
+
+import warmstart as ws
+from warmstart.run.reader import Run
+from warmstart.stats import spread
+
+SIDES = {  # name -> (whether from the weights, rate)
+    "trained weights, the preset's .01": (True, 0.01),
+    "trained weights, the article's .1": (True, 0.1),
+    "random weights, .1": (False, 0.1),
+}
+HEAD = "| start, rate | " + " | ".join(("start", "epoch 1", "epoch 2", "epoch 3")) + " | best step by seed |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--out", required=True)
+    parser.add_argument("--seeds", type=int, default=3)
+    args = parser.parse_args()
+    rows = [HEAD, "|---" * 6 + "|"]
+    for name, (is_trained, lr) in SIDES.items():
+        runs = [one(args, seed, is_trained, lr) for seed in range(args.seeds)]
+        curves = [accuracies(run) for run in runs]
+        cells = ["{:.3f} +- {:.3f}".format(*spread(list(values))) for values in zip(*curves, strict=True)]
+        steps = ", ".join(str(ws.show(str(run.path))["best"]["step"]) for run in runs)
+        rows.append(f"| {name} | {' | '.join(cells)} | {steps} |")
+    print("\n".join(rows))
+
+
+def one(args: argparse.Namespace, seed: int, is_trained: bool, lr: float) -> Run:
+    folder = Path(args.out) / f"{'trained' if is_trained else 'random'}-{lr:g}-{seed}"
+    settings = {
+        "preset": "mobilenetv2-cifar10",
+        "model": "timm:mobilenetv3_small_100",
+        "weights": args.weights if is_trained else "none",
+        "image_size": "64x64",
+        "limit": 4000,
+        "val_ratio": 0.04,
+        "epochs": 3,
+        "lr": lr,
+        "seed": seed,
+        "output_dir": str(folder),
+    }
+    return finish(folder, partial(ws.finetune, data=args.data, **settings))
+
+
+def accuracies(run: Run) -> list[float]:
+    """On val, at the start and after each epoch."""
+    found = {row["step"]: row["accuracy"] for row in run.evals.rows if row.get("split") == "val"}
+    return [found[step] for step in sorted(found)]
+
+
+if __name__ == "__main__":
+    main()
