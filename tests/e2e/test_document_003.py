@@ -13,17 +13,16 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
-from torchvision import models
 
 import warmstart as ws
 from tiny_imagenet import CLASSES, write_tiny_imagenet
+from torchvision_cache import MOBILENET, write_cache
 from warmstart.cli import main
 from warmstart.config.schema import OptimConfig
 from warmstart.engine.schedule import make_schedule
 from warmstart.errors import UserError
 from warmstart.run.reader import Run
 
-MOBILENET = models.MobileNet_V2_Weights.IMAGENET1K_V1
 STEPS = 6  # of two epochs of three
 
 
@@ -34,16 +33,8 @@ def _elsewhere(one_thread: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 
 @pytest.fixture(scope="module")
 def torch_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """torch's cache as torchvision leaves it, under the names of its own files; the numbers are random."""
     home = tmp_path_factory.mktemp("torch")
-    folder = home / "hub" / "checkpoints"
-    folder.mkdir(parents=True)
-    for weights, make in (
-        (MOBILENET, models.mobilenet_v2),
-        (models.AlexNet_Weights.IMAGENET1K_V1, models.alexnet),
-    ):
-        torch.manual_seed(0)
-        torch.save(make(weights=None).state_dict(), folder / Path(weights.url).name)
+    write_cache(home)
     return home
 
 
