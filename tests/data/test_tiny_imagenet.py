@@ -128,7 +128,7 @@ def test_the_fingerprint_follows_the_annotations(root: Path) -> None:
             "val_3.JPEG\tn99999999",
             r"wnids that wnids.txt does not list: val_3.JPEG \(n99999999\)",
         ),
-        ("val_3.JPEG\tn01641577\t0", "val_3.JPEG n01641577", "no wnid in line 2"),
+        ("val_3.JPEG\tn01641577\t0\t32\t44\t62", "val_3.JPEG", "no wnid in line 2"),
         ("val_3.JPEG\t", "val_33.JPEG\t", "val/images lacks val_33.JPEG"),
         (
             "val_3.JPEG\tn01641577\t",

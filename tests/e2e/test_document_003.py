@@ -18,7 +18,10 @@ import warmstart as ws
 from tiny_imagenet import CLASSES, write_tiny_imagenet
 from torchvision_cache import MOBILENET, write_cache
 from warmstart.cli import main
+from warmstart.config import io
 from warmstart.config.schema import OptimConfig
+from warmstart.engine.checks import high_rate
+from warmstart.engine.prepare import prepare
 from warmstart.engine.schedule import make_schedule
 from warmstart.errors import UserError
 from warmstart.run.reader import Run
@@ -147,22 +150,26 @@ def test_halved_every_20_epochs_is_a_step_and_no_cosine() -> None:
     assert done.shape(20 * 391) > 0.97
 
 
-def test_a_rate_for_random_weights_is_named(
-    mobilenet: Path, small_cifar: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_rate_for_random_weights_is_named(mobilenet: Path, small_cifar: Path, tmp_path: Path) -> None:
     """3.13: .1 on pre-trained weights. Not where they are random, nor where only the head has it."""
-    word = "is a rate for random weights"
 
-    def told(folder: str, **settings: Any) -> str:
-        tune(small_cifar, folder, preset="mobilenetv2-cifar10", max_steps=1, **settings)
-        return capfd.readouterr().err
+    def told(**settings: Any) -> list[str]:
+        given = {"data": str(small_cifar), "device": "cpu", **settings}
+        loaded = io.load(given, preset="mobilenetv2-cifar10")
+        return high_rate(prepare(loaded.config, loaded.origins, tmp_path).job)
 
-    found = told("article", lr=0.1)
-    assert f"sgd at 0.1 {word}" in found and "Try --lr 0.01" in found
-    assert word not in told("preset")
-    assert word not in told("random", lr=0.1, weights="none")
-    assert word not in told("head", lr=0.1, freeze="backbone")
-    assert word not in told("both", lr=0.01, lrs="head=.1")
+    (warning,) = told(lr=0.1)
+    assert f"sgd at 0.1 is a rate for random weights, and these come from {MOBILENET.url}" in warning
+    assert "Try --lr 0.01" in warning
+    assert told(lr=0.1, weights=str(mobilenet)) == [warning.replace(MOBILENET.url, str(mobilenet))]
+    assert told(optimizer="adam", lr=0.02)
+    assert not told() and not told(lr=0.1, weights="none")
+    assert not told(lr=0.1, freeze="backbone") and not told(lr=0.01, lrs="head=.1")
+
+
+def test_the_warning_is_logged(mobilenet: Path, small_cifar: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    tune(small_cifar, "article", preset="mobilenetv2-cifar10", max_steps=1, lr=0.1)
+    assert "sgd at 0.1 is a rate for random weights" in capfd.readouterr().err
 
 
 def test_measuring_changes_nothing(example_b: Run) -> None:
@@ -227,10 +234,12 @@ def test_example_a_trains_measures_and_names_the_classes(tiny_imagenet: Path) ->
         weights="none",
         image_size="64x64",
         lr=1e-3,
+        batch_size=4,
     )
     epochs = [row["train_loss_avg"] for row in run.metrics.rows if row["kind"] == "epoch"]
-    val = [row["accuracy"] for row in run.evals.rows if row["split"] == "val"]
-    assert len(epochs) == 2 and len(val) == 3 and all(map(math.isfinite, epochs))
+    val = {row["step"]: row["accuracy"] for row in run.evals.rows if row["split"] == "val"}
+    assert len(epochs) == 2 and all(map(math.isfinite, epochs))
+    assert list(val) == [0, 5, 10] and all(0 <= accuracy <= 1 for accuracy in val.values())
     assert {row["lr"] for row in train_rows(run)} == {1e-3}
     found = ws.predict("a", [str(tiny_imagenet / "test" / "images")]).predictions
     assert len(found) == 2 and all(set(one.classes) == set(CLASSES) for one in found)
