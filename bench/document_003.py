@@ -24,6 +24,7 @@ from warmstart.stats import spread
 
 SIDES = {  # name -> (whether from the weights, rate)
     "trained weights, the preset's .01": (True, 0.01),
+    "trained weights, .001": (True, 0.001),
     "trained weights, the article's .1": (True, 0.1),
     "random weights, .1": (False, 0.1),
 }
