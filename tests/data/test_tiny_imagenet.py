@@ -100,6 +100,9 @@ def test_val_may_be_sorted_into_folders(root: Path) -> None:
     annotations.unlink()
     after = open_source(root)
     assert after.classes == before.classes
+    shutil.copy(root / "test" / "images" / "test_0.JPEG", root / "val" / "images")
+    with pytest.raises(UserError, match=r"val has images in folders that wnids\.txt does not list: images"):
+        open_source(root)
     assert sorted(after.splits["val"].targets) == sorted(before.splits["val"].targets)
 
 
@@ -149,7 +152,7 @@ def test_all_problems_are_told_at_once(root: Path) -> None:
     with pytest.raises(UserError) as caught:
         open_source(root)
     for part in (
-        "train has folders that wnids.txt does not list: n01641577",
+        "train has images in folders that wnids.txt does not list: n01641577",
         "train has no folder for n02000000",
         "val_4.JPEG (n1)",
     ):

@@ -69,10 +69,11 @@ def _wnids(root: Path) -> dict[str, int]:
 def _in_folders(home: Path, wnids: dict[str, int], problems: list[UserError]) -> Entries:
     """The images below home/WNID."""
     table = {folder.name: folder for folder in subfolders(home)}
-    if unknown := [name for name in table if name not in wnids and name != "images"]:
+    strangers = [folder for name, folder in table.items() if name not in wnids]
+    if unknown := [folder.name for folder in strangers if find_images(folder).images]:
         problems.append(
             UserError(
-                f"{home.name} has folders that {_CLASSES} does not list: {listing(unknown)}",
+                f"{home.name} has images in folders that {_CLASSES} does not list: {listing(unknown)}",
                 f"one folder for each of its {len(wnids)} wnids",
                 f"add them to {_CLASSES}, or remove the folders",
             )
