@@ -22,11 +22,12 @@ import warmstart as ws
 from warmstart.run.reader import Run
 from warmstart.stats import spread
 
-SIDES = {  # name -> (whether from the weights, rate)
-    "trained weights, the preset's .01": (True, 0.01),
-    "trained weights, .001": (True, 0.001),
-    "trained weights, the article's .1": (True, 0.1),
-    "random weights, .1": (False, 0.1),
+SIDES = {  # name -> folder, what differs from the preset
+    "trained weights, the preset's .01": ("trained-0.01", {}),
+    "trained weights, .01, --freeze-bn": ("trained-0.01-bn", {"freeze_bn": True}),
+    "trained weights, .001": ("trained-0.001", {"lr": 0.001}),
+    "trained weights, the article's .1": ("trained-0.1", {"lr": 0.1}),
+    "random weights, .1": ("random-0.1", {"lr": 0.1, "weights": "none"}),
 }
 HEAD = "| start, rate | " + " | ".join(("start", "epoch 1", "epoch 2", "epoch 3")) + " | best step by seed |"
 
@@ -41,8 +42,8 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3)
     args = parser.parse_args()
     rows = [HEAD, "|---" * 6 + "|"]
-    for name, (is_trained, lr) in SIDES.items():
-        runs = [one(args, seed, is_trained, lr) for seed in range(args.seeds)]
+    for name, (folder, changed) in SIDES.items():
+        runs = [one(args, f"{folder}-{seed}", {**changed, "seed": seed}) for seed in range(args.seeds)]
         curves = [accuracies(run) for run in runs]
         cells = ["{:.3f} +- {:.3f}".format(*spread(list(values))) for values in zip(*curves, strict=True)]
         steps = ", ".join(str(ws.show(str(run.path))["best"]["step"]) for run in runs)
@@ -50,22 +51,20 @@ def main() -> None:
     print("\n".join(rows))
 
 
-def one(args: argparse.Namespace, seed: int, is_trained: bool, lr: float) -> Run:
-    folder = Path(args.out) / f"{'trained' if is_trained else 'random'}-{lr:g}-{seed}"
+def one(args: argparse.Namespace, name: str, changed: dict[str, object]) -> Run:
+    folder = Path(args.out) / name
     settings = {
         "preset": "mobilenetv2-cifar10",
         "model": "timm:mobilenetv3_small_100",
-        "weights": args.weights if is_trained else "none",
+        "weights": args.weights,
         "image_size": "64x64",
         "train_ratio": 0.6,
         "val_ratio": 0.2,
         "limit": 4000,
         "epochs": 3,
-        "lr": lr,
-        "seed": seed,
         "output_dir": str(folder),
     }
-    return finish(folder, partial(ws.finetune, data=args.data, **settings))
+    return finish(folder, partial(ws.finetune, data=args.data, **{**settings, **changed}))
 
 
 def accuracies(run: Run) -> list[float]:
