@@ -24,7 +24,6 @@ from warmstart.stats import spread
 
 SIDES = {  # name -> folder, what differs from the preset
     "trained weights, the preset's .01": ("trained-0.01", {}),
-    "trained weights, .01, --freeze-bn": ("trained-0.01-bn", {"freeze_bn": True}),
     "trained weights, .001": ("trained-0.001", {"lr": 0.001}),
     "trained weights, the article's .1": ("trained-0.1", {"lr": 0.1}),
     "random weights, .1": ("random-0.1", {"lr": 0.1, "weights": "none"}),
