@@ -1,4 +1,4 @@
-"""Runs that learn from a teacher: the loss by a formula, kept answers, resume to the bit, hints, several, ONNX, masks."""
+"""Runs that learn from a teacher: the loss by a formula, kept answers, resume to the bit, hints, ONNX, masks."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_step_is_that_of_the_formula(
         "optimizer": "sgd",
         "momentum": 0,
         "lr": 0.1,
-        "clip": None,
+        "clip": "none",
         "weight_decay": 0,
         "scheduler": "none",
     }
@@ -110,7 +110,7 @@ def test_a_step_is_that_of_the_formula(
         expected = (parameters[name] - 0.1 * gradient).detach().float()
         torch.testing.assert_close(after[name], expected, rtol=1e-4, atol=1e-6)
     (row,) = trained(run)
-    assert (1 - alpha) * row["loss"] + row["distill"] == pytest.approx(float(loss), rel=1e-5)
+    assert (1 - alpha) * row["loss"] + row["distill"] == pytest.approx(float(loss.detach()), rel=1e-5)
 
 
 @pytest.mark.parametrize("way", WAYS)
@@ -123,7 +123,7 @@ def test_resume_is_to_the_bit(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     given, is_kept = WAYS[way]
-    given = {"teacher": f"../{teacher.path.parent.name}/teacher", **given}
+    given = {"teacher": "../teacher", **given}
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")  # the teacher is found from anywhere
     straight = Run(train.finetune(settings("straight", **given)))
@@ -187,6 +187,7 @@ def test_why_answers_are_not_kept_is_told(
         prepared = settings(f"run{number}", teacher=str(teacher.path), **given)
         found = prepare(prepared.config, prepared.origins, Path("nowhere")).resolved["features"]
         assert not found["answers"] and reason in found["answers_reason"]
+    caplog.set_level("INFO")
     train.dry_run(settings("told", teacher=str(teacher.path)))
     assert "the teacher answers in every step: augmentation shows other views" in caplog.text
     assert "loss: 0.5 x that of the labels + 0.5 x KL" in caplog.text
@@ -315,7 +316,7 @@ def test_hints_are_the_distance_of_normalised_maps(teacher: Run, settings: SETTI
         own = torch.einsum("nchw,dc->ndhw", maps[0], matrix) + projection.bias.double()[None, :, None, None]
         p, t = (m.flatten(1) / m.flatten(1).norm(dim=1, keepdim=True) for m in (own, maps[1]))
         expected += float(((p - t) ** 2).sum())
-    assert float(sums[1]) == pytest.approx(2.0 * expected / len(job.hint_pairs), rel=1e-5)
+    assert float(sums[1].detach()) == pytest.approx(2.0 * expected / len(job.hint_pairs), rel=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -325,7 +326,7 @@ def test_hints_are_the_distance_of_normalised_maps(teacher: Run, settings: SETTI
         ((2, 4, 4, 8), (2, 8, 4, 4)),
         ((2, 16, 8), (2, 8, 4, 4)),
         ((2, 17, 8), (2, 8, 4, 4)),
-        ((2, 13, 8), None),
+        ((2, 23, 8), None),
         ((2, 8), None),
     ],
 )

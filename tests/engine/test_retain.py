@@ -22,8 +22,8 @@ from warmstart.data.batches import evaluation_batches
 from warmstart.data.mixture import balanced_sample
 from warmstart.engine import probe, train
 from warmstart.engine.distributed import SOLO
-from warmstart.engine.prepare import prepare
 from warmstart.engine.lessons import Lessons
+from warmstart.engine.prepare import prepare
 from warmstart.engine.start import Start, fisher_information, open_start, start_of
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference.inputs import InputBuffer
