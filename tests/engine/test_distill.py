@@ -496,6 +496,7 @@ def test_distill_takes_the_teachers_data(teacher: Run, tmp_path: Path) -> None:
     assert run.resolved["data"]["path"] == teacher.resolved["data"]["path"]
     assert run.resolved["data"]["split"] == {**teacher.resolved["data"]["split"]}
     assert run.config["distill"]["teacher"] == [str(teacher.path)]
+    assert f"teacher {teacher.path}@" in api.show(result.run).text()
     assert api.evaluate(result.run, split="val").metrics["accuracy"] >= 0
     with pytest.raises(UserError, match="--teacher is missing"):
         api.distill("builtin:fashion_cnn", str(tmp_path), weights="none")
@@ -534,6 +535,7 @@ def test_a_teacher_that_changed_is_noticed(
         ({"distill.temperature": 2}, "--distill.temperature without --teacher"),
         ({"teacher": "absent"}, "--teacher: absent does not exist"),
         ({"teacher": "TEACHER", "distill.alpha": 0}, "nothing is learned from the teacher"),
+        ({"teacher": "TEACHER", "text.captions": "words"}, "--text.captions are none"),
         ({"teacher": "TEACHER,TEACHER"}, "names a model twice"),
         ({"teacher": "TEACHER", "distill.hints": 1, "compile": True}, "looks into the student's blocks"),
     ],

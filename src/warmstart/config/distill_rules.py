@@ -54,6 +54,14 @@ def distill_problems(config: Config) -> list[UserError]:
             for name in distill.teacher
             if is_onnx(name)
         ]
+    if config.text.captions is not None:
+        found.append(
+            UserError(
+                "--teacher answers about classes, and --text.captions are none",
+                "one of the two",
+                "leave --text.captions out",
+            )
+        )
     if len(set(distill.teacher)) != len(distill.teacher):
         found.append(UserError("--teacher names a model twice", "each model once"))
     return found
@@ -68,7 +76,4 @@ def unread_distill_settings(config: Config) -> dict[str, str]:
     distill = config.distill
     if not distill.teacher:
         return {}
-    found = {} if distill.alpha else {"distill.temperature": "with --distill.alpha 0"}
-    if distill.hints:
-        found["data.views"] = "with --distill.hints, which are of every view anew"
-    return found
+    return {} if distill.alpha else {"distill.temperature": "with --distill.alpha 0"}

@@ -161,7 +161,7 @@ def _open(name: str, student: BuiltModel, device: torch.device) -> Teacher:
     restored = restore(expanded(name), device, merged=True)
     built = restored.built
     built.module.requires_grad_(False)
-    is_told = restored.reference.run is not None or built.multi_label
+    is_told = built.names_known or built.multi_label
     own = ("masks" if built.segments else "several labels" if built.multi_label else "one class", is_told)
     _check_task(name, *own, student)
     check_channels(student.preprocessing.num_channels, built.preprocessing.num_channels)
