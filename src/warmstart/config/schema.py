@@ -73,7 +73,7 @@ _RARE_NAMES = (
     " gradient_checkpointing rescue stage_warmup eval_batch_size"
     " margin_method margin margin_scale margin_eval_scale margin_ramp positive threshold mine mine_weight"
     " mine_prob"
-    " loss focal_gamma focal_alpha ce_weight dice_classes lovasz_weight tversky_weight tversky_alpha"
+    " loss focal_gamma focal_alpha ce_weight dice_weight dice_classes lovasz_weight tversky_weight tversky_alpha"
     " output_style"
     " masks mask_classes ignore mask_remap mask_colours flip_pairs"
     " head prompts tower captions"
