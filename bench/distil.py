@@ -69,7 +69,7 @@ def main() -> None:
         records = [
             row
             for name in args.only or METHODS
-            for seed in range(args.seeds)
+            for seed in args.seed or range(args.seeds)
             if (row := trained(args, data, name, seed, left)) is not None
         ]
         speeds = [speed(args, data, number, side, left) for number in range(ROUNDS) for side in order(number)]
@@ -94,6 +94,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--student", default="timm:test_resnet")
     parser.add_argument("--out", required=True)
     parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seed", type=int, nargs="*", help="these alone, where processes share the work")
     parser.add_argument("--epochs", type=int, default=5)
     parser.add_argument("--runs", type=int, default=1000)
     parser.add_argument("--only", nargs="*", choices=METHODS)
