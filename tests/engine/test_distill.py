@@ -252,7 +252,7 @@ def test_a_teacher_sees_the_same_pixels_its_own_way() -> None:
     images = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), np.uint8)
     pixels = torch.from_numpy(images).permute(0, 3, 1, 2).float() / 255
     own = Preprocessing((16, 16), (0.4, 0.5, 0.6), (0.2, 0.3, 0.1))
-    teacher = Teacher("t", "", nn.Identity(), own, ("a", "b"))
+    teacher = Teacher("t", "none", "", nn.Identity(), own, ("a", "b"))
     expected = InputBuffer(own, torch.device("cpu"), False)(images)
     torch.testing.assert_close(teacher.inputs(pixels), expected, rtol=1e-5, atol=1e-6)
     grey = replace(teacher, preprocessing=Preprocessing((16, 16), (0.0,), (1.0,)))

@@ -156,7 +156,9 @@ def _answered(batches: Generator[Batch, None, None], answers: FeatureTable) -> G
 
 def _answers(job: Job, at_once: AtOnce) -> AnswerStore:
     assert job.teachers is not None, "answers are kept of teachers"
-    return AnswerStore(job.teachers, job.device, job.precision, job.workers, _folder(job), at_once)
+    return AnswerStore(
+        job.teachers, _versions(), job.device, job.precision, job.workers, _folder(job), at_once
+    )
 
 
 def _prefix(job: Job, stage: int, cut: Cut, at_once: AtOnce) -> Prefix:

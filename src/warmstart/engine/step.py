@@ -88,7 +88,7 @@ class WindowResult(NamedTuple):
     grad_norm: torch.Tensor
     taught_sums: (
         torch.Tensor
-    )  # (L,) of the lessons, to be divided by `weight` as well; (0,) of a window without any
+    )  # (L,) of the lessons, divided by `weight` too; (0,) of a window that is passed over
 
 
 def train_window(

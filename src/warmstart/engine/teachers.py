@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ class Teacher:
     """
 
     name: str  # RUN@step, or the file
+    model: str  # its architecture, `timm:resnet18`, or `onnx`
     sha256: str
     module: nn.Module
     preprocessing: Preprocessing
@@ -71,6 +73,7 @@ class Teacher:
     def to_json(self) -> dict[str, Any]:
         return {
             "path": self.name,
+            "model": self.model,
             "sha256": self.sha256,
             "classes": list(self.classes),
             "image_size": list(self.preprocessing.image_size),
@@ -101,15 +104,19 @@ class Teachers:
     @property
     def identity(self) -> tuple[Any, ...]:
         """All that their answers depend on, besides the pixels."""
-        own = tuple((each.sha256, each.columns, each.preprocessing) for each in self.each)
+        own = tuple((each.model, each.sha256, each.columns, each.preprocessing) for each in self.each)
         return own if len(own) == 1 else (*own, self.temperature, self.multi_label)
 
 
 @dataclass(frozen=True)
 class AnswerStore(Computed):
-    """The teachers' answers to each image, computed once per view, and kept as features are."""
+    """The teachers' answers to each image, computed once per view, and kept as features are.
+
+    `versions` are those of the code that computes them.
+    """
 
     teachers: Teachers
+    versions: tuple[str, ...]
     device: torch.device
     precision: torch.dtype | None
     workers: int
@@ -121,7 +128,7 @@ class AnswerStore(Computed):
 
     @property
     def made_by(self) -> tuple[Any, ...]:
-        return "answers", self.teachers.identity
+        return "answers", self.versions, self.teachers.identity
 
     def reader(self, preprocessing: Preprocessing) -> Callable[[np.ndarray], torch.Tensor]:
         return self.teachers
@@ -171,6 +178,7 @@ def _open(name: str, student: BuiltModel, device: torch.device) -> Teacher:
     place = name if name.startswith("hf:") or path is None else str(Path(path).resolve())
     return Teacher(
         place if run is None else f"{run.path.resolve()}@{restored.reference.step}",
+        built.name,
         digest,
         built.module,
         built.preprocessing,
@@ -210,7 +218,15 @@ def _open_onnx(name: str, student: BuiltModel) -> Teacher:
     classes = file.classes or tuple(str(number) for number in range(answer.shape[1]))
     digest = hashlib.sha256(path.read_bytes()).hexdigest()
     preprocessing = Preprocessing(size, mean, std)
-    return Teacher(str(path), digest, module, preprocessing, classes, notes=tuple(notes))
+    return Teacher(
+        str(path),
+        f"onnx {version('onnxruntime')}",
+        digest,
+        module,
+        preprocessing,
+        classes,
+        notes=tuple(notes),
+    )
 
 
 def _check_task(name: str, kind: str, is_told: bool, student: BuiltModel) -> None:
