@@ -315,7 +315,7 @@ def test_hints_are_the_distance_of_normalised_maps(teacher: Run, settings: SETTI
         matrix = projection.weight.double()[:, :, 0, 0]
         own = torch.einsum("nchw,dc->ndhw", maps[0], matrix) + projection.bias.double()[None, :, None, None]
         p, t = (m.flatten(1) / m.flatten(1).norm(dim=1, keepdim=True) for m in (own, maps[1]))
-        expected += float(((p - t) ** 2).sum())
+        expected += float(((p - t) ** 2).sum().detach())
     assert float(sums[1].detach()) == pytest.approx(2.0 * expected / len(job.hint_pairs), rel=1e-5)
 
 
