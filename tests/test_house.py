@@ -65,6 +65,7 @@ DOORS = {
     "segmentation_models_pytorch": ["models/"],
     "transformers": ["models/"],
     "bitsandbytes": ["models/adapters/four_bit.py"],
+    "onnxruntime": ["inference/onnx_model.py"],
     "pyarrow": ["inference/predictions.py", "data/tables.py", "data/arrow_files.py"],
     "torch.distributed": ["engine/distributed.py"],
     "cyclopts": ["cli.py", "app.py"],

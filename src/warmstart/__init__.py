@@ -13,6 +13,7 @@ _VERBS = (
     "blend",
     "check",
     "continue_run",
+    "distill",
     "evaluate",
     "finetune",
     "init",

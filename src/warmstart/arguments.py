@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from warmstart import console
 from warmstart.config import io as config_io
-from warmstart.config.places import absolute
-from warmstart.config.schema import DataConfig, TextConfig
+from warmstart.config.places import absolute, expanded
+from warmstart.config.schema import DataConfig, DistillConfig, TextConfig
 from warmstart.errors import UserError
+from warmstart.run import layout, reader
 
 if TYPE_CHECKING:
     from torch import nn
@@ -21,6 +22,11 @@ Model: TypeAlias = "str | os.PathLike[str] | nn.Module"
 Data = str | os.PathLike[str] | tuple[Any, Any] | Mapping[str, Any]
 
 _ZOOS = ("timm", "torchvision", "builtin", "smp", "hf", "object")
+# What a student takes over of how its teacher's data were read.
+_OF_DATA = (
+    *("label_columns", "masks", "mask_classes", "ignore", "mask_remap", "mask_colours", "flip_pairs"),
+    *("group", "train_ratio", "val_ratio"),
+)
 _WEIGHT_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt", ".tar", ".safetensors")
 
 
@@ -62,6 +68,21 @@ def settings_of(model: Model | None, data: Data | None, settings: dict[str, Any]
         is_path = Path(model).exists() or path.exists() or (looks_like_path and not is_zoo)
         given["weights" if is_path else "model"] = model
     return given
+
+
+def teaching_layer(given: dict[str, Any]) -> config_io.Layer | None:
+    """The data of the first teacher that is a run, with what its labels and splits mean; None where data are given."""
+    named = {} if given.get("teacher") is None else {"teacher": given["teacher"]}
+    if given.get("data") is not None:
+        return None
+    for name in config_io.validate_section(DistillConfig, named).teacher:
+        run = reader.split_reference(expanded(name))[0]
+        if layout.is_run(run):
+            found = reader.open_run(str(run))
+            own = {f"data.{leaf}": found.config["data"].get(leaf) for leaf in _OF_DATA}
+            values = {path: value for path, value in own.items() if value is not None}
+            return config_io.Layer("teacher", values | {"data.path": found.resolved["data"]["path"]})
+    return None
 
 
 def check_same(run: str, given: str, recorded: str) -> None:

@@ -87,6 +87,12 @@ COMMANDS: dict[str, Command] = {
         _verb("finetune"),
         in_processes=True,
     ),
+    "distill": Command(
+        "Train a model on the labels and on the answers of a better one, the teacher.",
+        finetune_flags,
+        _verb("distill"),
+        in_processes=True,
+    ),
     "resume": Command(
         "Finish exactly the run that was interrupted.",
         lambda: (Flag("run", "run directory", positional=True, required=True), DEVICE, WORKERS, JSON),

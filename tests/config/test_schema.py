@@ -10,6 +10,7 @@ from pydantic import ValidationError
 from warmstart.cli import main
 from warmstart.config.schema import (
     MAIN_LEAVES,
+    OWN_FLAGS,
     PREFIXED,
     RARE,
     SELECTION_METRICS,
@@ -33,7 +34,8 @@ def test_flags_are_unique_and_bare():
     for leaf in LEAVES:
         main_leaf = MAIN_LEAVES.get(leaf.section) == leaf.name
         name = f"{leaf.section}.{leaf.name}" if leaf.section in PREFIXED else leaf.name
-        assert leaf.flag == (leaf.section if main_leaf else name.replace("_", "-"))
+        own = OWN_FLAGS.get(leaf.section, leaf.section)
+        assert leaf.flag == (own if main_leaf else name.replace("_", "-"))
 
 
 def test_help_shows_at_most_60_flags(capsys):

@@ -172,6 +172,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "retain.ewc_images": ({"retain.ewc_images": 4}, {**RETAINED, "retain.ewc": 100.0}),
     "retain.lwf": ({"retain.lwf": 1.0}, RETAINED),
     "retain.temperature": ({"retain.temperature": 5.0}, {**RETAINED, "retain.lwf": 1.0}),
+    "distill.teacher": ({"teacher": "START"}, {}),
+    "distill.temperature": ({"distill.temperature": 1.0}, {"teacher": "START"}),
+    "distill.alpha": ({"distill.alpha": 0.9}, {"teacher": "START"}),
+    "distill.hints": ({"distill.hints": 1.0}, {"teacher": "START"}),
+    "distill.classes": ({"distill.classes": "a=b,b=a"}, {"teacher": "START"}),
     "lora.rank": ({"lora.rank": 2}, {}),
     "lora.alpha": ({"lora.alpha": 32}, {"lora.rank": 2}),
     "lora.dropout": ({"lora.dropout": 0.5}, {"lora.rank": 2}),
@@ -226,7 +231,7 @@ def observe(settings: dict[str, Any], folders: dict[str, Path], to_the_end: bool
     """
     named = {"data": "DATA", "output_dir": "run", **BASE, **settings}
     for name, place in folders.items():
-        for setting in ("data", "mix", "retain", "weights", "mine"):
+        for setting in ("data", "mix", "retain", "weights", "mine", "teacher"):
             if str(named.get(setting)).partition("=")[0] == name:
                 named[setting] = str(named[setting]).replace(name, str(place), 1)
     try:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from warmstart.data.batches import Batch
 from warmstart.engine.penalty import Penalty
@@ -64,22 +65,29 @@ def test_a_parameter_without_gradient_is_left_alone() -> None:
 @pytest.mark.parametrize("clip", [None, 0.05])
 @pytest.mark.parametrize("weights", [None, (4.0, 0.5)])
 def test_a_step_adds_it_once(cut: list[int], clip: float | None, weights: tuple[float, float] | None) -> None:
-    """One step of gradient descent on mean loss + penalty + LwF, against autograd over the whole window.
+    """One step of gradient descent on .25 mean loss + penalty + two lessons, against autograd over the whole window.
 
-    Class weights are those of the loss: LwF is the mean over items with them as well.
+    Class weights are those of the loss: a lesson is the mean over items with them as well.
     """
     rng = np.random.default_rng(0)
     inputs, targets = rng.normal(size=(12, 5)), rng.integers(0, 2, 12)
     module, teacher, task = model(), model(), replace(PLAIN, class_weights=weights)
     rows = held(module)
 
-    def taught(given: torch.Tensor, outputs: torch.Tensor) -> torch.Tensor:
-        return 0.7 * ((outputs - teacher(given).detach() - 1) ** 2).sum()
+    class Taught:
+        names, hard = ("one", "two"), 0.25
+        watch = nullcontext
+
+        def __call__(self, batch: Batch, given: Tensor, outputs: Tensor, targets: Tensor) -> Tensor:
+            distance = outputs - teacher(given).detach() - 1
+            return torch.stack([0.7 * (distance**2).sum(), 0.2 * distance.abs().sum()])
 
     outputs = module(torch.from_numpy(inputs))
     by_class = None if weights is None else torch.tensor(weights, dtype=torch.float64)
     loss = nn.functional.cross_entropy(outputs, torch.from_numpy(targets), by_class)
-    loss = loss + taught(torch.from_numpy(inputs), outputs) / 12 + formula(rows, 0.4, 1.5)
+    whole = Batch(inputs, targets, np.arange(12, dtype=np.uint64), np.arange(12))
+    lessons = Taught()(whole, torch.from_numpy(inputs), outputs, torch.from_numpy(targets)) / 12
+    loss = 0.25 * loss + lessons.sum() + formula(rows, 0.4, 1.5)
     gradients = torch.autograd.grad(loss, list(module.parameters()))
     norm = float(nn.utils.get_total_norm(gradients))
     factor = 1.0 if clip is None else min(1.0, clip / (norm + 1e-6))
@@ -89,7 +97,7 @@ def test_a_step_adds_it_once(cut: list[int], clip: float | None, weights: tuple[
         Batch(images, labels, np.arange(len(labels), dtype=np.uint64), np.arange(len(labels)))
         for images, labels in zip(np.split(inputs, ends), np.split(targets, ends), strict=True)
     ]
-    arithmetic = Arithmetic(clip=clip, penalty=Penalty(rows, 0.4, 1.5), teacher=taught)
+    arithmetic = Arithmetic(clip=clip, penalty=Penalty(rows, 0.4, 1.5), lessons=Taught())
     if by_class is not None:
         arithmetic = replace(
             arithmetic, weigh=lambda t: (weight_of(t, by_class), weight_of(t, torch.ones_like(by_class)))
@@ -99,3 +107,6 @@ def test_a_step_adds_it_once(cut: list[int], clip: float | None, weights: tuple[
     for parameter, value in zip(module.parameters(), expected, strict=True):
         torch.testing.assert_close(parameter.detach(), value, rtol=1e-6, atol=1e-8)
     assert float(result.grad_norm) == pytest.approx(norm, rel=1e-6)
+    torch.testing.assert_close(
+        result.taught_sums / result.weight, lessons.detach().float(), rtol=1e-5, atol=1e-8, check_dtype=False
+    )

@@ -22,8 +22,8 @@ from warmstart.data.batches import evaluation_batches
 from warmstart.data.mixture import balanced_sample
 from warmstart.engine import probe, train
 from warmstart.engine.distributed import SOLO
+from warmstart.engine.lessons import Lessons
 from warmstart.engine.prepare import prepare
-from warmstart.engine.remedies import Teacher
 from warmstart.engine.start import Start, fisher_information, open_start, start_of
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference.inputs import InputBuffer
@@ -298,10 +298,12 @@ def test_the_steps_that_are_measured_before_the_run_have_the_teacher(
     job = prepare(loaded.config, loaded.origins, Path("nowhere"), None, SOLO).job
     real, teachers = probe.train_window, []
     monkeypatch.setattr(
-        probe, "train_window", lambda *given: teachers.append(given[5].teacher) or real(*given)
+        probe, "train_window", lambda *given: teachers.append(given[5].lessons) or real(*given)
     )
     assert probe.probe(job).seconds_per_step > 0
-    assert teachers and all(isinstance(teacher, Teacher) for teacher in teachers)
+    assert teachers and all(
+        isinstance(teacher, Lessons) and teacher.names == ("lwf",) for teacher in teachers
+    )
 
 
 def test_images_that_data_is_measured_on_are_not_trained_on(

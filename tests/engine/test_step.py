@@ -224,7 +224,7 @@ def test_windows_whose_images_all_went_missing_change_nothing(precision: torch.d
     before = copy.deepcopy(module.state_dict())
     for _ in range(2):
         result = take(module, [np.arange(0), np.arange(0)], data, optimizer=optimizer, arithmetic=arithmetic)
-        assert [float(value) for value in result] == [0, 0, 0, 0]
+        assert [float(value.sum()) for value in result] == [0, 0, 0, 0]
     assert all(torch.equal(before[name], tensor) for name, tensor in module.state_dict().items())
     result = take(module, [np.arange(8)], data, optimizer=optimizer, arithmetic=arithmetic)
     assert float(result.weight) == 8 and not torch.equal(before["0.weight"], module.state_dict()["0.weight"])

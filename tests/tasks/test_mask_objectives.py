@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from warmstart.tasks.mask_objectives import (
     MaskLoss,
     lovasz_softmax,
+    mask_divergence,
     mask_objective,
     region_sums,
     resized,
@@ -353,3 +354,19 @@ def test_outputs_are_resized_between_the_centres_of_pixels():
     rows = torch.tensor([[0.0, 1.0]]).view(1, 1, 1, 2)
     assert resized(rows, 1, 4).flatten().tolist() == [0, 0.25, 0.75, 1]
     assert resized(rows, 1, 2) is rows
+
+
+def test_the_divergence_of_masks_counts_the_pixels_that_have_a_class() -> None:
+    rng = np.random.default_rng(0)
+    ours, theirs = (torch.from_numpy(rng.normal(0, 2, (2, 3, 4, 5))) for _ in range(2))
+    targets = torch.from_numpy(rng.integers(0, 3, (2, 4, 5)))
+    targets[0, :2] = 255
+    found = mask_divergence(ours, theirs, targets, 255, 4.0)
+    q, p = (theirs / 4).softmax(1), (ours / 4).log_softmax(1)
+    pixels = 16 * (q * (q.log() - p)).sum(1)
+    assert float(found) == pytest.approx(float(pixels[targets != 255].sum()), rel=1e-12)
+    small = theirs[:, :, ::2, ::2]
+    whole = torch.nn.functional.interpolate(small, (4, 5), mode="bilinear", align_corners=False)
+    assert float(mask_divergence(ours, small, targets, 255, 4.0)) == pytest.approx(
+        float(mask_divergence(ours, whole, targets, 255, 4.0)), rel=1e-12
+    )

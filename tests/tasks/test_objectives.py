@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 
 from warmstart.tasks import objectives
-from warmstart.tasks.objectives import cross_entropy
+from warmstart.tasks.objectives import cross_entropy, mean_answers
 
 WEIGHTS = torch.tensor([0.5, 0.0, 2.0, 1.25], dtype=torch.float64)
 SETTINGS = list(itertools.product((None, WEIGHTS), (0.0, 0.1, 0.9)))
@@ -161,3 +161,14 @@ def test_images_against_the_texts_of_a_batch(loss, by_hand):
         expected = clip.image_text_contrastive_loss(logits.T)
         assert loss(logits, torch.arange(5))[0].item() / 5 == pytest.approx(expected.item(), rel=1e-12)
     assert loss(logits.bfloat16(), torch.arange(5))[0].dtype == torch.float32
+
+
+def test_several_teachers_answer_with_the_mean_of_their_probabilities() -> None:
+    rng = np.random.default_rng(0)
+    each = [torch.from_numpy(rng.normal(0, 3, (4, 5))) for _ in range(3)]
+    found = mean_answers(each, 2.5)
+    expected = sum((one / 2.5).softmax(1) for one in each) / 3
+    torch.testing.assert_close((found / 2.5).softmax(1), expected)
+    labels = mean_answers(each, 2.5, multi_label=True)
+    torch.testing.assert_close((labels / 2.5).sigmoid(), sum((one / 2.5).sigmoid() for one in each) / 3)
+    assert mean_answers(each[:1], 2.5) is each[0]

@@ -116,6 +116,7 @@ def describe_run(path: str) -> Description:
         "task": run.resolved["task"],
         "data": {k: run.resolved["data"][k] for k in ("path", "classes", "counts", "sizes", "notes")},
         "retained": run.resolved.get("retained"),
+        "teachers": list(run.teachers),
         "num_quarantined": len(run.resolved["data"]["quarantined"]),
         "augment": run.resolved["augment"],
         "parent": run.resolved["parent"],
@@ -172,6 +173,7 @@ def show_text(info: dict[str, Any]) -> str:
                 f"retain {info['retained']['path']}: {info['retained']['split']} {info['retained']['num_samples']}"
             ]
         ),
+        *(f"teacher {name}" for name in info["teachers"]),
         f"steps  {pace['total_steps']} ({pace['steps_per_epoch']} per epoch); checkpoints {info['checkpoints']}",
         *([] if info["compared"] is None else [f"parent {info['compared']['text']}"]),
         "",

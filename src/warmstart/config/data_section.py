@@ -101,7 +101,8 @@ class DataConfig(Section):
     views: OptionalInt = Field(
         None,
         ge=1,
-        description="augmented views per image that a feature cache keeps [default: 4, or fewer epochs]",
+        description="augmented views per image that a feature cache keeps [default: 4, or fewer epochs]; with a teacher"
+        " all that the training shows, in turn",
     )
     workers: Workers = Field("auto", description="decoding threads; 0 decodes in the loop")
     max_corrupt: float = Field(

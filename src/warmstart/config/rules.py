@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from glob import glob
 from pathlib import Path
 
+from warmstart.config.distill_rules import distill_problems, unread_distill_settings
 from warmstart.config.lora_rules import lora_problems, unread_lora_settings
 from warmstart.config.loss_rules import loss_problems, unread_loss_settings
 from warmstart.config.mask_values import is_file_of_colours
@@ -97,7 +98,7 @@ def _contradictions(config: Config) -> list[UserError]:
         if interval is None
     ]
     found += stage_problems(config) + loss_problems(config.task) + mix_problems(config)
-    return found + text_problems(config) + _durations(config)
+    return found + text_problems(config) + distill_problems(config) + _durations(config)
 
 
 def _durations(config: Config) -> list[UserError]:
@@ -158,13 +159,18 @@ def _inputs(config: Config) -> list[UserError]:
         )
     found += _builtin(config)
     weights = config.model.weights
-    if (
-        weights not in (None, "none")
-        and not any(map(_exists, (weights, weights.rpartition("@")[0])))
-        and not glob(weights)  # noqa: PTH207 (Path.glob takes no absolute pattern)
-    ):
-        found.append(missing_path("--weights", weights))
-    return found
+    named = [("--weights", weights)] if weights not in (None, "none") else []
+    named += [("--teacher", name) for name in config.distill.teacher if not name.startswith("hf:")]
+    return found + [
+        missing_path(flag, name) for flag, name in named if name is not None and not _is_there(name)
+    ]
+
+
+def _is_there(weights: str) -> bool:
+    """A file, a folder, RUN@step, or a glob that matches."""
+    return any(map(_exists, (weights, weights.rpartition("@")[0]))) or bool(
+        glob(weights)  # noqa: PTH207 (Path.glob takes no absolute pattern)
+    )
 
 
 def _builtin(config: Config) -> list[UserError]:
@@ -240,7 +246,8 @@ def warnings(config: Config, origins: dict[str, str]) -> list[str]:
         if f"task.{name}" in changed:
             found.append(f"--{name.replace('_', '-')} has no effect {reason}")
     flags = {leaf.path: leaf.flag for leaf in leaves()}
-    for path, reason in (unread_stage_settings(config) | unread_lora_settings(config.lora)).items():
+    unread = unread_stage_settings(config) | unread_lora_settings(config.lora)
+    for path, reason in (unread | unread_distill_settings(config)).items():
         if path in changed:
             found.append(f"--{flags[path]} has no effect {reason}")
     found += stage_warnings(config)
@@ -258,7 +265,7 @@ def warnings(config: Config, origins: dict[str, str]) -> list[str]:
         found.append(
             f"--momentum has no effect with --optimizer {optim.optimizer} (read by sgd and its relatives)"
         )
-    if "data.views" in changed and config.data.feature_cache == "off":
+    if "data.views" in changed and config.data.feature_cache == "off" and not config.distill.teacher:
         found.append("--views has no effect with --feature-cache off")
     if config.data.mine is None:
         for name in ("mine_weight", "mine_prob"):

@@ -14,6 +14,7 @@ from typing import Any, Literal, NamedTuple, get_args
 from pydantic import Field
 
 from warmstart.config.data_section import DataConfig
+from warmstart.config.distill_section import DistillConfig
 from warmstart.config.lora_section import LoraConfig
 from warmstart.config.retain_section import RetainConfig
 from warmstart.config.section import Section
@@ -35,8 +36,12 @@ MAIN_LEAVES = {  # section -> the leaf that bears the section's flag
     "data": "path",
     "model": "name",
     "retain": "path",
+    "distill": "teacher",
 }
-PREFIXED = frozenset({"retain", "lora", "text"})  # optional sections, whose other flags are --section.leaf
+PREFIXED = frozenset(
+    {"retain", "lora", "text", "distill"}
+)  # optional sections, whose other flags are --section.leaf
+OWN_FLAGS = {"distill": "teacher"}  # flags of main leaves that are not the section's name
 
 SelectBy = Literal[
     "auto",
@@ -68,11 +73,12 @@ _RARE_NAMES = (
     " gradient_checkpointing rescue stage_warmup eval_batch_size"
     " margin_method margin margin_scale margin_eval_scale margin_ramp positive threshold mine mine_weight"
     " mine_prob"
-    " loss focal_gamma focal_alpha ce_weight dice_classes lovasz_weight tversky_weight tversky_alpha"
+    " loss focal_gamma focal_alpha ce_weight dice_weight dice_classes lovasz_weight tversky_weight tversky_alpha"
     " output_style"
     " masks mask_classes ignore mask_remap mask_colours flip_pairs"
     " head prompts tower captions"
     " views crop_pct mix_classes replay images l2sp ewc ewc_images lwf temperature"
+    " hints distill.classes"
     " download alpha lora.dropout targets kind bits"
 )
 RARE = frozenset(_RARE_NAMES.split())
@@ -231,6 +237,7 @@ class Config(Section):
     retain: RetainConfig = RetainConfig()
     lora: LoraConfig = LoraConfig()
     text: TextConfig = TextConfig()
+    distill: DistillConfig = DistillConfig()
 
 
 class Leaf(NamedTuple):
@@ -259,7 +266,7 @@ def leaves() -> Iterator[Leaf]:
         assert isinstance(model, type) and issubclass(model, Section)
         for name, leaf in model.model_fields.items():
             flag = f"{section}.{name}" if section in PREFIXED else name
-            flag = section if MAIN_LEAVES.get(section) == name else flag
+            flag = OWN_FLAGS.get(section, section) if MAIN_LEAVES.get(section) == name else flag
             yield Leaf(
                 section, name, flag.replace("_", "-"), leaf.description or "", leaf.default, leaf.annotation
             )

@@ -40,9 +40,15 @@ class Batch:
     # of images with masks the masks, uint8 (N, h, w), int32 where ids go beyond 255
     keys: np.ndarray  # uint64 (N,)
     indices: np.ndarray  # int64 (N,), places in the Samples
+    answers: np.ndarray | None = None  # float32 (N, ...) of a teacher, where they are kept
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def take(self, rows: np.ndarray | slice) -> Batch:
+        """Some of its samples."""
+        columns = {column.name: getattr(self, column.name) for column in fields(self)}
+        return replace(self, **{name: a[rows] for name, a in columns.items() if isinstance(a, np.ndarray)})
 
 
 @dataclass(frozen=True)
@@ -230,8 +236,7 @@ def _read(samples: Samples, view: View, index: int) -> tuple[np.ndarray, np.ndar
 def _without(batch: Batch, left_out: list[int]) -> Batch:
     if not left_out:
         return batch
-    kept = np.delete(np.arange(len(batch)), left_out)
-    return replace(batch, **{part.name: getattr(batch, part.name)[kept] for part in fields(batch)})
+    return batch.take(np.delete(np.arange(len(batch)), left_out))
 
 
 def _fetch(pool: DecodePool, num_tasks: int, batch: Batch, samples: Samples, view: View, epoch: int) -> Fetch:

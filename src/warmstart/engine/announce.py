@@ -14,6 +14,7 @@ from warmstart.adapt.lora import described
 from warmstart.adapt.plan import Plan, Row
 from warmstart.console import log, table
 from warmstart.engine.job import Job
+from warmstart.engine.lessons import announce_teachers
 from warmstart.engine.mining import announce_mined
 from warmstart.errors import listing
 from warmstart.run import layout, writer
@@ -27,6 +28,7 @@ def announce(job: Job, resolved: dict[str, Any]) -> None:
     _announce_data(job)
     _announce_sources(job)
     _announce_model(job)
+    announce_teachers(job, resolved["features"])
     announce_mined(resolved["mined"], job.config.data.mine_prob)
     _announce_augmentation(job, resolved["augment"]["origin"])
     log.info("\n%s", plan_table(job.plan))
@@ -150,7 +152,6 @@ def _announce_features(job: Job, chosen: dict[str, Any]) -> None:
 
 
 def _announce_workers(chosen: dict[str, Any]) -> None:
-    """Nothing where nothing was measured."""
     if chosen["images_per_second"]:
         speeds = ", ".join(f"{number}: {speed:.0f}" for number, speed in chosen["images_per_second"].items())
         log.info("decoding threads: %d, measured (images/s by number: %s)", chosen["value"], speeds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,9 @@ class Saved:
     optimizer: OptimizerState
     random: list[dict[str, torch.Tensor]]  # by rank
     num_threads: int
+    hints: dict[str, torch.Tensor] = field(
+        default_factory=dict
+    )  # projections of the student's maps, or empty
 
     @property
     def num_processes(self) -> int:
@@ -72,6 +75,8 @@ def save_checkpoint(
     if ema is not None:
         kept |= {f"raw.{name}": tensor for name, tensor in job.built.module.state_dict().items()}
         kept["ema.n_averaged"] = ema.n_averaged
+    if learner.hints is not None:
+        kept |= {f"hints.{name}": tensor for name, tensor in learner.hints.state_dict().items()}
     for rank, states in enumerate(random):
         kept |= {f"random.{rank}.{name}": tensor for name, tensor in states.items()}
     record = {
@@ -182,6 +187,7 @@ def _read(folder: Path) -> Saved:
         optimizer=(_below(kept, "optimizer."), record["optimizer"]),
         random=[_below(kept, f"random.{rank}.") for rank in range(record["num_processes"])],
         num_threads=record["num_threads"],
+        hints=_below(kept, "hints."),
     )
 
 

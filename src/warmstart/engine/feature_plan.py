@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -33,11 +34,16 @@ _LEAST_OPERATIONS = 500  # floating-point, for a number that is read; 50 or so t
 
 @dataclass(frozen=True)
 class FeatureChoice:
-    """The cut (None: every image goes through the whole model), the number of kept views, and why."""
+    """The cut (None: every image goes through the whole model), the number of kept views, and why.
+
+    `answers`: whether those of teachers to these views are kept, and why or why not (empty without a teacher).
+    """
 
     cut: Cut | None
     views: int
     reason: str
+    answers: bool = False
+    answers_reason: str = ""
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -45,7 +51,7 @@ class FeatureChoice:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> FeatureChoice:
         cut = None if values["cut"] is None else Cut.from_json(values["cut"])
-        return cls(cut, values["views"], values["reason"])
+        return cls(**{**values, "cut": cut})
 
 
 def choose_features(job: Job) -> tuple[FeatureChoice, ...]:
@@ -54,8 +60,9 @@ def choose_features(job: Job) -> tuple[FeatureChoice, ...]:
     Raises:
         UserError: features were asked for by name and cannot be kept in any stage.
     """
-    chosen = tuple(_choice(job, stage) for stage in range(len(job.plan.stages)))
-    if job.config.data.feature_cache == "on" and all(choice.cut is None for choice in chosen):
+    chosen = tuple(with_answers(job, stage, _choice(job, stage)) for stage in range(len(job.plan.stages)))
+    is_any_kept = any(choice.cut is not None or choice.answers for choice in chosen)
+    if job.config.data.feature_cache == "on" and not is_any_kept:
         raise UserError(
             f"--feature-cache on: {chosen[0].reason}",
             "a model whose first blocks are frozen, for the whole run or in its first stages",
@@ -78,7 +85,7 @@ def choices_from_json(values: dict[str, Any]) -> list[FeatureChoice]:
 
 def kept_features(chosen: Iterable[FeatureChoice]) -> tuple[Kept, ...]:
     """What a job needs of the choices."""
-    return tuple(Kept(choice.cut, choice.views) for choice in chosen)
+    return tuple(Kept(choice.cut, choice.views, choice.answers) for choice in chosen)
 
 
 def _choice(job: Job, stage: int) -> FeatureChoice:
@@ -90,6 +97,48 @@ def _choice(job: Job, stage: int) -> FeatureChoice:
     except NoCut as no:
         return FeatureChoice(None, 1, str(no))
     return FeatureChoice(cut, views, f"{num_bytes / 1e6:.1f} MB at the {cut.name}")
+
+
+def with_answers(job: Job, stage: int, choice: FeatureChoice) -> FeatureChoice:
+    """The choice, with whether the teachers' answers are kept beside its features; these are none without answers."""
+    if job.teachers is None:
+        return choice
+    views = choice.views if choice.cut is not None else _fixed_views(job)
+    why = _why_no_answers(job, stage, choice, views)
+    if why is None and views is not None:
+        reason = f"{_answer_bytes(job, views) / 1e6:.1f} MB"
+        return replace(choice, views=views, answers=True, answers_reason=reason)
+    if choice.cut is not None:
+        choice = FeatureChoice(None, 1, f"the teacher takes whole images: {why}")
+    return replace(choice, answers_reason=str(why))
+
+
+def _fixed_views(job: Job) -> int | None:
+    """None: every epoch shows its own."""
+    augment = job.train_view.augment
+    return job.config.data.views if augment is not None and augment.active else 1
+
+
+def _answer_bytes(job: Job, views: int) -> int:
+    assert job.teachers is not None, "asked for only with teachers"
+    return 4 * math.prod(job.teachers.shape) * views * len(job.dataset.training)
+
+
+def _why_no_answers(job: Job, stage: int, choice: FeatureChoice, views: int | None) -> str | None:
+    epochs = _num_epochs(job, stage)
+    if job.hint_pairs:
+        return "hints need its maps in every step"
+    if job.config.data.feature_cache == "off":
+        return "switched off with --feature-cache off"
+    if job.train_view.mixing is not None:
+        return "mixed images are new in every epoch"
+    if views is None:
+        return "augmentation shows other views in every epoch (--views K shows K of them in turn)"
+    if job.config.data.feature_cache == "auto" and choice.cut is None and epochs <= views:
+        return f"{epochs} epochs of {views} views repeat nothing"
+    if (num_bytes := _answer_bytes(job, views)) > _room(job):
+        return f"they would take {num_bytes / 1e9:.1f} GB, and there is room for {_room(job) / 1e9:.1f}"
+    return None
 
 
 def _views(job: Job, stage: int) -> int:
@@ -113,6 +162,8 @@ def _cut(job: Job, stage: int, views: int, by_name: bool) -> tuple[Cut, int]:
     trained_rows = [row for row in rows if row.trains_in(stage)]
     if rows[0] in trained_rows:
         raise NoCut("the first block trains")
+    if job.hint_pairs:
+        raise NoCut("hints are of whole images, in every step")
     if job.captions is not None:
         raise NoCut("captions go through the text tower in every step")
     if job.train_view.mixing is not None:

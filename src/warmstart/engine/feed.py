@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable
-from contextlib import nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import replace
 from importlib.metadata import version
 from itertools import chain
+from pathlib import Path
 
 import numpy as np
 from torch import nn
@@ -19,8 +20,9 @@ from warmstart.data.unreadable import Unreadable
 from warmstart.engine.clock import FEATURES, Clock
 from warmstart.engine.job import Job
 from warmstart.engine.state import TrainState
+from warmstart.engine.teachers import AnswerStore
 from warmstart.inference.cut import Cut, Tail
-from warmstart.inference.features import FeatureTable, Prefix, feature_batches, hash_of
+from warmstart.inference.features import Computed, FeatureTable, Prefix, feature_batches, hash_of
 from warmstart.inference.inputs import InputBuffer, Inputs
 from warmstart.inference.memory import AtOnce
 from warmstart.inference.predictor import predict_outputs
@@ -43,7 +45,9 @@ class Feed:
         self._kept = self._job.kept_in(stage)
         cut, at_once = self._kept.cut, self._computed_at_once
         self._prefix = None if cut is None else _prefix(self._job, stage, cut, at_once)
+        self._answers = _answers(self._job, at_once) if self._kept.answers else None
         self._tables: dict[tuple[str, bytes, int | None], FeatureTable] = {}
+        self._views = self._job.views_in(stage)
 
     @property
     def inputs(self) -> Inputs:
@@ -59,13 +63,21 @@ class Feed:
 
     def training(self, windows: Iterable[list[np.ndarray]], epoch: int) -> Generator[Batch, None, None]:
         """The micro-batches of some windows of an epoch, one after the other."""
-        job, samples = self._job, self._job.dataset.training
-        if self._prefix is None:
+        job, samples, views = self._job, self._job.dataset.training, self._views
+        view = epoch if views is None else epoch % views
+        told = f", view {view + 1} of {views}"
+        answers = None
+        if self._answers is not None:
+            answers = self._table(self._answers, samples, job.train_view, view, f"teacher's answers{told}")
+        if self._prefix is not None:
+            table = self._table(self._prefix, samples, job.train_view, view, f"features{told}")
+            batches = feature_batches(table, samples, map(job.world.part, chain.from_iterable(windows)))
+        else:
             lenient = replace(job.train_view, unreadable=self._unreadable)
-            return training_batches(samples, lenient, windows, epoch, job.workers, job.world.part)
-        view, num = epoch % self._kept.views, self._kept.views
-        table = self._table(samples, job.train_view, view, f"features, view {view + 1} of {num}")
-        return feature_batches(table, samples, map(job.world.part, chain.from_iterable(windows)))
+            if views is not None:  # images that come again show the same view
+                windows = [[places % len(samples) for places in window] for window in windows]
+            batches = training_batches(samples, lenient, windows, view, job.workers, job.world.part)
+        return batches if answers is None else _answered(batches, answers)
 
     def outputs(
         self,
@@ -90,7 +102,7 @@ class Feed:
             )
         else:
             view = replace(job.train_view, augment=None, mixing=None, native=native)
-            table = self._table(samples, view, None, f"features of {label}")
+            table = self._table(self._prefix, samples, view, None, f"features of {label}")
             starts = range(0, len(rows), job.eval_batch_size)
             batches = feature_batches(table, samples, (rows[s : s + job.eval_batch_size] for s in starts))
         with nullcontext() if watch is None else watch:
@@ -116,24 +128,37 @@ class Feed:
                 self._unreadable.add(name, reason)
         return self._unreadable.so_far()
 
-    def _table(self, samples: Samples, view: View, epoch: int | None, label: str) -> FeatureTable:
+    def _table(
+        self, made: Computed, samples: Samples, view: View, epoch: int | None, label: str
+    ) -> FeatureTable:
         key = label, samples.keys.tobytes(), epoch  # images of two data sets may have the same ids
         if key not in self._tables:
-            assert self._prefix is not None
-            prefix, world = self._prefix, self._job.world
-            limit = prefix.at_once.limit
+            world, limit = self._job.world, made.at_once.limit
 
             def compute() -> FeatureTable:
-                return prefix.table(samples, view, epoch or 0, label)
+                return made.table(samples, view, epoch or 0, label)
 
             with self._clock.part(FEATURES):
-                if prefix.folder is not None:  # the first process computes, the others find its files
-                    prefix.at_once.limit = world.on_main(lambda: (compute(), prefix.at_once.limit)[1])
+                if made.folder is not None:  # the first process computes, the others find its files
+                    made.at_once.limit = world.on_main(lambda: (compute(), made.at_once.limit)[1])
                 table = compute()
-            if prefix.at_once.limit != limit:  # a resume knows the new limit alone
+            if made.at_once.limit != limit:  # a resume knows the new limit alone
                 self._tables.clear()
             self._tables[key] = table
         return self._tables[key]
+
+
+def _answered(batches: Generator[Batch, None, None], answers: FeatureTable) -> Generator[Batch, None, None]:
+    with closing(batches):
+        for batch in batches:
+            yield replace(batch, answers=answers.take(batch.indices))
+
+
+def _answers(job: Job, at_once: AtOnce) -> AnswerStore:
+    assert job.teachers is not None, "answers are kept of teachers"
+    return AnswerStore(
+        job.teachers, _versions(), job.device, job.precision, job.workers, _folder(job), at_once
+    )
 
 
 def _prefix(job: Job, stage: int, cut: Cut, at_once: AtOnce) -> Prefix:
@@ -149,9 +174,13 @@ def _prefix(job: Job, stage: int, cut: Cut, at_once: AtOnce) -> Prefix:
         job.device,
         job.precision,
         job.workers,
-        cache_root(job.config.data.cache_dir) / FOLDER if keeps_files(job) else None,
+        _folder(job),
         at_once,
     )
+
+
+def _folder(job: Job) -> Path | None:
+    return cache_root(job.config.data.cache_dir) / FOLDER if keeps_files(job) else None
 
 
 def keeps_files(job: Job) -> bool:

@@ -24,7 +24,9 @@ from warmstart.tasks.task import Objective, Task
 
 if TYPE_CHECKING:
     from warmstart.engine.captions import Captions
+    from warmstart.engine.hints import HintPair
     from warmstart.engine.start import Start
+    from warmstart.engine.teachers import Teachers
 
 
 @dataclass(frozen=True)
@@ -90,11 +92,12 @@ class Bar:
 class Kept:
     """Features that a stage keeps: of the prefix up to `cut` (None: none), in so many augmented views of an image.
 
-    Epoch e shows view e % views.
+    Epoch e shows view e % views. `answers`: those of teachers to these views are kept as well, or alone.
     """
 
     cut: Cut | None = None
     views: int = 1
+    answers: bool = False
 
 
 @dataclass(frozen=True)
@@ -124,9 +127,20 @@ class Job:
     retained: Retained | None = None
     start: Start | None = None  # where something holds on to it
     captions: Captions | None = None  # texts of the training images, where they have their own
+    teachers: Teachers | None = None
+    hint_pairs: tuple[HintPair, ...] = ()
 
     def kept_in(self, stage: int) -> Kept:
         return self.kept[stage] if stage < len(self.kept) else Kept()
+
+    def views_in(self, stage: int) -> int | None:
+        """How many views of an image a stage shows, one epoch after the other; None: every epoch has its own."""
+        kept = self.kept_in(stage)
+        if kept.cut is not None or kept.answers:
+            return kept.views
+        return (
+            self.config.data.views if self.teachers is not None and self.train_view.mixing is None else None
+        )
 
     @property
     def cure(self) -> str:

@@ -18,24 +18,24 @@ from warmstart.adapt.apply import apply_stage, frozen_hash, live_statistics, set
 from warmstart.console import progress
 from warmstart.data.batches import Batch
 from warmstart.engine.background import Background
-from warmstart.engine.checkpoint import save_checkpoint
+from warmstart.engine.checkpoint import Saved, save_checkpoint
 from warmstart.engine.clock import EVALUATION, SAVING, Clock
 from warmstart.engine.compiled import CompiledPart, forget_compiled
 from warmstart.engine.feed import Feed
 from warmstart.engine.gradients import GradientWatch
 from warmstart.engine.job import Job
 from warmstart.engine.learner import Learner
+from warmstart.engine.lessons import hint_groups, make_hints, make_lessons
 from warmstart.engine.measure import log_validation, measure, update_best
 from warmstart.engine.metric_writer import MetricWriter
 from warmstart.engine.optimizer import (
-    OptimizerState,
     make_optimizer,
     restore_by_name,
     set_rates,
     state_by_name,
 )
 from warmstart.engine.recomputed import recomputed
-from warmstart.engine.remedies import make_penalty, make_teacher
+from warmstart.engine.remedies import make_penalty
 from warmstart.engine.stages import advance_stage, announce_stage
 from warmstart.engine.state import TrainState
 from warmstart.engine.step import Arithmetic, WindowResult, pass_over, train_window
@@ -48,20 +48,21 @@ def run_loop(
     state: TrainState,
     ema: AveragedModel | None,
     scaler: GradScaler | None,
-    carried: OptimizerState | None,
+    saved: Saved | None,
     interrupted: Callable[[], bool],
     clock: Clock,
 ) -> None:
     """Train from `state` to the end of the run, or until `interrupted()`; results are in the run directory.
 
-    `carried` is the optimizer state of a checkpoint. The state is changed in place, and saved whole;
-    `clock` counts where the time goes.
+    `saved` is the checkpoint that `state` is of, whose weights the model has already. The state is changed in place,
+    and saved whole; `clock` counts where the time goes.
 
     Raises:
         NotFinite: a loss, a gradient or the weights; what was done since `state.good_step` is to be undone.
         UserError: the disk is full; the last checkpoint is intact.
     """
     module, plan, pace, blocks = job.built.module, job.plan, job.pace, job.built.blocks
+    carried, hints = None if saved is None else saved.optimizer, make_hints(job, saved)
     feed = Feed(job, clock, state)
     is_compiled = job.config.train.compile
     arithmetic = _arithmetic(job, scaler)
@@ -79,13 +80,13 @@ def run_loop(
         while not done:
             # ---- Stage: the blocks that train now, in one optimizer; what is known about them comes along by name
             stage = state.stage
-            groups = apply_stage(module, plan, stage)
+            groups = (*apply_stage(module, plan, stage), *hint_groups(job, hints, stage))
             feed.enter(stage)
             if is_compiled:
                 forget_compiled()
             trained_part = CompiledPart(module, feed.part) if is_compiled else feed.part(module)
             trained_part = recomputed(job, stage, module, trained_part)
-            learner = Learner(make_optimizer(job.config.optim, groups, job.device), ema, scaler)
+            learner = Learner(make_optimizer(job.config.optim, groups, job.device), ema, scaler, hints)
             optimizer = learner.optimizer
             if carried is not None:
                 restore_by_name(optimizer, *carried)
@@ -95,8 +96,8 @@ def run_loop(
             if state.frozen_stage != stage:
                 state.frozen_stage, state.frozen_hash = stage, frozen_hash(module, plan, blocks, stage)
             statistics = live_statistics(module, plan, blocks, stage)
-            teacher = make_teacher(job, feed.part, stage)
-            arithmetic = replace(arithmetic, statistics=statistics, teacher=teacher)
+            lessons = make_lessons(job, module, feed.part, stage, hints)
+            arithmetic = replace(arithmetic, statistics=statistics, lessons=lessons)
             watch = GradientWatch(optimizer, module)
 
             # ---- The start (step 0, or where a parent's count goes on) is measured before anything is trained

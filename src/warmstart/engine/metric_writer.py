@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from warmstart.engine.job import Job
+from warmstart.engine.lessons import lesson_names
 from warmstart.engine.penalty import Penalty
 from warmstart.engine.state import NotFinite, TrainState
 from warmstart.engine.step import WindowResult
@@ -29,17 +30,21 @@ _MOST_SKIPPED = 20
 
 
 class MetricWriter:
-    """Sums since the last row and since the epoch began: [loss, weight, epoch's loss, epoch's weight, LwF's loss].
+    """Sums since the last row and since the epoch began: loss, weight, epoch's loss, epoch's weight, watched, lessons.
 
-    A last sum is as finite as everything that went into the steps since the last row, and the number of steps
+    What is watched is as finite as everything that went into the steps since the last row, and the number of steps
     for which it was tells the first one that failed: so steps are watched without waiting for any of them.
     """
 
     def __init__(self, job: Job, state: TrainState, penalty: Penalty | None = None) -> None:
         self._job, self._penalty = job, penalty
+        self._lessons = lesson_names(job.config)
+        taught = (
+            state.taught_sums if len(state.taught_sums) == len(self._lessons) else [0.0] * len(self._lessons)
+        )
         dtype = torch.float32 if job.device.type == "mps" else torch.float64
         sums = [state.loss_sum, state.weight_sum, state.epoch_loss_sum, state.epoch_weight_sum]
-        self._sums = torch.tensor([*sums, state.taught_sum, 0.0], dtype=dtype, device=job.device)
+        self._sums = torch.tensor([*sums, 0.0, *taught], dtype=dtype, device=job.device)
         self._num_finite = torch.zeros(2, dtype=torch.int64, device=job.device)  # steps, by loss and by both
         # fp16: steps that were left out in a row, and the step of this row at which there were too many (0: none).
         self._skipped = torch.tensor([state.num_skipped, 0], dtype=torch.int64, device=job.device)
@@ -71,8 +76,11 @@ class MetricWriter:
             self._skipped = torch.stack(
                 [num, torch.where(num == _MOST_SKIPPED, self._num_steps, self._skipped[1])]
             )
-        self._sums += torch.stack([loss, weight, loss, weight, taught, watched]).to(self._sums.dtype)
-        self._num_finite += self._sums[::5].isfinite()
+        own = torch.stack([loss, weight, loss, weight, watched])
+        self._sums[:5] += own.to(self._sums.dtype)
+        if len(taught):
+            self._sums[5:] += taught.to(self._sums.dtype)
+        self._num_finite += self._sums[:5:4].isfinite()
 
     def collect(self, state: TrainState) -> None:
         """Read the sums into the state.
@@ -80,10 +88,9 @@ class MetricWriter:
         Raises:
             NotFinite: a loss or a gradient was NaN or infinite since the last row; in fp16 many gradients in a row.
         """
-        *sums, watched = self._sums.tolist()
-        state.loss_sum, state.weight_sum, state.epoch_loss_sum, state.epoch_weight_sum, state.taught_sum = (
-            sums
-        )
+        *sums, watched = self._sums[:5].tolist()
+        state.loss_sum, state.weight_sum, state.epoch_loss_sum, state.epoch_weight_sum = sums
+        state.taught_sums = self._sums[5:].tolist()
         if not math.isfinite(watched):
             by_loss, num = self._num_finite.tolist()
             what = "the gradient is" if by_loss > num else "the training loss is"
@@ -127,14 +134,15 @@ class MetricWriter:
         self._sums[4:] = 0
         self._num_finite.zero_()
         self._skipped[1], self._num_steps = 0, 0
-        state.loss_sum = state.weight_sum = state.taught_sum = 0.0
+        state.loss_sum = state.weight_sum = 0.0
+        state.taught_sums = [0.0] * len(self._lessons)
         self._last_step, self._last_time, self._first_step_of_row = state.step, now, state.step
 
     def _remedies(self, state: TrainState) -> dict[str, float]:
-        """What is added to the loss, each with its weight: LwF's mean, and the penalties as they are now."""
+        """What is added to the loss, each with its weight: means of lessons, and the penalties as they are now."""
         found = {} if self._penalty is None else self._penalty.values()
-        if self._job.config.retain.lwf:
-            found["lwf"] = _mean(state.taught_sum, state.weight_sum)
+        for name, taught in zip(self._lessons, state.taught_sums, strict=True):
+            found[name] = _mean(taught, state.weight_sum)
         for name, value in found.items():
             self._scalar(name, value, state.step)
         return found

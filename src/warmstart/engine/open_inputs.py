@@ -11,7 +11,8 @@ from typing import Any
 import torch
 
 from warmstart.adapt.lora import choose_lora
-from warmstart.config.places import absolute
+from warmstart.config.distill_rules import is_onnx
+from warmstart.config.places import absolute, expanded
 from warmstart.config.schema import Config
 from warmstart.console import log, progress
 from warmstart.data.changes import written_since
@@ -27,7 +28,7 @@ from warmstart.engine.open_sources import (
     settings_of_source,
 )
 from warmstart.errors import UserError, listing
-from warmstart.inference.reference import WeightsReference, processor_of
+from warmstart.inference.reference import WeightsReference, processor_of, resolve_weights
 from warmstart.models.build import BuiltModel, build
 from warmstart.models.image_text.prompts import Texts
 from warmstart.run.reader import Run
@@ -65,7 +66,8 @@ def open_inputs(
             models.append(build_model(config, everything, reference, device, resolved))
         return plan_store(config.data, models[0].preprocessing)
 
-    dataset, split = _open_dataset(config, _known(reference.run), Run(run).splits, resolved, store)
+    parent = reference.run or _teaching_run(config)
+    dataset, split = _open_dataset(config, _known(parent), Run(run).splits, resolved, store)
     (built,) = models
     check_channels(dataset.facts.num_channels, built.preprocessing.num_channels)
 
@@ -79,6 +81,12 @@ def open_inputs(
 
     dataset, sources, retained = add_sources(config, dataset, built.classes, open_other)
     return Inputs(dataset, built, split, sources, retained)
+
+
+def _teaching_run(config: Config) -> Run | None:
+    """The first teacher that is a run of ours: its student is not measured on what it was trained on."""
+    names = (name for name in config.distill.teacher if not (is_onnx(name) or name.startswith("hf:")))
+    return next((run for name in names if (run := resolve_weights(expanded(name)).run) is not None), None)
 
 
 @dataclass(frozen=True)

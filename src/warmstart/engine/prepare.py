@@ -27,6 +27,7 @@ from warmstart.engine.checks import check_settings
 from warmstart.engine.compiled import check_compiler
 from warmstart.engine.distributed import SOLO, World
 from warmstart.engine.feature_plan import choices_from_json, choices_to_json, choose_features, kept_features
+from warmstart.engine.hints import match_hints
 from warmstart.engine.job import Bar, Job, Pace
 from warmstart.engine.mining import find_mined, sample_weights
 from warmstart.engine.open_inputs import Inputs, open_inputs
@@ -36,6 +37,7 @@ from warmstart.engine.probe import Probe, probe, speeds_of_workers
 from warmstart.engine.recomputed import choose_recomputed
 from warmstart.engine.record import make_record
 from warmstart.engine.schedule import make_schedule
+from warmstart.engine.teachers import open_teachers
 from warmstart.engine.text_tower import text_remarks
 from warmstart.errors import UserError
 from warmstart.inference.device import resolve_device, resolve_precision
@@ -105,6 +107,7 @@ def prepare(
         captions=read_captions(config, dataset, built, device),
     )
     check_settings(job)
+    job = _taught(job, resolved)
     if resolved is not None:
         return _decided(job, resolved)
     record = {"settings": asdict(augment), "origin": augment_origin}
@@ -113,6 +116,15 @@ def prepare(
         return make_record(job, reference, origins, record, measured) | {"mined": mined}
 
     return _decide(job, complete, opened.split)
+
+
+def _taught(job: Job, resolved: dict[str, Any] | None) -> Job:
+    """The job with its teachers, and the maps that are drawn to theirs; `resolved` says which they were."""
+    recorded = None if resolved is None else resolved.get("teachers", [])
+    distill = job.config.distill
+    teachers = open_teachers(distill, job.built, job.task, job.device, recorded)
+    pairs = () if teachers is None or not distill.hints else match_hints(job.built, teachers, job.plan)
+    return replace(job, teachers=teachers, hint_pairs=pairs)
 
 
 def _plan(config: Config, built: BuiltModel) -> Plan:

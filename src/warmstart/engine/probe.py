@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import asdict, dataclass, replace
 from itertools import cycle, islice
@@ -20,10 +20,11 @@ from torch import nn
 from warmstart.adapt.apply import apply_stage, set_modes
 from warmstart.data.batches import Batch, evaluation_batches, training_batches
 from warmstart.data.workers import TIE
+from warmstart.engine.hints import Hints
 from warmstart.engine.job import Job
+from warmstart.engine.lessons import Lessons, hint_groups, make_hints, make_lessons
 from warmstart.engine.optimizer import make_optimizer
 from warmstart.engine.recomputed import recomputed
-from warmstart.engine.remedies import Teacher, make_teacher
 from warmstart.engine.start import Start
 from warmstart.engine.step import Arithmetic, make_scaler, train_window
 from warmstart.inference.cut import Tail, prefix_features
@@ -121,7 +122,8 @@ class _Trial:
 
     def __init__(self, job: Job, stage: int) -> None:
         self._job, self.module = job, copy.deepcopy(job.built.module)
-        groups = apply_stage(self.module, job.plan, stage)
+        hints = make_hints(job, None)
+        groups = (*apply_stage(self.module, job.plan, stage), *hint_groups(job, hints, stage))
         self._optimizer = make_optimizer(job.config.optim, groups, job.device)
         set_modes(self.module, job.plan, job.built.blocks, stage)
         self.parts = _Parts(job, self.module, stage)
@@ -131,12 +133,13 @@ class _Trial:
             job.precision,
             job.config.optim.clip,
             scaler,
-            teacher=_teacher(job, self.parts.part, stage),
+            lessons=_lessons(job, self, stage, hints),
             captions=job.captions,
         )
         self._at_once = AtOnce()
 
     def step(self, batches: Iterable[Batch]) -> None:
+        batches = map(self.parts.answered, batches)
         parts, objective = self.parts, self._job.task.objective
         given = self._trained, batches, parts.inputs, objective, self._optimizer, self._arithmetic
         train_window(*given, self._at_once)
@@ -151,11 +154,11 @@ class _Trial:
         return time.perf_counter() - start, num_images
 
 
-def _teacher(job: Job, part: Callable[[nn.Module], nn.Module], stage: int) -> Teacher | None:
-    """Whose answers cost a forward pass more; the start that a run holds on to is opened later, and as large."""
-    if not job.config.retain.lwf:
-        return None
-    return make_teacher(replace(job, start=Start.of(job, job.built.module.state_dict())), part, stage)
+def _lessons(job: Job, trial: _Trial, stage: int, hints: Hints | None) -> Lessons | None:
+    """Answers cost a forward pass more; the start that a run holds on to is opened later, and as large."""
+    if job.config.retain.lwf:
+        job = replace(job, start=Start.of(job, job.built.module.state_dict()))
+    return make_lessons(job, trial.module, trial.parts.part, stage, hints)
 
 
 @contextmanager
@@ -174,13 +177,24 @@ class _Parts:
     def __init__(self, job: Job, module: nn.Module, stage: int) -> None:
         self._job, self._module = job, module
         self._buffer = InputBuffer(job.built.preprocessing, job.device, job.built.channels_last)
-        self._cut = job.kept_in(stage).cut
+        self._cut, self._keeps_answers = job.kept_in(stage).cut, job.kept_in(stage).answers
         self.trained = self.part(module)
         self.seconds, self.num_images = 0.0, 0
 
     def part(self, module: nn.Module) -> nn.Module:
         height, width, channels = self._job.train_view.shape
         return module if self._cut is None else Tail(module, self._cut, (channels, height, width))
+
+    def answered(self, batch: Batch) -> Batch:
+        """With the teacher's answers where the run keeps them: they cost what features cost."""
+        teachers = self._job.teachers
+        if not self._keeps_answers or teachers is None:
+            return batch
+        start = time.perf_counter()
+        answers = teachers(batch.images).float().cpu().numpy()
+        self.seconds += time.perf_counter() - start
+        self.num_images += len(batch) if self._cut is None else 0  # each image counts once
+        return replace(batch, answers=answers)
 
     def inputs(self, images: np.ndarray) -> torch.Tensor:
         tensor = self._buffer(images)

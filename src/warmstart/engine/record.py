@@ -70,6 +70,8 @@ def make_record(
             "split": job.retained.split,
             "num_samples": len(job.retained.samples),
         },
+        "teachers": [] if job.teachers is None else [each.to_json() for each in job.teachers.each],
+        "hints": [asdict(pair) for pair in job.hint_pairs],
         "augment": augment,
         "pace": asdict(job.pace),
         "probe": measured.to_json() if measured else None,

@@ -25,7 +25,7 @@ def make_penalty(job: Job) -> Penalty | None:
     return Penalty(held, retain.l2sp, retain.ewc)
 
 
-class Teacher:
+class StartAnswers:
     """Learning without Forgetting: the start model's answers to the images of every batch (Li and Hoiem 2018).
 
     Called with what the trained part takes and gives, it returns `weight` times the sum over the batch of the
@@ -47,8 +47,8 @@ class Teacher:
         return self._weight * self._divergence(outputs, answers, self._temperature)
 
 
-def make_teacher(job: Job, part: Callable[[nn.Module], nn.Module], stage: int) -> Teacher | None:
-    """`part` gives what is left of a model behind the cut of a stage."""
+def start_answers(job: Job, part: Callable[[nn.Module], nn.Module], stage: int) -> StartAnswers | None:
+    """What a stage learns of them, if it does: `part` gives what is left of a model behind the cut of a stage."""
     start = job.start
     if start is None or not job.config.retain.lwf:
         return None
@@ -56,4 +56,4 @@ def make_teacher(job: Job, part: Callable[[nn.Module], nn.Module], stage: int) -
     assert job.kept_in(stage).cut is None or start.has_prefix_of(job, stage, now), (
         "kept features are of other weights than the start's"
     )
-    return Teacher(job, start, part)
+    return StartAnswers(job, start, part)

@@ -36,9 +36,8 @@ def run_with_rescues(
     """
     while True:
         ema, scaler = _restore(job, saved)
-        carried = saved.optimizer if saved is not None else None
         try:
-            run_loop(job, state, ema, scaler, carried, interrupted, clock)
+            run_loop(job, state, ema, scaler, saved, interrupted, clock)
             return
         except NotFinite as error:
             if len(state.failed_steps) >= job.config.train.rescue:

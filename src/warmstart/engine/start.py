@@ -25,7 +25,7 @@ from warmstart.data.batches import evaluation_batches
 from warmstart.data.mixture import balanced_sample
 from warmstart.data.samples import Samples
 from warmstart.engine.checkpoint import Saved
-from warmstart.engine.feature_plan import FeatureChoice, choices_from_json, choices_to_json, kept_features
+from warmstart.engine.feature_plan import choices_from_json, choices_to_json, kept_features
 from warmstart.engine.job import Job
 from warmstart.errors import UserError, listing
 from warmstart.inference.inputs import InputBuffer
@@ -189,10 +189,11 @@ def usable_features(
         if choice.cut is None:
             continue
         if held is not None and not held.has_prefix_of(job, stage, now):
-            chosen[stage] = FeatureChoice(None, 1, "LwF: the start model's first blocks were others")
+            why = "LwF: the start model's first blocks were others"
+            chosen[stage] = replace(choice, cut=None, reason=why)
         elif averaged and not _have_equal_prefix(job, stage, now, averaged):
             why = "--ema: the averaged weights of the parent have other first blocks than those that train"
-            chosen[stage] = FeatureChoice(None, 1, why)
+            chosen[stage] = replace(choice, cut=None, reason=why)
     return replace(job, kept=kept_features(chosen)), choices_to_json(chosen)
 
 

@@ -34,7 +34,7 @@ class TrainState:
     weight_sum: float = 0.0
     epoch_loss_sum: float = 0.0
     epoch_weight_sum: float = 0.0
-    taught_sum: float = 0.0
+    taught_sums: list[float] = field(default_factory=list)  # of the lessons, in their order
     frozen_stage: int | None = None
     frozen_hash: str | None = None
     stop_reason: str | None = None
@@ -82,7 +82,9 @@ class TrainState:
             for name in ("trained_at_once", "evaluated_at_once", "computed_at_once")
             if name in values  # checkpoints of earlier versions have none
         }
-        return cls(**{**values, **at_once, **plateaus})
+        older = {"taught_sums": [values["taught_sum"]]} if "taught_sum" in values else {}  # LwF's alone
+        values = {name: value for name, value in values.items() if name != "taught_sum"}
+        return cls(**{**values, **older, **at_once, **plateaus})
 
     def take(self, other: TrainState) -> None:
         """Become equal to another state: whoever holds this one goes on with it."""

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import nn
@@ -19,15 +20,30 @@ from warmstart.inference.memory import AtOnce, within_memory
 from warmstart.tasks.task import Objective
 
 
+class Lessons(Protocol):
+    """Losses beside the objective's, whose own weight is `hard`; see engine/lessons.py."""
+
+    names: tuple[str, ...]
+    hard: float
+
+    def watch(self) -> AbstractContextManager[None]:
+        """Around the forward pass that the call is about."""
+
+    def __call__(
+        self, batch: Batch, given: torch.Tensor, outputs: torch.Tensor, targets: torch.Tensor
+    ) -> torch.Tensor:
+        """(L,): the sums over the items, each with its weight."""
+
+
 @dataclass(frozen=True)
 class Arithmetic:
     """How a step computes: the autocast type (None: float32), the clipping norm, and fp16's gradient scaler.
 
     `may_weigh_nothing`: a window can hold nothing but classes of weight 0, so its weight must be looked at.
     `statistics` are the buffers that move with the batches; the processes keep their mean.
-    `penalty` is of the weights alone: its gradient is added once per step. `teacher` gives a second loss of each
-    batch, of what the model takes and gives; its sum is divided by the same weight, or where targets `weigh`
-    (their weight, their number) something else than their number, by that: a teacher knows no class weights.
+    `penalty` is of the weights alone: its gradient is added once per step. `lessons` give other losses of each
+    batch; their sums are divided by the same weight, or where targets `weigh` (their weight, their number) something
+    else than their number, by that: a teacher knows no class weights.
     `captions` gives the texts of a batch's images, of which each is then the target of its own.
     """
 
@@ -38,7 +54,7 @@ class Arithmetic:
     world: World = SOLO
     statistics: tuple[torch.Tensor, ...] = ()
     penalty: Penalty | None = None
-    teacher: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
+    lessons: Lessons | None = None
     weigh: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
     captions: Captions | None = None
 
@@ -57,7 +73,7 @@ def make_scaler(precision: torch.dtype | None, device: torch.device) -> torch.am
 
 
 class Sums(NamedTuple):
-    """Over the items of a window, on the device: of the loss, of its weights, and of the teacher's loss."""
+    """Over the items of a window, on the device: of the loss, of its weights, and (L,) of the lessons."""
 
     loss: torch.Tensor
     weight: torch.Tensor
@@ -70,7 +86,9 @@ class WindowResult(NamedTuple):
     loss_sum: torch.Tensor
     weight: torch.Tensor
     grad_norm: torch.Tensor
-    taught_sum: torch.Tensor  # of the teacher's loss, to be divided by `weight` as well; 0 without one
+    taught_sums: (
+        torch.Tensor
+    )  # (L,) of the lessons, divided by `weight` too; (0,) of a window that is passed over
 
 
 def train_window(
@@ -93,7 +111,7 @@ def train_window(
         UserError: out of memory with one image (two where norms learn); until then batches are halved.
     """
     factor = None
-    if arithmetic.teacher is not None and arithmetic.weigh is not None:
+    if arithmetic.lessons is not None and arithmetic.weigh is not None:
         batches = list(batches)  # `within_memory` keeps them anyway
         factor = _weight_per_item(batches, next(module.parameters()).device, arithmetic)
 
@@ -109,7 +127,7 @@ def pass_over(batches: Iterable[Batch], device: torch.device) -> WindowResult:
     for _ in batches:
         pass
     nothing = torch.zeros((), device=device)
-    return WindowResult(nothing, nothing, nothing, nothing)
+    return WindowResult(nothing, nothing, nothing, nothing.new_zeros(0))
 
 
 def _weight_per_item(batches: Sequence[Batch], device: torch.device, arithmetic: Arithmetic) -> torch.Tensor:
@@ -135,13 +153,13 @@ def _accumulate(
 ) -> Sums:
     """Fresh gradients of sum(loss) over the batches, with the sums of losses and weights.
 
-    `factor` is that of the teacher's loss.
+    `factor` is that of the lessons.
     """
-    precision, scaler = arithmetic.precision, arithmetic.scaler
+    precision, scaler, lessons = arithmetic.precision, arithmetic.scaler, arithmetic.lessons
     device = next(module.parameters()).device
     optimizer.zero_grad(set_to_none=True)
-    loss_sum = torch.zeros((), device=device)
-    weight, taught_sum = torch.zeros((), device=device), torch.zeros((), device=device)
+    loss_sum, weight = torch.zeros((), device=device), torch.zeros((), device=device)
+    taught_sums = torch.zeros(0 if lessons is None else len(lessons.names), device=device)
     for batch in batches:
         if len(batch) < arithmetic.fewest:
             # Without any item: a window has fewer images than there are processes. The order leaves none alone.
@@ -154,23 +172,26 @@ def _accumulate(
         targets = torch.from_numpy(batch.targets).to(device, non_blocking=True)
         with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
             given = inputs(batch.images)
-            if arithmetic.captions is None:
-                outputs = module(given)
-            else:
-                outputs, targets = (
-                    module(given, arithmetic.captions(batch)),
-                    torch.arange(len(batch), device=device),
-                )
-            taught = None if arithmetic.teacher is None else arithmetic.teacher(given, outputs)
+            with nullcontext() if lessons is None else lessons.watch():
+                if arithmetic.captions is None:
+                    outputs = module(given)
+                else:
+                    outputs, targets = (
+                        module(given, arithmetic.captions(batch)),
+                        torch.arange(len(batch), device=device),
+                    )
+            taught = None if lessons is None else lessons(batch, given, outputs, targets)
             if taught is not None and factor is not None:
                 taught = taught * factor
         batch_loss, batch_weight = objective(outputs, targets)
-        total = batch_loss if taught is None else batch_loss + taught
+        total = batch_loss
+        if lessons is not None and taught is not None:
+            total = lessons.hard * batch_loss + taught.sum()
+            taught_sums += taught.detach()
         (total if scaler is None else scaler.scale(total)).backward()
         loss_sum += batch_loss.detach()
-        taught_sum += 0 if taught is None else taught.detach()
         weight += batch_weight
-    return Sums(loss_sum, weight, taught_sum)
+    return Sums(loss_sum, weight, taught_sums)
 
 
 def _take_step(optimizer: torch.optim.Optimizer, sums: Sums, arithmetic: Arithmetic) -> WindowResult:
@@ -178,13 +199,13 @@ def _take_step(optimizer: torch.optim.Optimizer, sums: Sums, arithmetic: Arithme
     scaler = arithmetic.scaler
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     _add_up(parameters, sums, arithmetic)
-    loss_sum, weight, taught_sum = sums
+    loss_sum, weight, taught_sums = sums
     nothing = torch.zeros_like(loss_sum)
     if arithmetic.may_weigh_nothing and float(weight) == 0:
-        return WindowResult(nothing, weight, nothing, nothing)
+        return WindowResult(nothing, weight, nothing, torch.zeros_like(taught_sums))
     gradients = [p.grad for p in parameters if p.grad is not None]
     if not gradients:  # none of the window's images could be read
-        return WindowResult(nothing, weight, nothing, nothing)
+        return WindowResult(nothing, weight, nothing, torch.zeros_like(taught_sums))
     if scaler is not None:
         scaler.unscale_(optimizer)
     if arithmetic.penalty is not None:
@@ -200,7 +221,7 @@ def _take_step(optimizer: torch.optim.Optimizer, sums: Sums, arithmetic: Arithme
     else:
         scaler.step(optimizer)  # leaves out the steps whose scaled gradients were too large for fp16
         scaler.update()
-    return WindowResult(loss_sum, weight, grad_norm, taught_sum)
+    return WindowResult(loss_sum, weight, grad_norm, taught_sums)
 
 
 def _add_up(parameters: list[nn.Parameter], sums: Sums, arithmetic: Arithmetic) -> None:

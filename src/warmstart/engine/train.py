@@ -133,7 +133,8 @@ def _as_recorded(run: reader.Run, execution: dict[str, Any], saved: Saved | None
     """The run's config with this machine's device and workers, and paths that hold from any working directory."""
     config = at_places(from_dict(run.config), run.source_places)
     data = {"path": run.resolved["data"]["path"], "workers": execution.get("workers")}
-    updates = {"train": {"device": execution.get("device")}, "data": data}
+    updates: dict[str, dict[str, Any]] = {"train": {"device": execution.get("device")}, "data": data}
+    updates["distill"] = {"teacher": run.teachers or None}
     if saved is not None:  # the start file may be gone by now
         own_weights = str(run.checkpoint(saved.state.step) / layout.MODEL)
         updates["model"] = {"weights": own_weights, "name": run.resolved["model"]["name"]}

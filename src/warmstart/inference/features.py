@@ -10,11 +10,13 @@ Shapes: N samples, then whatever the cut gives for one image, without a batch ax
 from __future__ import annotations
 
 import os
-from collections.abc import Generator, Iterable, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Generator, Iterable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -28,6 +30,7 @@ from warmstart.data.samples import Samples
 from warmstart.inference.cut import Cut, prefix_features
 from warmstart.inference.inputs import InputBuffer
 from warmstart.inference.memory import AtOnce, within_memory
+from warmstart.records import Preprocessing
 
 SUFFIX = ".npy"
 FEATURES, MASKS = "features", "masks"  # the fields of a row
@@ -67,23 +70,25 @@ def _row_type(features: np.ndarray, masks: np.ndarray | None) -> np.dtype:
     return np.dtype(fields, align=True)
 
 
-@dataclass(frozen=True)
-class Prefix:
-    """The frozen part of a model up to a cut, and what is asked of it.
+class Computed(ABC):
+    """Features that are computed once per image and view. `folder` is None where they stay in memory."""
 
-    `identity` is the model's name with the versions of the code it is made of, and the hash of everything frozen;
-    `folder` is None where features stay in memory.
-    """
-
-    module: nn.Module
-    cut: Cut
-    identity: tuple[str, ...]
-    channels_last: bool
     device: torch.device
     precision: torch.dtype | None
+    channels_last: bool
     workers: int
     folder: Path | None
-    at_once: AtOnce = field(default_factory=AtOnce)
+    at_once: AtOnce
+    keeps_masks: bool
+
+    @property
+    @abstractmethod
+    def made_by(self) -> tuple[Any, ...]:
+        """What the features of equal pixels depend on, by values whose `repr` tells them apart."""
+
+    @abstractmethod
+    def reader(self, preprocessing: Preprocessing) -> Callable[[np.ndarray], torch.Tensor]:
+        """What gives the features of a batch's images, uint8 (N, h, w, C), without a graph."""
 
     def table(self, samples: Samples, view: View, epoch: int, label: str) -> FeatureTable:
         """Features of all samples in one view; what is not kept yet is computed. Leaves the module in eval mode.
@@ -104,22 +109,23 @@ class Prefix:
         everything = Everything.of({"": samples})
         members = [rows for rows in divide(everything.keys) if len(rows)]
         parameters = (
-            self.identity,
-            self.cut,
+            *self.made_by,
             self._view_name(view, epoch),
             torch.__version__,
             self.device.type,
             *([] if limit is None else [limit]),
         )
         names = [
-            shard_name((*parameters, self.precision, _mask_stamps(samples, rows)), everything, rows, SUFFIX)
+            shard_name(
+                (*parameters, self.precision, self._mask_stamps(samples, rows)), everything, rows, SUFFIX
+            )
             for rows in members
         ]
         arrays: list[np.ndarray] = []
         done = 0
         with progress(label, len(samples)) as bar:
             for rows, name in zip(members, names, strict=True):
-                array = self._open(name, len(rows), samples.masks is not None)
+                array = self._open(name, len(rows), self.keeps_masks and samples.masks is not None)
                 if array is None:
                     array = self._compute(samples, rows, view, epoch)
                     if self.at_once.limit != limit:
@@ -138,7 +144,7 @@ class Prefix:
         return repr((view, epoch if view.augment is not None and view.augment.active else None))
 
     def _compute(self, samples: Samples, rows: np.ndarray, view: View, epoch: int) -> np.ndarray:
-        inputs = InputBuffer(view.preprocessing, self.device, self.channels_last)
+        features_of = self.reader(view.preprocessing)
         parts = [rows[start : start + _IMAGES_AT_ONCE] for start in range(0, len(rows), _IMAGES_AT_ONCE)]
         result: np.ndarray = np.empty(0)
         done = 0
@@ -146,13 +152,13 @@ class Prefix:
 
         def compute(pieces: Iterable[Batch]) -> list[np.ndarray]:
             with torch.autocast(self.device.type, dtype=self.precision, enabled=is_low):
-                outputs = (prefix_features(self.module, self.cut, inputs(piece.images)) for piece in pieces)
+                outputs = (features_of(piece.images) for piece in pieces)
                 return [self._to_array(features.to("cpu", torch.float32)) for features in outputs]
 
         with closing(deliver(samples, parts, view, self.workers, epoch)) as batches:
             for batch in batches:
                 array = np.concatenate(within_memory(compute, [batch], self.at_once))
-                masks = None if samples.masks is None else batch.targets
+                masks = batch.targets if self.keeps_masks and samples.masks is not None else None
                 if not done:
                     result = np.zeros(len(rows), _row_type(array, masks))  # what lies between fields, too
                 result[FEATURES][done : done + len(batch)] = array
@@ -160,6 +166,12 @@ class Prefix:
                     result[MASKS][done : done + len(batch)] = masks
                 done += len(batch)
         return result
+
+    def _mask_stamps(self, samples: Samples, rows: np.ndarray) -> list[bytes] | None:
+        """What tells the masks of these samples from any other state of them."""
+        if not self.keeps_masks or samples.masks is None:
+            return None
+        return [samples.masks.stamp(row) for row in rows.tolist()]
 
     def _to_array(self, features: torch.Tensor) -> np.ndarray:
         """A copy; maps as N H W C where the model reads them so, since reordering costs as much as a layer."""
@@ -205,14 +217,37 @@ class Prefix:
             return array
 
 
+@dataclass(frozen=True)
+class Prefix(Computed):
+    """The frozen part of a model up to a cut, and what is asked of it.
+
+    `identity` is the model's name with the versions of the code it is made of, and the hash of everything frozen.
+    """
+
+    module: nn.Module
+    cut: Cut
+    identity: tuple[str, ...]
+    channels_last: bool
+    device: torch.device
+    precision: torch.dtype | None
+    workers: int
+    folder: Path | None
+    at_once: AtOnce = field(default_factory=AtOnce)
+
+    keeps_masks = True
+
+    @property
+    def made_by(self) -> tuple[Any, ...]:
+        return self.identity, self.cut
+
+    def reader(self, preprocessing: Preprocessing) -> Callable[[np.ndarray], torch.Tensor]:
+        inputs = InputBuffer(preprocessing, self.device, self.channels_last)
+        return lambda images: prefix_features(self.module, self.cut, inputs(images))
+
+
 def _mapped(path: Path) -> np.ndarray:
     """A plain view of the file: numpy's own class for maps costs microseconds at every look."""
     return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
-
-
-def _mask_stamps(samples: Samples, rows: np.ndarray) -> list[bytes] | None:
-    """What tells the masks of these samples from any other state of them."""
-    return None if samples.masks is None else [samples.masks.stamp(row) for row in rows.tolist()]
 
 
 def hash_of(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:

@@ -89,6 +89,11 @@ class Run:
         """Where the data sets beside the run's own lie; runs of earlier versions have none."""
         return tuple(source["path"] for source in self.resolved.get("sources", ()))
 
+    @property
+    def teachers(self) -> tuple[str, ...]:
+        """Where the models lie whose answers the run learns."""
+        return tuple(teacher["path"] for teacher in self.resolved.get("teachers", ()))
+
     def source_splits(self, number: int) -> dict[str, str]:
         """The same of another data set of the run, in the order of `sources` in resolved.json."""
         return _read_splits(self.path / layout.source_splits_name(number))

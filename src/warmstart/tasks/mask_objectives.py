@@ -88,6 +88,24 @@ def mask_objective(
     return loss_sum, weight
 
 
+def mask_divergence(
+    logits: Tensor, answers: Tensor, targets: Tensor, ignore: int, temperature: float
+) -> Tensor:
+    """`objectives.divergence` summed over the pixels that have a class:
+    T^2 KL(softmax(answers / T) || softmax(logits / T)).
+
+    `logits` and `answers` (N, K, ...) of any size are resized to the masks `targets` (N, h, w) first.
+    """
+    height, width = targets.shape[1:]
+    exact = torch.promote_types(logits.dtype, torch.float32)
+    ours, theirs = (
+        (resized(each.to(exact), height, width) / temperature).log_softmax(dim=1)
+        for each in (logits, answers)
+    )
+    pixels = F.kl_div(ours, theirs, reduction="none", log_target=True).sum(dim=1)
+    return temperature**2 * torch.where(targets.long() != ignore, pixels, 0).sum()
+
+
 def _of_batch(p: Tensor, labels: Tensor, ignore: int, loss: MaskLoss) -> Tensor:
     """The part of the sum that is one number per batch."""
     total = torch.zeros((), dtype=p.dtype, device=p.device)

@@ -7,6 +7,8 @@ The loss of a window (accumulated batches, processes, parts of a split batch) is
 from __future__ import annotations
 
 import functools
+import math
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -115,6 +117,22 @@ def binary_divergence(logits: Tensor, answers: Tensor, temperature: float) -> Te
     yes = F.logsigmoid(theirs) - F.logsigmoid(ours)
     no = F.logsigmoid(-theirs) - F.logsigmoid(-ours)
     return temperature**2 * (share * yes + (1 - share) * no).sum()
+
+
+def mean_answers(answers: Sequence[Tensor], temperature: float, multi_label: bool = False) -> Tensor:
+    """Logits of the mean probabilities at `temperature`: what several teachers say together; of one its own.
+
+    `answers` are logits (N, K, ...) each, and so is the result: its softmax at `temperature` (of several labels its
+    sigmoid) is the mean of theirs, as Hinton et al. (2015, section 1) average an ensemble.
+    """
+    if len(answers) == 1:
+        return answers[0]
+    stacked = torch.stack([each.to(torch.promote_types(each.dtype, torch.float32)) for each in answers])
+    stacked = stacked / temperature
+    if multi_label:
+        yes, no = torch.logsumexp(F.logsigmoid(stacked), 0), torch.logsumexp(F.logsigmoid(-stacked), 0)
+        return temperature * (yes - no)
+    return temperature * (torch.logsumexp(stacked.log_softmax(dim=2), 0) - math.log(len(answers)))
 
 
 @functools.lru_cache(maxsize=8)

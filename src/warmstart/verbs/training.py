@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from warmstart import console
-from warmstart.arguments import Data, Model, check_same, keep_object, place_of, settings_of
+from warmstart.arguments import (
+    Data,
+    Model,
+    check_same,
+    keep_object,
+    place_of,
+    settings_of,
+    teaching_layer,
+)
 from warmstart.config import io as config_io
 from warmstart.config import phases
 from warmstart.config.schema import DataConfig
@@ -43,7 +52,10 @@ def finetune(
         UserError: every problem of the settings at once; bad data or weights; an interruption.
     """
     console.setup()
-    loaded = config_io.load(settings_of(model, data, settings), config, preset)
+    return _trained(config_io.load(settings_of(model, data, settings), config, preset), dry_run)
+
+
+def _trained(loaded: config_io.Loaded, dry_run: bool) -> FinetuneResult | DryRunResult:
     from warmstart.engine import distributed, train
 
     with distributed.join() as world:
@@ -51,6 +63,34 @@ def finetune(
             return world.on_main(lambda: _dry_run(loaded))
         run = train.finetune(loaded, world)
         return world.on_main(lambda: continuing.finish(run, loaded.config.train.device))
+
+
+def distill(
+    model: Model | None = None,
+    data: Data | None = None,
+    *,
+    teacher: str | Sequence[str] | None = None,
+    preset: str | None = None,
+    config: str | None = None,
+    dry_run: bool = False,
+    **settings: Any,
+) -> FinetuneResult | DryRunResult:
+    """Train the student `model` on the labels and on the answers of `teacher`: a run, weights, FILE.onnx, or several.
+
+    `data` is by default that of the first teacher that is a run, divided as it was there; all else as `finetune`.
+
+    Raises:
+        UserError: as `finetune`; no teacher, or one of another task or other classes.
+    """
+    console.setup()
+    given = settings_of(model, data, {**settings, "teacher": teacher})
+    layer = teaching_layer(given)
+    loaded = config_io.load(given, config, preset, layer)
+    if layer is not None and loaded.origins.get("data.path") != layer.origin:
+        loaded = config_io.load(given, config, preset)  # of the teacher's data nothing is known then
+    if not loaded.config.distill.teacher:
+        raise UserError("--teacher is missing", "the run, weights or FILE.onnx to learn from")
+    return _trained(loaded, dry_run)
 
 
 def _dry_run(loaded: config_io.Loaded, beginning: Beginning | None = None) -> DryRunResult:
