@@ -8,6 +8,7 @@ from pathlib import Path
 from warmstart.config.lora_rules import lora_problems, unread_lora_settings
 from warmstart.config.loss_rules import loss_problems, unread_loss_settings
 from warmstart.config.mask_values import is_file_of_colours
+from warmstart.config.meta_rules import meta_problems, unread_meta_settings
 from warmstart.config.mix_rules import mix_problems, source_paths, unread_retain_settings
 from warmstart.config.ocec import grid_problem, is_ocec, shape_of
 from warmstart.config.output_rules import output_problems
@@ -91,7 +92,7 @@ def _contradictions(config: Config) -> list[UserError]:
         if interval is None
     ]
     found += stage_problems(config) + loss_problems(config.task) + mix_problems(config)
-    return found + lora_problems(config) + text_problems(config) + _durations(config)
+    return found + lora_problems(config) + text_problems(config) + meta_problems(config) + _durations(config)
 
 
 def _durations(config: Config) -> list[UserError]:
@@ -234,7 +235,8 @@ def warnings(config: Config, origins: dict[str, str]) -> list[str]:
         if f"task.{name}" in changed:
             found.append(f"--{name.replace('_', '-')} has no effect {reason}")
     flags = {leaf.path: leaf.flag for leaf in leaves()}
-    for path, reason in (unread_stage_settings(config) | unread_lora_settings(config.lora)).items():
+    unread = unread_stage_settings(config) | unread_lora_settings(config.lora) | unread_meta_settings(config)
+    for path, reason in unread.items():
         if path in changed:
             found.append(f"--{flags[path]} has no effect {reason}")
     found += stage_warnings(config)

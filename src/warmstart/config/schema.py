@@ -15,6 +15,7 @@ from pydantic import Field
 
 from warmstart.config.data_section import DataConfig
 from warmstart.config.lora_section import LoraConfig
+from warmstart.config.meta_section import MetaConfig
 from warmstart.config.retain_section import RetainConfig
 from warmstart.config.section import Section
 from warmstart.config.task_section import TaskConfig
@@ -35,8 +36,11 @@ MAIN_LEAVES = {  # section -> the leaf that bears the section's flag
     "data": "path",
     "model": "name",
     "retain": "path",
+    "meta": "method",
 }
-PREFIXED = frozenset({"retain", "lora", "text"})  # optional sections, whose other flags are --section.leaf
+PREFIXED = frozenset(
+    {"retain", "lora", "text", "meta"}
+)  # optional sections, whose other flags are --section.leaf
 
 SelectBy = Literal[
     "auto",
@@ -74,6 +78,8 @@ _RARE_NAMES = (
     " head prompts tower captions"
     " views crop_pct mix_classes replay images l2sp ewc ewc_images lwf temperature"
     " download alpha lora.dropout targets kind bits"
+    " meta.method way shot query episodes val_classes test_classes val_episodes test_episodes inner_steps inner_lr"
+    " second_order"
 )
 RARE = frozenset(_RARE_NAMES.split())
 
@@ -231,6 +237,7 @@ class Config(Section):
     retain: RetainConfig = RetainConfig()
     lora: LoraConfig = LoraConfig()
     text: TextConfig = TextConfig()
+    meta: MetaConfig = MetaConfig()
 
 
 class Leaf(NamedTuple):

@@ -17,9 +17,13 @@ T = TypeVar("T")
 
 @dataclass
 class AtOnce:
-    """How many items of a batch the model is given at once (None: all of them). It is only ever lowered."""
+    """How many items of a batch the model is given at once (None: all of them). It is only ever lowered.
+
+    `fewest` is of an evaluation: an episode makes sense as a whole only.
+    """
 
     limit: int | None = None
+    fewest: int = 1
 
 
 def within_memory(
