@@ -17,6 +17,7 @@ _VERBS = (
     "finetune",
     "init",
     "merge",
+    "meta",
     "predict",
     "prepare",
     "resume",
