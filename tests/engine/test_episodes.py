@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 from warmstart import api
 from warmstart.engine import train
 from warmstart.engine.prepare import prepare
+from warmstart.engine.state import TrainState
 from warmstart.errors import Interrupted, UserError
 from warmstart.run import layout
 from warmstart.run.reader import Run
@@ -171,7 +172,7 @@ def test_a_dry_run_and_a_time_budget_know_episodes(settings: SETTINGS, classes: 
 
 
 def test_an_episode_with_an_image_that_cannot_be_read_is_left_out(
-    settings: SETTINGS, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    settings: SETTINGS, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = write_classes(tmp_path / "data", 6)
     values = settings(
@@ -179,17 +180,14 @@ def test_an_episode_with_an_image_that_cannot_be_read_is_left_out(
     )
     job = prepare(values.config, {}, tmp_path / "looked").job
     lost = job.dataset.splits["train"].ids[0]
-    from warmstart.engine import loop
+    count = TrainState.advance
 
-    advance = loop.run_loop
+    def losing(state: TrainState, steps_per_epoch: int) -> None:
+        count(state, steps_per_epoch)
+        (root / lost).unlink(missing_ok=True)
 
-    def losing(*arguments: Any) -> None:
-        (root / lost).unlink()
-        advance(*arguments)
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("warmstart.engine.rescue.run_loop", losing)
-        run = Run(train.finetune(values))
+    monkeypatch.setattr(TrainState, "advance", losing)
+    run = Run(train.finetune(values))
     assert list(run.status["unreadable"]) == [lost]
     assert "an episode is left out" in (run.path / layout.LOG).read_text(encoding="utf-8")
 

@@ -57,7 +57,11 @@ def by_classes(dataset: Dataset, config: Config) -> Dataset:
         dataset.facts,
         counts=count(splits, dataset.classes),
         sizes={split: len(samples) for split, samples in splits.items()},
-        notes=(*dataset.facts.notes, f"all images are one pool, divided by classes: {', '.join(told)}"),
+        # Without how the images would be divided: nothing of that is left.
+        notes=(
+            *(n for n in dataset.facts.notes if "val_ratio" not in n),
+            f"all images are one pool, divided by classes: {', '.join(told)}",
+        ),
     )
     return replace(dataset, splits=splits, facts=facts, divided={})
 

@@ -40,7 +40,7 @@ class EpisodePart(nn.Module):
         live: Sequence[nn.Module] = (),
     ) -> None:
         super().__init__()
-        self.part, self._meta, self._live = part, meta, tuple(live)
+        self.part, self.meta, self._live = part, meta, tuple(live)
         self._head = [head]  # in a list: it is a module of the part already
         chosen = set(map(id, adapted))
         self._names = [name for name, tensor in part.named_parameters() if id(tensor) in chosen]
@@ -62,18 +62,18 @@ class EpisodePart(nn.Module):
         return (logits.logits if isinstance(logits, Adapted) else logits).detach()
 
     def _episode(self, images: Tensor, is_measured: bool = False) -> Tensor | Adapted:
-        num = self._meta.way * self._meta.shot
-        assert len(images) == self._meta.num_rows, f"{len(images)} images are no episode"
+        num = self.meta.way * self.meta.shot
+        assert len(images) == self.meta.num_rows, f"{len(images)} images are no episode"
         buffers = self._own_statistics() if is_measured else {}
-        if self._meta.method == "protonet":
+        if self.meta.method == "protonet":
             with torch.set_grad_enabled(not is_measured):
                 embeddings = self._embed(images, buffers)
-            return prototype_logits(embeddings[:num], embeddings[num:], self._meta.way)
-        if self._meta.method == "reptile" and not is_measured:
+            return prototype_logits(embeddings[:num], embeddings[num:], self.meta.way)
+        if self.meta.method == "reptile" and not is_measured:
             return self._pulled(images, num)
-        is_second = self._meta.second_order and not is_measured
-        labels = labels_of(self._meta.way, self._meta.shot, images.device)
-        support = [(images[:num], labels)] * self._meta.inner_steps
+        is_second = self.meta.second_order and not is_measured
+        labels = labels_of(self.meta.way, self.meta.shot, images.device)
+        support = [(images[:num], labels)] * self.meta.inner_steps
         fast = self._fast(is_detached=is_measured)
         fast = self._descend(fast, support, buffers, is_second)
         with torch.set_grad_enabled(not is_measured):
@@ -85,7 +85,7 @@ class EpisodePart(nn.Module):
         Each inner step has a part of the images of its own, with every class in it. The gradient of
         sum(w * stop(w - w')) is w - w', so that a step of plain SGD at rate e is the paper's w + e (w' - w).
         """
-        meta = self._meta
+        meta = self.meta
         labels = torch.cat([labels_of(meta.way, n, images.device) for n in (meta.shot, meta.query)])
         parts = min(meta.inner_steps, meta.shot + meta.query)
         given = [(images[k % parts :: parts], labels[k % parts :: parts]) for k in range(meta.inner_steps)]
@@ -101,7 +101,7 @@ class EpisodePart(nn.Module):
     def _fast(self, is_detached: bool) -> Fast:
         """The weights as an episode finds them; detached: its steps leave no gradient in them."""
         own = dict(self.part.named_parameters())
-        found = {name: own[name] for name in self._names}
+        found: Fast = {name: own[name] for name in self._names}
         return {name: w.detach().requires_grad_() for name, w in found.items()} if is_detached else found
 
     def _descend(
@@ -130,7 +130,7 @@ class EpisodePart(nn.Module):
                     materialize_grads=True,
                 )
                 fast = {
-                    name: weight - self._meta.inner_lr * step
+                    name: weight - self.meta.inner_lr * step
                     for (name, weight), step in zip(fast.items(), steps, strict=True)
                 }
         return fast
