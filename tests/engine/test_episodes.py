@@ -99,6 +99,8 @@ def test_a_run_measures_held_out_classes_and_is_a_start_for_others(
     best = run.pointer(layout.BEST)
     assert {step for split, step in rows if split == "val"} == {0, 3, 6}
     assert {step for split, step in rows if split == "test"} == {0, best}
+    # The head takes no part, so that a new one is no reason to pass the start over.
+    assert rows["val", best]["accuracy"] == max(rows["val", step]["accuracy"] for step in (0, 3, 6))
     assert rows["test", best]["episodes"] == 20 and rows["val", best]["episodes"] == 10
     row = rows["test", best]
     assert row["accuracy_low"] < row["accuracy"] < row["accuracy_high"]

@@ -85,7 +85,7 @@ def written_out(net: Net, episode: Callable[[Weights, Tensor, Tensor], tuple[Ten
     for batch in episode_batches():
         x = torch.from_numpy(batch.images)
         loss, gradient = episode(weights, x[: WAY * SHOT], x[WAY * SHOT :])
-        losses.append(float(loss))
+        losses.append(float(loss.detach()))
         gradients.append(gradient)
     means = [sum(parts) / len(gradients) for parts in zip(*gradients, strict=True)]
     return [(w - OUTER * g).detach() for w, g in zip(weights, means, strict=True)], np.mean(losses)
@@ -153,7 +153,7 @@ def test_the_second_order_gradient_is_the_slope_of_the_loss_after_adaptation() -
         for batch in episode_batches():
             x = torch.from_numpy(batch.images)
             fast = descended(moved, x[: WAY * SHOT], [0, 1, 2, 3], second=False)
-            losses.append(float(loss_of(fast, x[WAY * SHOT :], Q_LABELS)))
+            losses.append(float(loss_of(fast, x[WAY * SHOT :], Q_LABELS).detach()))
         return float(np.mean(losses))
 
     slope = sum(float((g * d).sum()) for g, d in zip(gradient, direction, strict=True))

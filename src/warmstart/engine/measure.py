@@ -183,7 +183,8 @@ def write_eval_row(
 def update_best(job: Job, state: TrainState, metrics: dict[str, float]) -> bool:
     """Whether this step is the new best; changes the bar and the count towards early stopping in `state`.
 
-    Ties go to the earlier step. Step 0 takes part only if its head was kept: a new head is a coin toss.
+    Ties go to the earlier step. Step 0 takes part only if its head was kept, or is adapted by every episode: a new head
+    is a coin toss.
     The start of a run that continues another one changes nothing: the parent's best is the bar already.
     """
     is_start = state.step == job.pace.first_step
@@ -191,7 +192,7 @@ def update_best(job: Job, state: TrainState, metrics: dict[str, float]) -> bool:
         return False
     name = job.select_by
     value = metrics[name]
-    if state.step == 0 and job.built.head_change.kind != "kept":
+    if state.step == 0 and job.built.head_change.kind != "kept" and not job.config.meta.is_on:
         return False
     sign = SELECTION_METRICS[name]
     if math.isnan(value):  # the outputs were not finite: never a best, whatever it is compared with
