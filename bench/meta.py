@@ -6,9 +6,9 @@ CIFAR-10; 18 train. So nothing has seen a test class before it is tested on it. 
 
 Starts: `random`; `plain`, trained on the training classes in the ordinary way (5 epochs); `plain, twice as long`, the
 same again from there; and from `plain`, with as many images as that, `protonet`, `maml`, `anil`, `reptile`, and
-`maml-2` (second order). Two measurements, both on the test classes alone: the run's own test (600 fixed episodes, 5-way 1-shot)
-before and after, and `warmstart finetune` from each start to 5-way 1-shot tasks (5 images; `--tasks` of them for each
-seed, the same for all starts), answered for 100 others. Intervals: 95 % over episodes, and over tasks.
+`maml-2` (second order). Two measurements, both on the test classes alone: the run's own test (600 fixed episodes,
+5-way 1-shot) before and after, and `warmstart finetune` from each start to 5-way 1-shot tasks (5 images; `--tasks` of
+them for each seed, the same for all starts), answered for 100 others. Intervals: 95 % over episodes, and over tasks.
 
 Interrupted, it goes on where it was when it is started again with the same --out; seeds may be given one by one, in
 any order. Writes TABLE.md and LOG-SEED.jsonl to --out.

@@ -15,7 +15,9 @@ from torch import Tensor, nn
 from warmstart.config.meta_section import MetaConfig
 from warmstart.data.batches import Batch
 from warmstart.engine.step import Arithmetic, train_window
+from warmstart.errors import UserError
 from warmstart.inference.episodes import EpisodePart, prototype_logits
+from warmstart.inference.memory import AtOnce
 from warmstart.inference.predictor import predict_outputs
 from warmstart.tasks.episodes import Episodes
 
@@ -252,3 +254,24 @@ def test_second_order_goes_through_attention() -> None:
     )
     part(torch.from_numpy(episode_batches()[0].images).float()).sum().backward()
     assert all(p.grad is not None for p in net.parameters())
+
+
+@pytest.mark.parametrize("measured", [True, False])
+def test_an_episode_is_never_divided_where_memory_ends(measured: bool) -> None:
+    class Large(Net):
+        def forward(self, x: Tensor) -> Tensor:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")
+
+    net, meta = Large(), MetaConfig(**META, method="protonet")
+    part = EpisodePart(net, net.head, meta).train()
+    with pytest.raises(
+        UserError, match=r"out of memory with 24 images[^$]*an episode as a whole[^$]*--meta.query"
+    ):
+        if measured:
+            predict_outputs(part, episode_batches(), to_double, at_once=AtOnce(fewest=meta.num_rows))
+        else:
+            optimizer = torch.optim.SGD(net.parameters(), OUTER)
+            task = Episodes(meta.places, QUERY)
+            train_window(
+                part, episode_batches(), to_double, task.objective, optimizer, Arithmetic(whole=meta.num_rows)
+            )
