@@ -21,6 +21,7 @@ from warmstart.flags import (
     continue_flags,
     finetune_flags,
     merge_flags,
+    meta_flags,
     prepare_flags,
     verify_flags,
 )
@@ -85,6 +86,12 @@ COMMANDS: dict[str, Command] = {
         "Train a better model from a trained one on your images.",
         finetune_flags,
         _verb("finetune"),
+        in_processes=True,
+    ),
+    "meta": Command(
+        "Learn a start for unseen classes from episodes: ProtoNet, MAML, ANIL, Reptile.",
+        meta_flags,
+        _verb("meta"),
         in_processes=True,
     ),
     "resume": Command(
