@@ -18,6 +18,7 @@ _VERBS = (
     "finetune",
     "init",
     "merge",
+    "meta",
     "predict",
     "prepare",
     "resume",

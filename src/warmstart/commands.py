@@ -21,6 +21,7 @@ from warmstart.flags import (
     continue_flags,
     finetune_flags,
     merge_flags,
+    meta_flags,
     prepare_flags,
     verify_flags,
 )
@@ -91,6 +92,12 @@ COMMANDS: dict[str, Command] = {
         "Train a model on the labels and on the answers of a better one, the teacher.",
         finetune_flags,
         _verb("distill"),
+        in_processes=True,
+    ),
+    "meta": Command(
+        "Learn a start for unseen classes from episodes: ProtoNet, MAML, ANIL, Reptile.",
+        meta_flags,
+        _verb("meta"),
         in_processes=True,
     ),
     "resume": Command(

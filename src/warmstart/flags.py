@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from warmstart.config.schema import Config, leaves
@@ -77,6 +77,13 @@ def finetune_flags() -> tuple[Flag, ...]:
         JSON,
         *settings,
     )
+
+
+def meta_flags() -> tuple[Flag, ...]:
+    """Those of finetune, with its own section in front and shown."""
+    own = [replace(flag, is_rare=False) for flag in finetune_flags() if flag.name.partition(".")[0] == "meta"]
+    names = {flag.name for flag in own}
+    return (*own, *(flag for flag in finetune_flags() if flag.name not in names))
 
 
 def advise_flags() -> tuple[Flag, ...]:

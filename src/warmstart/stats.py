@@ -156,3 +156,10 @@ def spread(values: ArrayLike) -> tuple[float, float]:
     assert numbers.ndim == 1 and len(numbers), f"no spread of values of shape {numbers.shape}"
     deviation = float(numbers.std(ddof=1)) if len(numbers) > 1 else float("nan")
     return float(numbers.mean()), deviation
+
+
+def mean_interval(values: ArrayLike) -> tuple[float, float]:
+    """95 % interval of the mean of (N,) values, N > 1: mean +- 1.96 standard deviations (ddof 1) / sqrt(N)."""
+    mean, deviation = spread(values)
+    half = 1.96 * deviation / math.sqrt(np.size(values))
+    return mean - half, mean + half

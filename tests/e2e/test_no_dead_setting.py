@@ -35,6 +35,15 @@ _NOISE = ("seconds", "images_per_s")
 
 MASKED = {"data": "MASKED", "model": "builtin:microsegformer", "image_size": 32, "epochs": 1}
 RETAINED = {"retain": "OTHER", "weights": "START"}
+EPISODES = {
+    "data": "CLASSES",
+    "meta": "protonet",
+    "meta.way": 2,
+    "meta.query": 3,
+    "meta.episodes": 4,
+    "epochs": 1,
+}
+EPISODES |= {"meta.val_episodes": 4, "meta.test_episodes": 4}
 RGB = {"data": "COLOUR", "model": "timm:resnet10t", "image_size": 32}
 
 # leaf -> (changed settings, settings that both sides have besides BASE)
@@ -183,12 +192,24 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "lora.targets": ({"lora.targets": "fc1"}, {"lora.rank": 2}),
     "lora.kind": ({"lora.kind": "dora"}, {"lora.rank": 2}),
     "lora.bits": ({"lora.bits": 4}, {"lora.rank": 4, "lora.targets": "fc1"}),
+    "meta.method": ({"meta": "reptile"}, EPISODES),
+    "meta.way": ({"meta.way": 3}, EPISODES),
+    "meta.shot": ({"meta.shot": 2}, EPISODES),
+    "meta.query": ({"meta.query": 4}, EPISODES),
+    "meta.episodes": ({"meta.episodes": 5}, EPISODES),
+    "meta.val_classes": ({"meta.val_classes": "c0,c8"}, EPISODES),
+    "meta.test_classes": ({"meta.test_classes": "3"}, EPISODES),
+    "meta.val_episodes": ({"meta.val_episodes": 5}, EPISODES),
+    "meta.test_episodes": ({"meta.test_episodes": 5}, EPISODES),
+    "meta.inner_steps": ({"meta.inner_steps": 1}, {**EPISODES, "meta": "anil"}),
+    "meta.inner_lr": ({"meta.inner_lr": 0.5}, {**EPISODES, "meta": "anil"}),
+    "meta.second_order": ({"meta.second_order": True}, {**EPISODES, "meta": "maml", "meta.inner_lr": 0.5}),
 }
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Small folders of two classes: plain, with other images, with a broken file, in colour; and one of masks."""
+    """Small folders of two classes: plain, of other images, with a broken file, in colour; of nine classes; of masks."""
     root = tmp_path_factory.mktemp("data")
     generator = np.random.default_rng(0)
     for name in ("DATA", "OTHER", "CORRUPT"):
@@ -213,6 +234,11 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
         pixels = generator.integers(0, 128, (32, 32, 3), np.uint8) + 100 * (mask == 1)[..., None]
         Image.fromarray(pixels.astype(np.uint8)).save(root / "MASKED" / "images" / f"{index}.png")
         Image.fromarray(mask).save(root / "MASKED" / "masks" / f"{index}.png")
+    for label in range(9):
+        (root / "CLASSES" / f"c{label}").mkdir(parents=True)
+        for index in range(6):
+            pixels = generator.integers(0, 60, (20, 18), np.uint8) + 20 * label
+            Image.fromarray(pixels.astype(np.uint8)).save(root / "CLASSES" / f"c{label}" / f"{index}.png")
     (root / "MASKED" / "classes.txt").write_text("ground\nbox\nnobody\n")
     ids = [f"{label}/{index}.png" for label in "ab" for index in range(20)]
     scores = np.stack([generator.random(len(ids), np.float32)] * 2, axis=1)

@@ -10,6 +10,7 @@ from warmstart.config.distill_rules import distill_problems, unread_distill_sett
 from warmstart.config.lora_rules import lora_problems, unread_lora_settings
 from warmstart.config.loss_rules import loss_problems, unread_loss_settings
 from warmstart.config.mask_values import is_file_of_colours
+from warmstart.config.meta_rules import meta_problems, unread_meta_settings
 from warmstart.config.mix_rules import mix_problems, source_paths, unread_retain_settings
 from warmstart.config.ocec import grid_problem, is_ocec, shape_of
 from warmstart.config.output_rules import output_problems
@@ -98,7 +99,8 @@ def _contradictions(config: Config) -> list[UserError]:
         if interval is None
     ]
     found += stage_problems(config) + loss_problems(config.task) + mix_problems(config)
-    return found + text_problems(config) + distill_problems(config) + _durations(config)
+    found += text_problems(config) + distill_problems(config) + meta_problems(config)
+    return found + _durations(config)
 
 
 def _durations(config: Config) -> list[UserError]:
@@ -247,7 +249,8 @@ def warnings(config: Config, origins: dict[str, str]) -> list[str]:
             found.append(f"--{name.replace('_', '-')} has no effect {reason}")
     flags = {leaf.path: leaf.flag for leaf in leaves()}
     unread = unread_stage_settings(config) | unread_lora_settings(config.lora)
-    for path, reason in (unread | unread_distill_settings(config)).items():
+    unread |= unread_distill_settings(config) | unread_meta_settings(config)
+    for path, reason in unread.items():
         if path in changed:
             found.append(f"--{flags[path]} has no effect {reason}")
     found += stage_warnings(config)

@@ -16,6 +16,7 @@ from pydantic import Field
 from warmstart.config.data_section import DataConfig
 from warmstart.config.distill_section import DistillConfig
 from warmstart.config.lora_section import LoraConfig
+from warmstart.config.meta_section import MetaConfig
 from warmstart.config.retain_section import RetainConfig
 from warmstart.config.section import Section
 from warmstart.config.task_section import TaskConfig
@@ -37,10 +38,10 @@ MAIN_LEAVES = {  # section -> the leaf that bears the section's flag
     "model": "name",
     "retain": "path",
     "distill": "teacher",
+    "meta": "method",
 }
-PREFIXED = frozenset(
-    {"retain", "lora", "text", "distill"}
-)  # optional sections, whose other flags are --section.leaf
+# Optional sections, whose other flags are --section.leaf.
+PREFIXED = frozenset({"retain", "lora", "text", "distill", "meta"})
 OWN_FLAGS = {"distill": "teacher"}  # flags of main leaves that are not the section's name
 
 SelectBy = Literal[
@@ -80,6 +81,8 @@ _RARE_NAMES = (
     " views crop_pct mix_classes replay images l2sp ewc ewc_images lwf temperature"
     " hints distill.classes"
     " download alpha lora.dropout targets kind bits"
+    " meta.method way shot query episodes val_classes test_classes val_episodes test_episodes inner_steps inner_lr"
+    " second_order"
 )
 RARE = frozenset(_RARE_NAMES.split())
 
@@ -238,6 +241,7 @@ class Config(Section):
     lora: LoraConfig = LoraConfig()
     text: TextConfig = TextConfig()
     distill: DistillConfig = DistillConfig()
+    meta: MetaConfig = MetaConfig()
 
 
 class Leaf(NamedTuple):

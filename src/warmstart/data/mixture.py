@@ -15,6 +15,7 @@ import numpy as np
 from warmstart.config.mix_values import UNION, MixClassesValue
 from warmstart.config.schema import Config
 from warmstart.data import counters
+from warmstart.data.episodes import episode_windows
 from warmstart.data.facts import count
 from warmstart.data.joined import joined
 from warmstart.data.order import balanced_order, epoch_order, epoch_windows, weighted_order
@@ -139,6 +140,8 @@ def training_windows(
     `weights` (N,) say how often each image of --data comes; the rules keep them apart from other data sets.
     """
     seed, data = config.train.seed, config.data
+    if config.meta.is_on:
+        return episode_windows(dataset.splits["train"].targets, config, epoch)
     is_balanced = data.sampler == "balanced"
     if weights is not None:
         assert dataset.mixture is None, "weights of the images of one data set"

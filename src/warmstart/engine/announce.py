@@ -99,7 +99,7 @@ def _announce_remedies(job: Job, path: str) -> None:
 
 
 def _announce_model(job: Job) -> None:
-    facts, built = job.dataset.facts, job.built
+    built = job.built
     height, width = built.preprocessing.image_size
     log.info(
         "model: %s from %s; input %dx%d, mean %s, std %s%s",
@@ -120,8 +120,8 @@ def _announce_model(job: Job) -> None:
         told = ", ".join(f"{name} {value}" for name, value in asdict(built.margin).items())
         ramp = job.config.task.margin_ramp
         log.info("head: %s%s", told, f", growing from 0 over {ramp}" if ramp is not None else "")
-    if built.head_change.by_order and any(name != str(number) for number, name in enumerate(facts.classes)):
-        pairs = listing((f"output {number} as {name!r}" for number, name in enumerate(facts.classes)), 6)
+    if built.head_change.by_order and any(name != str(number) for number, name in enumerate(built.classes)):
+        pairs = listing((f"output {number} as {name!r}" for number, name in enumerate(built.classes)), 6)
         log.warning(
             "the weights name no classes; taken by order: %s. Use --weights none if that is wrong", pairs
         )
@@ -159,12 +159,12 @@ def _announce_workers(chosen: dict[str, Any]) -> None:
 
 def _announce_steps(job: Job) -> None:
     built, pace = job.built, job.pace
-    effective = job.config.data.batch_size * job.config.optim.accumulate
+    effective = job.batch_size * job.config.optim.accumulate
     log.info(
         "%d steps of %d images (%d x %d), %d steps per epoch; scheduler %s with %d warmup steps; on %s in %s",
         pace.total_steps,
         effective,
-        job.config.data.batch_size,
+        job.batch_size,
         job.config.optim.accumulate,
         pace.steps_per_epoch,
         job.schedule.kind,
@@ -183,7 +183,7 @@ def _announce_steps(job: Job) -> None:
         log.info(
             "%d processes: each takes its part of every batch of %d",
             job.world.size,
-            job.config.data.batch_size,
+            job.batch_size,
         )
     if live and job.config.optim.accumulate * job.world.size > 1:
         what = "micro-batch" if job.world.size == 1 else "process's part of a batch"

@@ -41,17 +41,18 @@ def check_settings(job: Job) -> None:
             "leave --output-style out",
         )
     _check_texts(job)
+    _check_episodes(job)
     _check_ocec_head(job)
     _check_remedies(job)
     has_live_norms = any(row.norms == "train" for row in job.plan.rows)
-    if has_live_norms and min(num, job.config.data.batch_size) < 2 * job.world.size > 2:
+    if has_live_norms and min(num, job.batch_size) < 2 * job.world.size > 2:
         raise UserError(
             f"BatchNorm layers cannot learn from single images, and --batch-size {job.config.data.batch_size} is "
             f"divided among {job.world.size} processes",
             f"--batch-size {2 * job.world.size} or more",
             "or hold the norms still with --freeze-bn",
         )
-    if has_live_norms and min(num, job.config.data.batch_size) == 1:
+    if has_live_norms and min(num, job.batch_size) == 1:
         raise UserError(
             "BatchNorm layers cannot learn from batches of one image",
             "--batch-size 2 or more and at least 2 training images",
@@ -73,6 +74,23 @@ def check_settings(job: Job) -> None:
             raise UserError(
                 f"{setting} needs validation images, and there are none", "a val split", "raise --val-ratio"
             )
+
+
+def _check_episodes(job: Job) -> None:
+    """An episode is one batch on one model."""
+    method = job.config.meta.method
+    if job.config.meta.is_on and job.world.size > 1:
+        raise UserError(
+            f"--meta {method}: an episode cannot be divided among {job.world.size} processes",
+            "one process",
+            "start it without torchrun; --accumulate has several episodes in a step",
+        )
+    if job.config.meta.is_on and job.built.text is not None:
+        raise UserError(
+            f"--meta {method}: {job.built.name} answers by texts, and the classes of an episode have none",
+            "a model with a linear classifier",
+            f"--model {job.built.name.partition('#')[0]}#linear, or another --model",
+        )
 
 
 def _check_texts(job: Job) -> None:

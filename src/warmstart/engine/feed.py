@@ -12,12 +12,13 @@ from pathlib import Path
 import numpy as np
 from torch import nn
 
-from warmstart.data.batches import Batch, View, evaluation_batches, training_batches
+from warmstart.data.batches import Batch, View, deliver, evaluation_batches, training_batches
 from warmstart.data.cache_folder import FEATURES as FOLDER
 from warmstart.data.cache_folder import cache_root
 from warmstart.data.samples import Samples
 from warmstart.data.unreadable import Unreadable
 from warmstart.engine.clock import FEATURES, Clock
+from warmstart.engine.episodes import episodes_of, episodic
 from warmstart.engine.job import Job
 from warmstart.engine.state import TrainState
 from warmstart.engine.teachers import AnswerStore
@@ -92,8 +93,10 @@ class Feed:
         `native` is of the samples' data set where that is not --data. `watch` looks at what goes into the classifier of
         `weights` meanwhile; its sums are then those of all processes.
         """
-        native = self._job.dataset.native if native is None else native
         job = self._job
+        if job.config.meta.is_on:
+            return self._of_episodes(weights, samples, label)
+        native = job.dataset.native if native is None else native
         rows = np.array_split(np.arange(len(samples)), job.world.size)[job.world.rank]
         if self._prefix is None:
             own = samples if job.world.size == 1 else samples.subset(rows)
@@ -116,6 +119,21 @@ class Feed:
             )
         parts = job.world.gather(outputs)
         return parts[0] if len(parts) == 1 else np.concatenate([part for part in parts if len(part)])
+
+    def _of_episodes(self, weights: nn.Module, samples: Samples, label: str) -> np.ndarray:
+        """Query logits of the fixed episodes of a split, one after the other."""
+        job, drawn = self._job, episodes_of(self._job, samples, label)
+        view = View(job.built.preprocessing, job.dataset.native)
+        if self._prefix is None:
+            batches: Iterable[Batch] = deliver(samples, drawn, view, job.workers)
+        else:
+            batches = feature_batches(
+                self._table(samples, view, None, f"features of {label}"), samples, drawn
+            )
+        part = episodic(job, weights, self.part(weights))
+        return predict_outputs(
+            part, batches, self.inputs, job.precision, at_once=AtOnce(fewest=job.batch_size)
+        )
 
     def unreadable(self) -> dict[str, str]:
         """The training images that were lost on the way in any process, by id with the reason; all ask alike.

@@ -158,6 +158,17 @@ class Job:
         num_steps = ramp.steps(self.pace.steps_per_epoch)
         return self.task.at_margin(min(1.0, step / num_steps)).objective
 
+    @property
+    def batch_size(self) -> int:
+        """Images of a micro-batch: an episode is one."""
+        meta = self.config.meta
+        return meta.num_rows if meta.is_on else self.config.data.batch_size
+
+    @property
+    def images_per_epoch(self) -> int:
+        meta = self.config.meta
+        return meta.episodes * meta.num_rows if meta.is_on else len(self.dataset.splits["train"])
+
     def windows(self, epoch: int) -> list[list[np.ndarray]]:
         """The optimizer steps of an epoch, over all processes."""
         return training_windows(self.dataset, self.config, epoch, self.sample_weights)

@@ -21,6 +21,7 @@ from warmstart.engine.background import Background
 from warmstart.engine.checkpoint import Saved, save_checkpoint
 from warmstart.engine.clock import EVALUATION, SAVING, Clock
 from warmstart.engine.compiled import CompiledPart, forget_compiled
+from warmstart.engine.episodes import episodic
 from warmstart.engine.feed import Feed
 from warmstart.engine.gradients import GradientWatch
 from warmstart.engine.job import Job
@@ -85,7 +86,7 @@ def run_loop(
             if is_compiled:
                 forget_compiled()
             trained_part = CompiledPart(module, feed.part) if is_compiled else feed.part(module)
-            trained_part = recomputed(job, stage, module, trained_part)
+            trained_part = episodic(job, module, recomputed(job, stage, module, trained_part))
             learner = Learner(make_optimizer(job.config.optim, groups, job.device), ema, scaler, hints)
             optimizer = learner.optimizer
             if carried is not None:
@@ -138,6 +139,7 @@ def _arithmetic(job: Job, scaler: GradScaler | None) -> Arithmetic:
         penalty=make_penalty(job),
         weigh=_weigher(job),
         captions=job.captions,
+        whole=job.batch_size if job.config.meta.is_on else 1,
     )
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
+from safetensors.torch import load_file
 from torch import nn
 
 from warmstart.config.schema import SELECTION_METRICS
 from warmstart.console import log
 from warmstart.data import counters
 from warmstart.data.sources import Samples
+from warmstart.engine.clock import Clock
 from warmstart.engine.feed import Feed
 from warmstart.engine.job import Job
 from warmstart.engine.state import TrainState
@@ -19,7 +22,7 @@ from warmstart.errors import UserError
 from warmstart.inference.predictions import write_predictions
 from warmstart.inference.separation import ClassSums, separation
 from warmstart.records import RETAIN
-from warmstart.run import layout, writer
+from warmstart.run import layout, reader, writer
 from warmstart.run.lineage import verdict
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.label_errors import likely_mislabelled
@@ -43,7 +46,12 @@ def measure(job: Job, state: TrainState, weights: nn.Module, feed: Feed) -> dict
     # Half of val's images: the gap then has 1.22 times the standard error that as many as val's would give.
     size = (len(splits["val"]) + 1) // 2 if "val" in splits else min(1000, len(splits["train"]))
     # Without what training has lost meanwhile; val and test are measured whole or not at all.
-    parts["train"] = train_subset(splits["train"], size, job.config.train.seed).without(feed.unreadable())
+    train = (
+        splits["train"]
+        if job.config.meta.is_on
+        else train_subset(splits["train"], size, job.config.train.seed)
+    )
+    parts["train"] = train.without(feed.unreadable())
     rows: dict[str, dict[str, Any]] = {}
     task = job.task
     for split, samples in parts.items():
@@ -133,8 +141,30 @@ def keep_predictions(job: Job, split: str, samples: Samples, outputs: np.ndarray
     """predictions/SPLIT@STEP.parquet: what the start model said; the best one's are written after the run."""
     path = job.run / layout.PREDICTIONS / layout.predictions_name(split, step)
     scores = job.task.scores(outputs)
+    if job.config.meta.is_on:
+        names = [f"episode {number}" for number in range(len(scores))]
+        writer.write_whole(path, write_predictions(names, None, scores, job.task.metrics[:1]))
+        return
     targets = samples.targets if job.task.statistics is None else None
     writer.write_whole(path, write_predictions(samples.ids, targets, scores, job.task.classes))
+
+
+def measure_best_on_test(job: Job, state: TrainState, clock: Clock) -> None:
+    """Of a training on episodes, the test of the best step: a row and the accuracies, beside those of the start.
+
+    What fine-tunes to classes is evaluated as any checkpoint is; episodes need the run's own way through them.
+    """
+    _, step, file = reader.model_file(str(job.run))
+    path = job.run / layout.PREDICTIONS / layout.predictions_name("test", step or 0)
+    if path.exists():  # the start is the best, or the run was killed at its very end
+        return
+    job.built.module.load_state_dict(load_file(file))
+    at_best, samples = replace(state, step=step), job.dataset.splits["test"]
+    outputs = Feed(job, clock, at_best).outputs(job.built.module, samples, "test")
+    row = job.task.evaluate(outputs, samples.targets)
+    write_eval_row(job, at_best, "test", len(samples), row)
+    keep_predictions(job, "test", samples, outputs, at_best.step)
+    log.info("test of step %d: %s", at_best.step, job.task.headline(row))
 
 
 def write_eval_row(
@@ -153,7 +183,8 @@ def write_eval_row(
 def update_best(job: Job, state: TrainState, metrics: dict[str, float]) -> bool:
     """Whether this step is the new best; changes the bar and the count towards early stopping in `state`.
 
-    Ties go to the earlier step. Step 0 takes part only if its head was kept: a new head is a coin toss.
+    Ties go to the earlier step. Step 0 takes part only if its head was kept, or is adapted by every episode: a new head
+    is a coin toss.
     The start of a run that continues another one changes nothing: the parent's best is the bar already.
     """
     is_start = state.step == job.pace.first_step
@@ -161,7 +192,7 @@ def update_best(job: Job, state: TrainState, metrics: dict[str, float]) -> bool:
         return False
     name = job.select_by
     value = metrics[name]
-    if state.step == 0 and job.built.head_change.kind != "kept":
+    if state.step == 0 and job.built.head_change.kind != "kept" and not job.config.meta.is_on:
         return False
     sign = SELECTION_METRICS[name]
     if math.isnan(value):  # the outputs were not finite: never a best, whatever it is compared with

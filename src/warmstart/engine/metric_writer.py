@@ -176,8 +176,8 @@ class MetricWriter:
     def _images(self, step: int) -> int:
         """Training images consumed by the end of a step, from the sizes of full windows."""
         epochs, steps = divmod(step, self._job.pace.steps_per_epoch)
-        full = self._job.config.data.batch_size * self._job.config.optim.accumulate
-        total = len(self._job.dataset.splits["train"])
+        full = self._job.batch_size * self._job.config.optim.accumulate
+        total = self._job.images_per_epoch
         return epochs * total + min(total, steps * full)
 
     def _scalar(self, tag: str, value: float, step: int) -> None:

@@ -18,6 +18,7 @@ from warmstart.console import log, progress
 from warmstart.data.changes import written_since
 from warmstart.data.dataset import Dataset, Recorded, open_dataset, split_settings
 from warmstart.data.decode import check_channels
+from warmstart.data.episodes import by_classes
 from warmstart.data.mixture import all_classes
 from warmstart.data.store_plan import StorePlan, plan_store
 from warmstart.engine.open_sources import (
@@ -63,6 +64,7 @@ def open_inputs(
     def store(classes: tuple[str, ...]) -> StorePlan:
         if not models:
             everything = all_classes(classes, others, config.data.mix_classes)
+            everything = config.meta.places if config.meta.is_on else everything
             models.append(build_model(config, everything, reference, device, resolved))
         return plan_store(config.data, models[0].preprocessing)
 
@@ -197,6 +199,9 @@ def _open(
     if resolved is not None:
         known = tuple((name, reason) for name, reason in resolved["data"]["quarantined"])
     settings = config.data.model_copy(update=split_settings(split))
+    if config.meta.is_on:  # classes are divided, not images
+        settings = settings.model_copy(update={"train_ratio": 1.0, "val_ratio": 0.0, "group": None})
+        known_splits = {}
     with progress("reading the images", 1) as bar:
 
         def report(done: int, total: int) -> None:
@@ -206,6 +211,8 @@ def _open(
         dataset = open_dataset(
             settings, split["seed"], recorded, report, store=store, captions=config.text.captions
         )
+    if config.meta.is_on:
+        dataset = by_classes(dataset, config)
     facts, known_facts = dataset.facts, resolved["data"] if resolved is not None else None
     if known_facts is not None and (
         facts.fingerprint != known_facts["fingerprint"]

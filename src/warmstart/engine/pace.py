@@ -58,6 +58,10 @@ def expected_seconds(job: Job, measured: Probe) -> float:
     A validation sees val, half as many training images, and what is retained.
     """
     num_val, num_test = (len(job.dataset.splits.get(split, ())) for split in ("val", "test"))
+    if job.config.meta.is_on:
+        num_val, num_test = (
+            num * job.batch_size for num in (job.config.meta.val_episodes, job.config.meta.test_episodes)
+        )
     num_images = num_val + (num_val + 1) // 2 + (0 if job.retained is None else len(job.retained.samples))
     seconds = job.pace.num_evals * num_images * measured.seconds_per_eval_image
     for stage, num_steps in enumerate(_steps_by_stage(job)):

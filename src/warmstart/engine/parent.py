@@ -221,8 +221,14 @@ def check_same(parent: Parent, prepared: Prepared) -> None:
             )
         return
     recorded = parent.run.resolved
+    if recorded["task"] != job.task.name:
+        raise UserError(
+            f"{parent.run.path} is of the task {recorded['task']}, these data of {job.task.name}", fix=fix
+        )
     # With --mix-classes union the model has more than --data, whose classes alone were recorded at first.
     old, new = recorded["model"].get("classes", recorded["data"]["classes"]), list(job.dataset.classes)
+    if job.config.meta.is_on:  # the model's are places in an episode
+        old, new = [*recorded["data"]["classes"], *old], [*new, *job.built.classes]
     if old != new:
         gone, added = [n for n in old if n not in new], [n for n in new if n not in old]
         raise UserError(
@@ -230,10 +236,6 @@ def check_same(parent: Parent, prepared: Prepared) -> None:
             f"not here {listing(gone) or 'none'}; new {listing(added) or 'none'}",
             "the parent's classes in their order",
             fix,
-        )
-    if recorded["task"] != job.task.name:
-        raise UserError(
-            f"{parent.run.path} is of the task {recorded['task']}, these data of {job.task.name}", fix=fix
         )
     if parent.keep == ALL and not trains_on_same(parent.run, prepared):
         raise UserError(

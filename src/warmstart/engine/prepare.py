@@ -26,6 +26,7 @@ from warmstart.engine.captions import read_captions
 from warmstart.engine.checks import check_settings
 from warmstart.engine.compiled import check_compiler
 from warmstart.engine.distributed import SOLO, World
+from warmstart.engine.episodes import episodes_record, plan_episodes
 from warmstart.engine.feature_plan import choices_from_json, choices_to_json, choose_features, kept_features
 from warmstart.engine.hints import match_hints
 from warmstart.engine.job import Bar, Job, Pace
@@ -44,6 +45,7 @@ from warmstart.inference.device import resolve_device, resolve_precision
 from warmstart.inference.reference import WeightsReference, resolve_weights
 from warmstart.models.build import BuiltModel
 from warmstart.tasks.classification import Classification
+from warmstart.tasks.episodes import Episodes
 from warmstart.tasks.multilabel import MultiLabel
 from warmstart.tasks.task import Task, make_task, resolve_metric
 
@@ -87,7 +89,7 @@ def prepare(
         config=config,
         dataset=dataset,
         built=_answering(built, task),
-        plan=_plan(config, built),
+        plan=_plan(config, built, _episodes_of(reference, resolved)),
         schedule=make_schedule(config.optim, pace.total_steps, pace.steps_per_epoch),
         task=task,
         select_by=resolve_metric(config.train.select_by, task),
@@ -113,7 +115,8 @@ def prepare(
     record = {"settings": asdict(augment), "origin": augment_origin}
 
     def complete(job: Job, measured: Probe | None) -> dict[str, Any]:
-        return make_record(job, reference, origins, record, measured) | {"mined": mined}
+        made = make_record(job, reference, origins, record, measured)
+        return made | {"mined": mined, "episodes": episodes_record(job)}
 
     return _decide(job, complete, opened.split)
 
@@ -127,11 +130,21 @@ def _taught(job: Job, resolved: dict[str, Any] | None) -> Job:
     return replace(job, teachers=teachers, hint_pairs=pairs)
 
 
-def _plan(config: Config, built: BuiltModel) -> Plan:
+def _episodes_of(reference: WeightsReference, resolved: dict[str, Any] | None) -> dict[str, Any] | None:
+    """What this run recorded of its episodes when it was started, or the run that its weights are of."""
+    if resolved is None and reference.run is not None:
+        resolved = reference.run.resolved
+    return None if resolved is None else resolved.get("episodes")
+
+
+def _plan(config: Config, built: BuiltModel, episodes: dict[str, Any] | None) -> Plan:
     sizes = {name: tuple(p.shape) for name, p in built.module.named_parameters()}
     names = [block.name for block in built.blocks]
     adapt = freeze_text_tower(config.adapt, config.text, names)
     adapt = adapt if built.margin is None else with_margin_head(adapt, names)
+    if config.meta.is_on:
+        has_none = built.source["kind"] == "random" if episodes is None else episodes["own_statistics"]
+        return plan_episodes(config, built, sizes, adapt, own_statistics=has_none)
     plan = make_plan(built.blocks, sizes, adapt, config.optim)
     return replace(plan, remarks=text_remarks(config, built, plan.rows))
 
@@ -180,6 +193,8 @@ def _task(config: Config, dataset: Dataset, built: BuiltModel) -> Task:
             if has_masks
             else "name folders of images and masks, or another --model",
         )
+    if config.meta.is_on:
+        return Episodes(built.classes, config.meta.query, config.task.label_smoothing)
     return make_task(
         config.task,
         dataset.classes,

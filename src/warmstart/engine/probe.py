@@ -18,8 +18,9 @@ import torch
 from torch import nn
 
 from warmstart.adapt.apply import apply_stage, set_modes
-from warmstart.data.batches import Batch, evaluation_batches, training_batches
+from warmstart.data.batches import Batch, View, deliver, training_batches
 from warmstart.data.workers import TIE
+from warmstart.engine.episodes import episodes_of, episodic
 from warmstart.engine.hints import Hints
 from warmstart.engine.job import Job
 from warmstart.engine.lessons import Lessons, hint_groups, make_hints, make_lessons
@@ -127,7 +128,7 @@ class _Trial:
         self._optimizer = make_optimizer(job.config.optim, groups, job.device)
         set_modes(self.module, job.plan, job.built.blocks, stage)
         self.parts = _Parts(job, self.module, stage)
-        self._trained = recomputed(job, stage, self.module, self.parts.trained)
+        self._trained = episodic(job, self.module, recomputed(job, stage, self.module, self.parts.trained))
         scaler = make_scaler(job.precision, job.device)
         self._arithmetic = Arithmetic(
             job.precision,
@@ -135,6 +136,7 @@ class _Trial:
             scaler,
             lessons=_lessons(job, self, stage, hints),
             captions=job.captions,
+            whole=job.batch_size if job.config.meta.is_on else 1,
         )
         self._at_once = AtOnce()
 
@@ -236,12 +238,16 @@ def _train_steps(job: Job, trial: _Trial) -> float:
 def _evaluate(job: Job, module: nn.Module) -> float:
     samples = job.dataset.splits.get("val", job.dataset.splits["train"])
     parts = _Parts(job, module, job.plan.last_stage)
-    all_batches = evaluation_batches(
-        samples, job.built.preprocessing, job.dataset.native, job.eval_batch_size, job.workers
-    )
-    batches = list(islice(all_batches, _NUM_EVAL_BATCHES))
+    view = View(job.built.preprocessing, job.dataset.native)
+    if job.config.meta.is_on:
+        wanted = episodes_of(job, samples, "val")
+    else:
+        starts = range(0, len(samples), job.eval_batch_size)
+        wanted = [np.arange(start, min(start + job.eval_batch_size, len(samples))) for start in starts]
+    batches = list(deliver(samples, wanted[:_NUM_EVAL_BATCHES], view, job.workers))
+    part = episodic(job, module, parts.trained)
     start = time.perf_counter()
-    predict_outputs(parts.trained, batches, parts.inputs, job.precision)
+    predict_outputs(part, batches, parts.inputs, job.precision)
     _wait(job.device)
     seconds = time.perf_counter() - start - parts.seconds
     return seconds / sum(len(batch) for batch in batches)

@@ -45,6 +45,7 @@ class Arithmetic:
     batch; their sums are divided by the same weight, or where targets `weigh` (their weight, their number) something
     else than their number, by that: a teacher knows no class weights.
     `captions` gives the texts of a batch's images, of which each is then the target of its own.
+    `whole` is the number of images of an episode, which is trained on as a whole or not at all.
     """
 
     precision: torch.dtype | None = None
@@ -57,11 +58,12 @@ class Arithmetic:
     lessons: Lessons | None = None
     weigh: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
     captions: Captions | None = None
+    whole: int = 1
 
     @property
     def fewest(self) -> int:
         """Items that a micro-batch must have: norm layers cannot learn from one."""
-        return 2 if self.statistics else 1
+        return max(self.whole, 2 if self.statistics else 1)
 
 
 def make_scaler(precision: torch.dtype | None, device: torch.device) -> torch.amp.GradScaler | None:
@@ -167,6 +169,8 @@ def _accumulate(
                 log.warning(
                     "one image is left of a micro-batch whose others cannot be read, and norm layers learn nothing "
                     "from one: it is left out as well"
+                    if arithmetic.whole == 1
+                    else "an episode is left out: some of its images cannot be read"
                 )
             continue
         targets = torch.from_numpy(batch.targets).to(device, non_blocking=True)

@@ -22,6 +22,7 @@ from warmstart.engine.clock import Clock
 from warmstart.engine.continue_run import beginning_of
 from warmstart.engine.distributed import SOLO, World
 from warmstart.engine.job import Job
+from warmstart.engine.measure import measure_best_on_test
 from warmstart.engine.outputs import run_folder, write_outputs
 from warmstart.engine.pace import expected_seconds
 from warmstart.engine.prepare import Prepared, prepare
@@ -225,6 +226,8 @@ def _train(job: Job, state: TrainState, saved: Saved | None, before: dict[str, f
             run_with_rescues(job, state, saved, interrupted, clock)
             is_over = _is_over(state, job.pace.total_steps)
             if is_over and job.world.is_main:
+                if job.config.meta.is_on:
+                    measure_best_on_test(job, state, clock)
                 write_outputs(job)
         except BaseException as raised:
             error = job.world.explain(raised, job.run)

@@ -13,13 +13,18 @@ from warmstart.data.batches import Batch
 from warmstart.errors import UserError
 
 T = TypeVar("T")
+_TWO = 2
 
 
 @dataclass
 class AtOnce:
-    """How many items of a batch the model is given at once (None: all of them). It is only ever lowered."""
+    """How many items of a batch the model is given at once (None: all of them). It is only ever lowered.
+
+    `fewest` is of an evaluation: an episode makes sense as a whole only.
+    """
 
     limit: int | None = None
+    fewest: int = 1
 
 
 def within_memory(
@@ -69,8 +74,10 @@ def _lower(at_once: AtOnce, size: int, fewest: int, reason: str) -> None:
     if limit >= size or (at_once.limit is not None and limit >= at_once.limit):
         raise UserError(
             f"out of memory with {size} image{'s' if size > 1 else ''} at once: {reason}",
-            "room for the model, its optimizer and one image (two where BatchNorm layers learn)",
-            "a smaller --image-size or model, --gradient-checkpointing, --precision bf16, --freeze backbone (no "
+            "room for the model, its optimizer and "
+            + ("one image (two where BatchNorm layers learn)" if fewest <= _TWO else "an episode as a whole"),
+            ("" if fewest <= _TWO else "a smaller --meta.query or --meta.way, ")
+            + "a smaller --image-size or model, --gradient-checkpointing, --precision bf16, --freeze backbone (no "
             "gradients there), another --device; or end what else holds the device's memory, then `warmstart resume`",
         )
     at_once.limit = limit

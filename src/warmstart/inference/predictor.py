@@ -28,10 +28,11 @@ def predict_outputs(
 
     `on_batch` gets the number of images done so far. Where outputs are as large as images, `statistics` makes a
     row of numbers for each image of outputs and targets, on the device; the result is then these, (N, numbers).
-    Batches that do not fit into memory are divided; the parts' outputs are the same to rounding.
+    Batches that do not fit into memory are divided, down to `at_once.fewest` images; the parts' outputs are the same to
+    rounding.
 
     Raises:
-        UserError: not even one image fits into memory.
+        UserError: not even so few images fit into memory.
     """
     module.eval()
     device = next(module.parameters()).device
@@ -44,7 +45,7 @@ def predict_outputs(
 
     with torch.inference_mode(), torch.autocast(device.type, dtype=precision, enabled=precision is not None):
         for batch in batches:
-            outputs += within_memory(compute, [batch], at_once)
+            outputs += within_memory(compute, [batch], at_once, at_once.fewest)
             done += len(batch.images)
             if on_batch is not None:
                 on_batch(done)

@@ -161,6 +161,12 @@ def restore(
     if not model:
         raise UserError("no model is named", "a run directory, RUN@step, or a file of weights")
     reference = WeightsReference(None) if model.startswith(_HF) else resolve_weights(model)
+    if reference.run is not None and reference.run.resolved.get("episodes") is not None:
+        raise UserError(
+            f"{model} was learned from episodes: it is a start for new classes, and has none of its own",
+            "a run with classes",
+            f"warmstart finetune --weights {model} --data DATA; `warmstart show` has what it does in episodes",
+        )
     settings = ModelConfig(name=model if model.startswith(_HF) else name, weights=reference.file)
     built = build(settings, overrides or {}, None, seed=0, choose=no_adapters if merged else None)
     built.move_to(device)

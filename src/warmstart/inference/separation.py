@@ -46,7 +46,7 @@ class ClassSums:
     def __call__(self, outputs: Tensor, targets: Tensor) -> Tensor:
         found, self._embeddings = self._embeddings, None
         if found is not None and found.ndim > 1 and len(found) == len(targets):
-            self._add(_vectors(found).to("cpu", torch.float64), targets.cpu().long())
+            self._add(vectors(found).to("cpu", torch.float64), targets.cpu().long())
         return outputs.clone()  # an output may share memory with the input, which the next batch overwrites
 
     def _add(self, embeddings: Tensor, targets: Tensor) -> None:
@@ -57,7 +57,7 @@ class ClassSums:
         self.squares.index_add_(0, targets, embeddings.square().sum(dim=1))
 
 
-def _vectors(embeddings: Tensor) -> Tensor:
+def vectors(embeddings: Tensor) -> Tensor:
     """(N, D): maps (N, D, h, w) in front of a convolution and tokens (N, T, D) by their means."""
     if embeddings.ndim == 3:
         return embeddings.mean(dim=1)

@@ -27,10 +27,18 @@ def finish(run: Path, device: str) -> FinetuneResult:
     The thresholds of labels, which are chosen here, are added to what the run has written for others.
     """
     from warmstart.analysis.curves import draw_curves
+    from warmstart.analysis.episodes import episode_gains
     from warmstart.analysis.gain import measure_gains
     from warmstart.engine.outputs import add_thresholds
     from warmstart.inference.device import resolve_device
 
+    if reader.Run(run).resolved.get("episodes") is not None:
+        told = episode_gains(run)
+        draw_curves(run)
+        compared = compare_with_parent(reader.Run(run))
+        return FinetuneResult(
+            str(run), told[-1].best, told[-1].num_samples, told[-1].split, list(told), compared
+        )
     gains, result = measure_gains(run, resolve_device(device), workers=0)
     with log_file(run / layout.LOG):
         add_thresholds(run)

@@ -93,6 +93,35 @@ def distill(
     return _trained(loaded, dry_run)
 
 
+def meta(
+    model: Model | None = None,
+    data: Data | None = None,
+    *,
+    preset: str | None = None,
+    config: str | None = None,
+    dry_run: bool = False,
+    **settings: Any,
+) -> FinetuneResult | DryRunResult:
+    """Learn a start for classes that nobody has seen yet, from episodes of the classes of `data`; see `finetune`.
+
+    The method is `meta` (protonet, maml, anil or reptile; by default protonet, or what the `config` says). What comes
+    out is a run whose weights `finetune` starts from.
+
+    Raises:
+        UserError: as `finetune`; too few classes or images for the episodes; masks or several labels per image.
+    """
+    if config is None and preset is None:
+        settings = {"meta": "protonet", **settings}
+    loaded = config_io.load(settings_of(model, data, settings), config, preset)
+    if not loaded.config.meta.is_on:
+        raise UserError(
+            "the settings name no method of learning from episodes",
+            "protonet, maml, anil or reptile",
+            "--meta protonet, or in YAML meta: {method: protonet}",
+        )
+    return finetune(model, data, preset=preset, config=config, dry_run=dry_run, **settings)
+
+
 def _dry_run(loaded: config_io.Loaded, beginning: Beginning | None = None) -> DryRunResult:
     from warmstart.engine import train
 
