@@ -209,7 +209,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Small folders of two classes: plain, of other images, with a broken file, in colour; of nine classes; of masks."""
+    """Small folders of two classes: plain, other images, with a broken file, in colour; of nine classes; of masks."""
     root = tmp_path_factory.mktemp("data")
     generator = np.random.default_rng(0)
     for name in ("DATA", "OTHER", "CORRUPT"):
