@@ -17,6 +17,7 @@ _VERBS = (
     "finetune",
     "init",
     "merge",
+    "multitask",
     "predict",
     "prepare",
     "resume",

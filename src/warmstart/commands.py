@@ -14,6 +14,7 @@ from warmstart.flags import (
     LABELS,
     MASKS,
     MODEL,
+    TASK,
     WORKERS,
     Flag,
     advise_flags,
@@ -87,6 +88,12 @@ COMMANDS: dict[str, Command] = {
         _verb("finetune"),
         in_processes=True,
     ),
+    "multitask": Command(
+        "Train one backbone with a head for each of several data sets; or add a task to a finished run.",
+        finetune_flags,
+        _verb("multitask"),
+        in_processes=True,
+    ),
     "resume": Command(
         "Finish exactly the run that was interrupted.",
         lambda: (Flag("run", "run directory", positional=True, required=True), DEVICE, WORKERS, JSON),
@@ -116,6 +123,7 @@ COMMANDS: dict[str, Command] = {
                 "zero_shot", "answer by the names of the data's classes: hf:FOLDER of a CLIP or SigLIP", bool
             ),
             Flag("text.prompts", "as in finetune: templates, or a YAML or JSON file class -> prompts"),
+            TASK,
             LABELS,
             *MASKS,
             BATCH,
@@ -134,6 +142,7 @@ COMMANDS: dict[str, Command] = {
                 "scales", "masks: sizes to look at, 1 is that of training, for example .9,1,1.1 [default: 1]"
             ),
             Flag("flip", "masks: look at the mirror image too", bool),
+            TASK,
             BATCH,
             *EXECUTION,
         ),
@@ -154,6 +163,7 @@ COMMANDS: dict[str, Command] = {
         lambda: (
             MODEL,
             Flag("data", "data set", required=True),
+            TASK,
             LABELS,
             *MASKS,
             Flag("batch_size", "images per batch [default: 32]", int, least=1),

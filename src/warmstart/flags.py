@@ -45,6 +45,7 @@ MASKS = (
 MODEL = Flag(
     "model", "run directory, RUN@step, file of weights, or hf:FOLDER", positional=True, required=True
 )
+TASK = Flag("task", "name of a task, where the model has several")
 _FOREIGN = tuple(
     Flag(name, text, group="For files that do not say it themselves")
     for name, text in (

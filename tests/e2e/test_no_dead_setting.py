@@ -35,6 +35,7 @@ _NOISE = ("seconds", "images_per_s")
 
 MASKED = {"data": "MASKED", "model": "builtin:microsegformer", "image_size": 32, "epochs": 1}
 RETAINED = {"retain": "OTHER", "weights": "START"}
+TASKS = {"tasks": "more=OTHER"}
 RGB = {"data": "COLOUR", "model": "timm:resnet10t", "image_size": 32}
 
 # leaf -> (changed settings, settings that both sides have besides BASE)
@@ -172,6 +173,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "retain.ewc_images": ({"retain.ewc_images": 4}, {**RETAINED, "retain.ewc": 100.0}),
     "retain.lwf": ({"retain.lwf": 1.0}, RETAINED),
     "retain.temperature": ({"retain.temperature": 5.0}, {**RETAINED, "retain.lwf": 1.0}),
+    "tasks.data": ({"tasks": "more=OTHER"}, {}),
+    "tasks.first": ({"tasks.first": "shapes"}, TASKS),
+    "tasks.weights": ({"tasks.weights": "more=5"}, TASKS),
+    "tasks.sampling": ({"tasks.sampling": "equal"}, {**MASKED, "data": "DATA", "tasks": "more=MASKED"}),
+    "tasks.select": ({"tasks.select": "more=1"}, TASKS),
     "lora.rank": ({"lora.rank": 2}, {}),
     "lora.alpha": ({"lora.alpha": 32}, {"lora.rank": 2}),
     "lora.dropout": ({"lora.dropout": 0.5}, {"lora.rank": 2}),
@@ -226,6 +232,8 @@ def observe(settings: dict[str, Any], folders: dict[str, Path], to_the_end: bool
     """
     named = {"data": "DATA", "output_dir": "run", **BASE, **settings}
     for name, place in folders.items():
+        if str(named.get("tasks")) == f"more={name}":
+            named["tasks"] = f"more={place}"
         for setting in ("data", "mix", "retain", "weights", "mine"):
             if str(named.get(setting)).partition("=")[0] == name:
                 named[setting] = str(named[setting]).replace(name, str(place), 1)

@@ -18,6 +18,7 @@ from warmstart.config.lora_section import LoraConfig
 from warmstart.config.retain_section import RetainConfig
 from warmstart.config.section import Section
 from warmstart.config.task_section import TaskConfig
+from warmstart.config.tasks_section import TasksConfig
 from warmstart.config.text_section import TextConfig
 from warmstart.config.unfreezing import Unfreezing
 from warmstart.config.values import (
@@ -35,8 +36,11 @@ MAIN_LEAVES = {  # section -> the leaf that bears the section's flag
     "data": "path",
     "model": "name",
     "retain": "path",
+    "tasks": "data",
 }
-PREFIXED = frozenset({"retain", "lora", "text"})  # optional sections, whose other flags are --section.leaf
+PREFIXED = frozenset(
+    {"retain", "lora", "text", "tasks"}
+)  # optional sections, whose other flags are --section.leaf
 
 SelectBy = Literal[
     "auto",
@@ -55,6 +59,7 @@ SelectBy = Literal[
     "miou",
     "fscore",
     "fscore_per_image",
+    "combined",
 ]
 # metric -> +1 where more is better, -1 where less is; each task has some of them (`metrics` in tasks/)
 SELECTION_METRICS = {
@@ -74,6 +79,7 @@ _RARE_NAMES = (
     " head prompts tower captions"
     " views crop_pct mix_classes replay images l2sp ewc ewc_images lwf temperature"
     " download alpha lora.dropout targets kind bits"
+    " tasks.first tasks.weights tasks.sampling tasks.select"
 )
 RARE = frozenset(_RARE_NAMES.split())
 
@@ -180,7 +186,7 @@ class TrainConfig(Section):
     select_by: SelectBy = Field(
         "auto",
         description="validation metric that chooses the best checkpoint"
-        " [auto: accuracy; multi-label: map; masks: miou]",
+        " [auto: accuracy; multi-label: map; masks: miou; several tasks: combined, the mean of these]",
     )
     precision: Literal["float32", "bf16", "fp16", "auto"] = Field(
         "float32", description="arithmetic of the forward pass"
@@ -231,6 +237,7 @@ class Config(Section):
     retain: RetainConfig = RetainConfig()
     lora: LoraConfig = LoraConfig()
     text: TextConfig = TextConfig()
+    tasks: TasksConfig = TasksConfig()
 
 
 class Leaf(NamedTuple):

@@ -40,9 +40,17 @@ class Batch:
     # of images with masks the masks, uint8 (N, h, w), int32 where ids go beyond 255
     keys: np.ndarray  # uint64 (N,)
     indices: np.ndarray  # int64 (N,), places in the Samples
+    task: int = 0  # its number, where several tasks are trained
 
     def __len__(self) -> int:
         return len(self.targets)
+
+    def rows(self, chosen: slice | np.ndarray) -> Batch:
+        """Some of its samples."""
+        arrays = {part.name: getattr(self, part.name) for part in fields(self)}
+        return replace(
+            self, **{name: array[chosen] for name, array in arrays.items() if isinstance(array, np.ndarray)}
+        )
 
 
 @dataclass(frozen=True)
@@ -230,8 +238,7 @@ def _read(samples: Samples, view: View, index: int) -> tuple[np.ndarray, np.ndar
 def _without(batch: Batch, left_out: list[int]) -> Batch:
     if not left_out:
         return batch
-    kept = np.delete(np.arange(len(batch)), left_out)
-    return replace(batch, **{part.name: getattr(batch, part.name)[kept] for part in fields(batch)})
+    return batch.rows(np.delete(np.arange(len(batch)), left_out))
 
 
 def _fetch(pool: DecodePool, num_tasks: int, batch: Batch, samples: Samples, view: View, epoch: int) -> Fetch:

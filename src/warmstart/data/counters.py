@@ -10,7 +10,7 @@ import numpy as np
 
 # Purposes; the numbers are part of every recorded run.
 AUGMENT, ORDER, SPLIT, LIMIT, TRAIN_SUBSET, CHECK, BALANCE, MIX = range(8)
-SOURCE, REPLAY, FISHER = 32, 33, 34
+SOURCE, REPLAY, FISHER, TASKS = 32, 33, 34, 48
 
 
 def generator(seed: int, epoch: int, purpose: int, item: int = 0) -> np.random.Generator:

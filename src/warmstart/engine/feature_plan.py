@@ -113,6 +113,8 @@ def _cut(job: Job, stage: int, views: int, by_name: bool) -> tuple[Cut, int]:
     trained_rows = [row for row in rows if row.trains_in(stage)]
     if rows[0] in trained_rows:
         raise NoCut("the first block trains")
+    if job.lanes:
+        raise NoCut("the batches of several tasks go through different heads")
     if job.captions is not None:
         raise NoCut("captions go through the text tower in every step")
     if job.train_view.mixing is not None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +10,11 @@ import numpy as np
 import torch
 
 from warmstart.adapt.plan import Plan
-from warmstart.config.schema import SELECTION_METRICS, Config
+from warmstart.config.schema import SELECTION_METRICS, Config, DataConfig
 from warmstart.data.batches import View
 from warmstart.data.dataset import Dataset
 from warmstart.data.mixture import training_windows
+from warmstart.data.task_windows import TaskPlaces, task_windows
 from warmstart.engine.distributed import World
 from warmstart.engine.open_sources import OtherSource, Retained
 from warmstart.engine.schedule import Schedule
@@ -97,6 +98,26 @@ class Kept:
     views: int = 1
 
 
+@dataclass(frozen=True, eq=False)
+class Lane:
+    """One of several tasks: its data, and the shared model as it sees it (`built`).
+
+    `weight` is of its loss (None: learned), `share` of it in the combined metric. One that is not `trained` is measured
+    as what must not be forgotten.
+    """
+
+    name: str
+    dataset: Dataset
+    built: BuiltModel
+    task: Task
+    view: View
+    weight: float | None
+    share: float
+    trained: bool
+    settings: DataConfig  # of its data
+    source: int | None  # its number among the data sets beside --data
+
+
 @dataclass(frozen=True)
 class Job:
     """One training run, complete: where, what, on which data, how fast, on which device."""
@@ -124,6 +145,10 @@ class Job:
     retained: Retained | None = None
     start: Start | None = None  # where something holds on to it
     captions: Captions | None = None  # texts of the training images, where they have their own
+    lanes: tuple[
+        Lane, ...
+    ] = ()  # several tasks, those that are trained first; the first is also the job's own
+    lane: str | None = None  # the one of several tasks that the job is of
 
     def kept_in(self, stage: int) -> Kept:
         return self.kept[stage] if stage < len(self.kept) else Kept()
@@ -144,6 +169,26 @@ class Job:
         num_steps = ramp.steps(self.pace.steps_per_epoch)
         return self.task.at_margin(min(1.0, step / num_steps)).objective
 
-    def windows(self, epoch: int) -> list[list[np.ndarray]]:
+    @property
+    def trained_lanes(self) -> tuple[Lane, ...]:
+        return tuple(lane for lane in self.lanes if lane.trained)
+
+    def of(self, lane: Lane) -> Job:
+        """The job as if one of several tasks were its only one; the model is the same."""
+        return replace(
+            self,
+            dataset=lane.dataset,
+            built=lane.built,
+            task=lane.task,
+            select_by=lane.task.metrics[0],
+            train_view=lane.view,
+            lanes=(),
+            lane=lane.name,
+        )
+
+    def windows(self, epoch: int) -> list[list[np.ndarray]] | list[list[TaskPlaces]]:
         """The optimizer steps of an epoch, over all processes."""
+        if self.lanes:
+            training = [lane.dataset.splits["train"] for lane in self.trained_lanes]
+            return task_windows(self.config, training, epoch)
         return training_windows(self.dataset, self.config, epoch, self.sample_weights)

@@ -22,10 +22,12 @@ from warmstart.engine.checkpoint import save_checkpoint
 from warmstart.engine.clock import EVALUATION, SAVING, Clock
 from warmstart.engine.compiled import CompiledPart, forget_compiled
 from warmstart.engine.feed import Feed
-from warmstart.engine.gradients import GradientWatch
+from warmstart.engine.gradients import NUM_LOOKS, GradientWatch
 from warmstart.engine.job import Job
+from warmstart.engine.lanes import lane_steps, looks_needed
 from warmstart.engine.learner import Learner
-from warmstart.engine.measure import log_validation, measure, update_best
+from warmstart.engine.measure import log_validation, update_best
+from warmstart.engine.measure_tasks import log_tasks, measure_all
 from warmstart.engine.metric_writer import MetricWriter
 from warmstart.engine.optimizer import (
     OptimizerState,
@@ -39,6 +41,7 @@ from warmstart.engine.remedies import make_penalty, make_teacher
 from warmstart.engine.stages import advance_stage, announce_stage
 from warmstart.engine.state import TrainState
 from warmstart.engine.step import Arithmetic, WindowResult, pass_over, train_window
+from warmstart.engine.task_feed import TaskFeed, make_feed
 from warmstart.inference.inputs import Inputs
 from warmstart.tasks.objectives import on_device, weight_of
 
@@ -62,7 +65,7 @@ def run_loop(
         UserError: the disk is full; the last checkpoint is intact.
     """
     module, plan, pace, blocks = job.built.module, job.plan, job.pace, job.built.blocks
-    feed = Feed(job, clock, state)
+    feed = make_feed(job, clock, state)
     is_compiled = job.config.train.compile
     arithmetic = _arithmetic(job, scaler)
     started = time.perf_counter() - state.seconds
@@ -96,8 +99,9 @@ def run_loop(
                 state.frozen_stage, state.frozen_hash = stage, frozen_hash(module, plan, blocks, stage)
             statistics = live_statistics(module, plan, blocks, stage)
             teacher = make_teacher(job, feed.part, stage)
-            arithmetic = replace(arithmetic, statistics=statistics, teacher=teacher)
-            watch = GradientWatch(optimizer, module)
+            lanes = lane_steps(job, module)
+            arithmetic = replace(arithmetic, statistics=statistics, teacher=teacher, lanes=lanes)
+            watch = GradientWatch(optimizer, module, looks_needed(job, NUM_LOOKS))
 
             # ---- The start (step 0, or where a parent's count goes on) is measured before anything is trained
             if is_fresh:
@@ -132,7 +136,10 @@ def _arithmetic(job: Job, scaler: GradScaler | None) -> Arithmetic:
         job.config.optim.clip,
         scaler,
         # Also where every pixel of a window may be without a class.
-        may_weigh_nothing=min(job.task.class_weights or (1.0,)) == 0 or job.task.statistics is not None,
+        may_weigh_nothing=any(
+            min(task.class_weights or (1.0,)) == 0 or task.statistics is not None
+            for task in (job.task, *(lane.task for lane in job.lanes))
+        ),
         world=job.world,
         penalty=make_penalty(job),
         weigh=_weigher(job),
@@ -179,7 +186,7 @@ class _Means(NamedTuple):
     """What the loop works with besides the model and its state."""
 
     rows: MetricWriter
-    feed: Feed
+    feed: Feed | TaskFeed
     clock: Clock
     background: Background
 
@@ -241,10 +248,11 @@ def _save(job: Job, state: TrainState, learner: Learner, means: _Means, is_plann
 def _validate(job: Job, state: TrainState, learner: Learner, means: _Means) -> tuple[dict[str, float], bool]:
     """Measure, choose, and decide whether to stop early; val's metrics, and whether this step is the new best."""
     with means.clock.part(EVALUATION):
-        measured = measure(job, state, learner.weights_to_use(job.built.module), means.feed)
+        measured = measure_all(job, state, learner.weights_to_use(job.built.module), means.feed)
     metrics = measured.get("val", {})
     is_best = update_best(job, state, metrics)
     means.rows.validation(state, measured)
+    log_tasks(job, state, measured)
     log_validation(job, state, measured, is_best)
     if metrics and state.step > job.pace.first_step:
         gamma, patience = job.schedule.gamma, job.config.optim.scheduler_patience

@@ -131,7 +131,7 @@ def _not_finite() -> UserError:
 
 def keep_predictions(job: Job, split: str, samples: Samples, outputs: np.ndarray, step: int) -> None:
     """predictions/SPLIT@STEP.parquet: what the start model said; the best one's are written after the run."""
-    path = job.run / layout.PREDICTIONS / layout.predictions_name(split, step)
+    path = job.run / layout.PREDICTIONS / layout.predictions_name(split, step, job.lane)
     scores = job.task.scores(outputs)
     targets = samples.targets if job.task.statistics is None else None
     writer.write_whole(path, write_predictions(samples.ids, targets, scores, job.task.classes))
@@ -144,6 +144,7 @@ def write_eval_row(
         "step": state.step,
         "epoch": round(state.step / job.pace.steps_per_epoch, 4),
         "split": split,
+        **({} if job.lane is None else {"task": job.lane}),
         "num_samples": num_samples,
         **metrics,
     }
@@ -191,7 +192,7 @@ def log_validation(job: Job, state: TrainState, rows: dict[str, dict[str, float]
         state.step,
         job.pace.total_steps,
         state.step / job.pace.steps_per_epoch,
-        job.task.headline(metrics),
+        f"{job.select_by} {metrics[job.select_by]:.4f}" if job.lanes else job.task.headline(metrics),
         best,
     )
 

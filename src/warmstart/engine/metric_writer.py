@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from warmstart.engine.job import Job
+from warmstart.engine.lanes import learned_weights
 from warmstart.engine.penalty import Penalty
 from warmstart.engine.state import NotFinite, TrainState
 from warmstart.engine.step import WindowResult
@@ -22,7 +23,7 @@ from warmstart.run.tensorboard import ScalarWriter
 from warmstart.tasks import binary
 
 _OF_CLASSES = ("fisher_ratio", "fisher_document", "most_confident_mistake", "likely_mislabelled")
-_VALIDATION_SCALARS = ("loss", "accuracy", "map", "miou", *binary.METRICS, *_OF_CLASSES)
+_VALIDATION_SCALARS = ("combined", "loss", "accuracy", "map", "miou", *binary.METRICS, *_OF_CLASSES)
 
 # The scale has been halved as often by then: the gradients are not too large, they are broken.
 _MOST_SKIPPED = 20
@@ -135,6 +136,7 @@ class MetricWriter:
         found = {} if self._penalty is None else self._penalty.values()
         if self._job.config.retain.lwf:
             found["lwf"] = _mean(state.taught_sum, state.weight_sum)
+        found |= learned_weights(self._job)
         for name, value in found.items():
             self._scalar(name, value, state.step)
         return found
@@ -150,7 +152,8 @@ class MetricWriter:
         state.epoch_loss_sum = state.epoch_weight_sum = 0.0
 
     def validation(self, state: TrainState, measured: dict[str, dict[str, Any]]) -> None:
-        for split, prefix in (("val", ""), (RETAIN, f"{RETAIN}/")):
+        of_tasks = [(name, f"{name}/") for name in measured if name.endswith((".val", f".{RETAIN}"))]
+        for split, prefix in (("val", ""), (RETAIN, f"{RETAIN}/"), *of_tasks):
             metrics = measured.get(split, {})
             for name in _VALIDATION_SCALARS:
                 if name in metrics:
@@ -169,7 +172,8 @@ class MetricWriter:
         """Training images consumed by the end of a step, from the sizes of full windows."""
         epochs, steps = divmod(step, self._job.pace.steps_per_epoch)
         full = self._job.config.data.batch_size * self._job.config.optim.accumulate
-        total = len(self._job.dataset.splits["train"])
+        datasets = [lane.dataset for lane in self._job.trained_lanes] or [self._job.dataset]
+        total = sum(len(dataset.splits["train"]) for dataset in datasets)
         return epochs * total + min(total, steps * full)
 
     def _scalar(self, tag: str, value: float, step: int) -> None:

@@ -19,6 +19,13 @@ from warmstart.inference.memory import AtOnce, within_memory
 from warmstart.tasks.task import Objective
 
 
+class LaneStep(NamedTuple):
+    """What a batch of one of several tasks goes through, and what its outputs cost."""
+
+    part: nn.Module
+    objective: Objective
+
+
 @dataclass(frozen=True)
 class Arithmetic:
     """How a step computes: the autocast type (None: float32), the clipping norm, and fp16's gradient scaler.
@@ -29,6 +36,7 @@ class Arithmetic:
     batch, of what the model takes and gives; its sum is divided by the same weight, or where targets `weigh`
     (their weight, their number) something else than their number, by that: a teacher knows no class weights.
     `captions` gives the texts of a batch's images, of which each is then the target of its own.
+    `lanes` are those of several tasks, by the number of a batch's task.
     """
 
     precision: torch.dtype | None = None
@@ -41,6 +49,7 @@ class Arithmetic:
     teacher: Callable[[torch.Tensor, torch.Tensor], torch.Tensor] | None = None
     weigh: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
     captions: Captions | None = None
+    lanes: tuple[LaneStep, ...] = ()
 
     @property
     def fewest(self) -> int:
@@ -154,17 +163,18 @@ def _accumulate(
         targets = torch.from_numpy(batch.targets).to(device, non_blocking=True)
         with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
             given = inputs(batch.images)
+            part, cost = arithmetic.lanes[batch.task] if arithmetic.lanes else (module, objective)
             if arithmetic.captions is None:
-                outputs = module(given)
+                outputs = part(given)
             else:
                 outputs, targets = (
-                    module(given, arithmetic.captions(batch)),
+                    part(given, arithmetic.captions(batch)),
                     torch.arange(len(batch), device=device),
                 )
             taught = None if arithmetic.teacher is None else arithmetic.teacher(given, outputs)
             if taught is not None and factor is not None:
                 taught = taught * factor
-        batch_loss, batch_weight = objective(outputs, targets)
+        batch_loss, batch_weight = cost(outputs, targets)
         total = batch_loss if taught is None else batch_loss + taught
         (total if scaler is None else scaler.scale(total)).backward()
         loss_sum += batch_loss.detach()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import TypeVar
 
 import torch
@@ -92,5 +92,4 @@ def _split(batch: Batch, limit: int | None, fewest: int) -> Iterator[Batch]:
         return
     number = min(-(-num // limit), max(1, num // fewest))
     for part in range(number):
-        rows = slice(num * part // number, num * (part + 1) // number)
-        yield replace(batch, **{field.name: getattr(batch, field.name)[rows] for field in fields(batch)})
+        yield batch.rows(slice(num * part // number, num * (part + 1) // number))
