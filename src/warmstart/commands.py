@@ -22,6 +22,7 @@ from warmstart.flags import (
     continue_flags,
     finetune_flags,
     merge_flags,
+    multitask_flags,
     prepare_flags,
     verify_flags,
 )
@@ -90,7 +91,7 @@ COMMANDS: dict[str, Command] = {
     ),
     "multitask": Command(
         "Train one backbone with a head for each of several data sets; or add a task to a finished run.",
-        finetune_flags,
+        multitask_flags,
         _verb("multitask"),
         in_processes=True,
     ),

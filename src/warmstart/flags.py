@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from warmstart.config.schema import Config, leaves
@@ -77,6 +77,14 @@ def finetune_flags() -> tuple[Flag, ...]:
         Flag("dry_run", "print the plan with memory and time, write nothing", bool),
         JSON,
         *settings,
+    )
+
+
+def multitask_flags() -> tuple[Flag, ...]:
+    """Those of finetune; what is about several tasks is no rare setting here."""
+    return tuple(
+        replace(flag, is_rare=False) if flag.name.partition(".")[0] == "tasks" else flag
+        for flag in finetune_flags()
     )
 
 

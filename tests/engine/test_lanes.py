@@ -227,17 +227,14 @@ def test_a_broken_task_is_named(settings: Settings, given: dict[str, Any], tmp_p
     (tmp_path / "empty" / "a").mkdir(parents=True)
     with pytest.raises(UserError, match="empty"):
         train.finetune(settings(**{**given, "tasks": f"gone={tmp_path / 'empty'}"}))
-    few = tmp_path / "few"
-    for label in "ab":
-        (few / "train" / label).mkdir(parents=True)
-        for n in range(3):
-            Image.fromarray(np.full((16, 16), 9 * n, np.uint8)).save(few / "train" / label / f"{n}.png")
-    with pytest.raises(UserError, match=r"tasks few have no val images"):
-        train.finetune(
-            settings(
-                **{**given, "tasks": f"few={few}", "val_ratio": 0.0, "data": given["tasks"].split(",")[0][6:]}
-            )
-        )
+    for name, splits in (("few", ("train",)), ("whole", ("train", "val"))):
+        for place in (tmp_path / name / split / label for split in splits for label in "ab"):
+            place.mkdir(parents=True)
+            for n in range(3):
+                Image.fromarray(np.full((16, 16), 9 * n, np.uint8)).save(place / f"{n}.png")
+    own = {"data": str(tmp_path / "whole"), "tasks": f"few={tmp_path / 'few'}", "val_ratio": 0.0}
+    with pytest.raises(UserError, match="tasks few have no val images"):
+        train.finetune(settings(**{**given, **own}))
 
 
 def test_a_task_added_to_a_run_keeps_the_old_heads_and_measures_what_they_lose(

@@ -79,7 +79,7 @@ _RARE_NAMES = (
     " head prompts tower captions"
     " views crop_pct mix_classes replay images l2sp ewc ewc_images lwf temperature"
     " download alpha lora.dropout targets kind bits"
-    " tasks.first tasks.weights tasks.sampling tasks.select"
+    " tasks.data tasks.first tasks.weights tasks.sampling tasks.select"
 )
 RARE = frozenset(_RARE_NAMES.split())
 

@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import chain, pairwise
+from typing import Any
 
 import numpy as np
 
@@ -47,10 +48,11 @@ class Batch:
 
     def rows(self, chosen: slice | np.ndarray) -> Batch:
         """Some of its samples."""
-        arrays = {part.name: getattr(self, part.name) for part in fields(self)}
-        return replace(
-            self, **{name: array[chosen] for name, array in arrays.items() if isinstance(array, np.ndarray)}
-        )
+        parts = {part.name: getattr(self, part.name) for part in fields(self)}
+        arrays: dict[str, Any] = {
+            name: part[chosen] for name, part in parts.items() if isinstance(part, np.ndarray)
+        }
+        return replace(self, **arrays)
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from warmstart.models.margin import named
 
 
 def check_settings(job: Job) -> None:
-    """Raises UserError for settings that this data set, model or plan cannot have; of several tasks, any."""
-    for lane in job.trained_lanes:
-        check_settings(job.of(lane))
-    if job.lanes:
-        return
+    """Raises UserError for settings that this data set, model or plan cannot have; of several tasks, any of them."""
+    for own in [job.of(lane) for lane in job.trained_lanes] or [job]:
+        _check_one(own)
+
+
+def _check_one(job: Job) -> None:
     num = len(job.dataset.splits["train"])
     if job.config.data.sampler == "balanced" and job.dataset.splits["train"].targets.ndim > 1:
         raise UserError(

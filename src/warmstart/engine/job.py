@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,8 @@ from warmstart.config.schema import SELECTION_METRICS, Config, DataConfig
 from warmstart.data.batches import View
 from warmstart.data.dataset import Dataset
 from warmstart.data.mixture import training_windows
-from warmstart.data.task_windows import TaskPlaces, task_windows
+from warmstart.data.samples import Samples
+from warmstart.data.task_windows import task_windows
 from warmstart.engine.distributed import World
 from warmstart.engine.open_sources import OtherSource, Retained
 from warmstart.engine.schedule import Schedule
@@ -118,6 +120,11 @@ class Lane:
     source: int | None  # its number among the data sets beside --data
 
 
+def samples_of(lanes: Iterable[Lane]) -> tuple[Samples, ...]:
+    """The training images of each task that is trained."""
+    return tuple(lane.dataset.splits["train"] for lane in lanes if lane.trained)
+
+
 @dataclass(frozen=True)
 class Job:
     """One training run, complete: where, what, on which data, how fast, on which device."""
@@ -186,9 +193,8 @@ class Job:
             lane=lane.name,
         )
 
-    def windows(self, epoch: int) -> list[list[np.ndarray]] | list[list[TaskPlaces]]:
-        """The optimizer steps of an epoch, over all processes."""
+    def windows(self, epoch: int) -> list[list[Any]]:
+        """The optimizer steps of an epoch, over all processes: arrays of places, of several tasks `TaskPlaces`."""
         if self.lanes:
-            training = [lane.dataset.splits["train"] for lane in self.trained_lanes]
-            return task_windows(self.config, training, epoch)
+            return task_windows(self.config, samples_of(self.lanes), epoch)
         return training_windows(self.dataset, self.config, epoch, self.sample_weights)

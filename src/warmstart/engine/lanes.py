@@ -19,7 +19,7 @@ from torch import nn
 from warmstart.config.schema import Config, TaskConfig
 from warmstart.config.tasks_rules import task_shares, task_weights
 from warmstart.data.dataset import Dataset
-from warmstart.data.task_windows import TaskPlaces, longest_wait
+from warmstart.data.task_windows import longest_wait
 from warmstart.engine.job import Job, Lane
 from warmstart.engine.open_sources import OpenedTask
 from warmstart.engine.step import LaneStep
@@ -48,9 +48,10 @@ class TaskCost:
         loss_sum, weight = self._objective(outputs, targets)
         num = len(targets) * (weight > 0)
         mean = loss_sum / torch.where(weight > 0, weight, 1)
-        if self._log_variance is None:
+        if self._weight is not None:
             return num * self._weight * mean, num.to(mean.dtype)
         own = self._log_variance
+        assert own is not None, "a weight is given or learned"
         return num * (torch.exp(-own) * mean + own / 2), num.to(mean.dtype)
 
 
@@ -82,8 +83,7 @@ def looks_needed(job: Job, at_least: int) -> int:
     """Steps after which every task has had its turn for certain: what has no gradient until then learns nothing."""
     if not job.lanes:
         return at_least
-    windows: list[list[TaskPlaces]] = job.windows(0)  # type: ignore[assignment]
-    return max(at_least, longest_wait(windows) + 1)
+    return max(at_least, longest_wait(job.windows(0)) + 1)
 
 
 def make_lanes(

@@ -221,7 +221,8 @@ def _known(parent: Run | None, path: str) -> Known | None:
         return None
     records = [(parent.resolved["data"], parent.splits)]
     records += [
-        (source, parent.source_splits(number)) for number, source in enumerate(parent.resolved["sources"])
+        (source, parent.source_splits(number))
+        for number, source in enumerate(parent.resolved.get("sources", ()))
     ]
     found = [(record, splits) for record, splits in records if record["path"] == absolute(path)]
     return Known(parent.path, *found[0]) if found else None

@@ -69,7 +69,7 @@ def find_parent(reference: str, keep: str) -> Parent:
             raise UserError(
                 f"{path} is a run of several tasks, which is not continued",
                 "a run of one task",
-                f"`warmstart multitask --weights {path} --data DATA --tasks NAME=DATA,...` starts from its weights and heads",
+                f"`warmstart multitask --weights {path} --data DATA ...` starts from its weights and heads",
             )
         check_stopped(Run(path))
         if keep != WEIGHTS:

@@ -27,7 +27,7 @@ from warmstart.engine.checks import check_kind, check_settings
 from warmstart.engine.compiled import check_compiler
 from warmstart.engine.distributed import SOLO, World
 from warmstart.engine.feature_plan import choices_from_json, choices_to_json, choose_features, kept_features
-from warmstart.engine.job import Bar, Job, Lane, Pace
+from warmstart.engine.job import Bar, Job, Lane, Pace, samples_of
 from warmstart.engine.lanes import (
     combined_metric,
     frozen_heads,
@@ -85,11 +85,11 @@ def prepare(
     dataset, built = opened.dataset, opened.built
     augment, augment_origin = _augment(config, reference, resolved)
     lanes = _lanes(config, opened, augment)
-    training = [lane.dataset.splits["train"] for lane in lanes if lane.trained]
-    pace = make_pace(config, dataset, steps_done, training) if resolved is None else Pace(**resolved["pace"])
+    tasks = samples_of(lanes)
+    pace = make_pace(config, dataset, steps_done, tasks) if resolved is None else Pace(**resolved["pace"])
     task = lanes[0].task if lanes else _task(config, dataset, built)
-    mined = find_mined(config.data, dataset, resolved)
-    weights = sample_weights(mined, dataset.splits["train"])
+    is_gpu = device.type != "cpu"
+    weights = sample_weights(mined := find_mined(config.data, dataset, resolved), dataset.splits["train"])
     job = Job(
         run=run,
         config=config,
@@ -101,9 +101,7 @@ def prepare(
         select_by=_select_by(config, lanes, task),
         pace=pace,
         train_view=_view(built, dataset, augment, _mixing(config, augment, dataset, weights)),
-        workers=resolve_workers(
-            config.data.workers, dataset.training, device.type != "cpu", world.local_size
-        ),
+        workers=resolve_workers(config.data.workers, dataset.training, is_gpu, world.local_size),
         eval_batch_size=config.data.eval_batch_size or 2 * config.data.batch_size,
         world=world,
         device=device,
@@ -121,8 +119,7 @@ def prepare(
     record = {"settings": asdict(augment), "origin": augment_origin}
 
     def complete(job: Job, measured: Probe | None) -> dict[str, Any]:
-        made = make_record(job, reference, origins, record, measured)
-        return made | {"mined": mined} | lanes_record(job)
+        return make_record(job, reference, origins, record, measured) | {"mined": mined} | lanes_record(job)
 
     return _decide(job, complete, opened.split)
 
@@ -173,7 +170,7 @@ def _device(config: Config, world: World) -> tuple[torch.device, torch.dtype | N
     """The device, on which the optimizer and the compiler work, and the precision of the forward pass there."""
     if is_multitask(config) and world.size > 1:
         raise UserError(
-            f"several tasks in {world.size} processes: a micro-batch is of one task, and its mean would be of a part of it",
+            f"several tasks in {world.size} processes: a mean would be one over a part of a micro-batch",
             "one process",
             "start it without a launcher",
         )

@@ -81,7 +81,7 @@ def probe(job: Job) -> Probe:
 
 def _of_tasks(job: Job) -> Probe:
     """The mean step, as often as each task has its turn, and the largest memory."""
-    turns = [micro.task for window in job.windows(0) for micro in window]  # type: ignore[union-attr]
+    turns = [micro.task for window in job.windows(0) for micro in window]
     probes = [probe(job.of(lane)) for lane in job.trained_lanes]
     shares = [turns.count(number) / len(turns) for number in range(len(probes))]
 

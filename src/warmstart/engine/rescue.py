@@ -130,7 +130,7 @@ def _name_images(job: Job, failure: NotFinite) -> None:
 def _ids(job: Job, step: int) -> list[str]:
     """The images of a step, counted from 1, in their order; several times where a balanced order repeats them."""
     epoch, window = divmod(step - 1, job.pace.steps_per_epoch)
-    found = []
+    found: list[str] = []
     for part in job.windows(epoch)[window]:
         task, places = (None, part) if isinstance(part, np.ndarray) else part
         samples = job.dataset.training if task is None else job.lanes[task].dataset.training

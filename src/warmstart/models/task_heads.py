@@ -70,7 +70,7 @@ class TaskPart(nn.Module):
             layers.active = head.name
             outputs: Tensor = self.whole(images)
             return outputs
-        return self.whole.get_submodule(head.path)(_pooled(self.whole, head.pooled, images))  # type: ignore[no-any-return]
+        return self.whole.get_submodule(head.path)(_pooled(self.whole, head.pooled, images))
 
 
 def _pooled(module: nn.Module, path: str, images: Tensor) -> Tensor:
@@ -194,20 +194,18 @@ def _layer(
     seed: int,
 ) -> tuple[nn.Module, HeadChange]:
     """A layer like `form` for these classes, with the rows that a source (classes, tensors) has of them."""
-    holder = nn.Module()
-    holder.layer = copy.deepcopy(form)
-    device = torch.device("cpu") if form.weight.is_meta else form.weight.device  # type: ignore[union-attr, operator]
-    if form.weight.is_meta:  # type: ignore[union-attr, operator]
-        holder.layer = form.to_empty(device="cpu")
+    holder, weight = nn.Module(), form.get_parameter("weight")
+    device = torch.device("cpu") if weight.is_meta else weight.device
+    holder.add_module("layer", form.to_empty(device="cpu") if weight.is_meta else copy.deepcopy(form))
     if source is None:
-        change = fit_head(holder, "layer", (), classes, seed)
-        return holder.layer.to(device), replace(change, reason="a new task")
-    known, state = source
-    if len(known) != num_outputs(holder, "layer"):
-        fit_head(holder, "layer", (), known, seed)
-    holder.layer.load_state_dict(state)
-    change = fit_head(holder, "layer", known, classes, seed)
-    return holder.layer.to(device), change
+        change = replace(fit_head(holder, "layer", (), classes, seed), reason="a new task")
+    else:
+        known, state = source
+        if len(known) != num_outputs(holder, "layer"):
+            fit_head(holder, "layer", (), known, seed)
+        holder.get_submodule("layer").load_state_dict(state)
+        change = fit_head(holder, "layer", known, classes, seed)
+    return holder.get_submodule("layer").to(device), change
 
 
 def _put_heads(module: nn.Module, tasks: Tasks, layers: Mapping[str, nn.Module], learned: bool) -> None:

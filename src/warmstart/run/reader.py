@@ -76,9 +76,13 @@ class Run:
     @cached_property
     def status(self) -> dict[str, Any]:
         path = self.path / layout.STATUS
-        status = _read_json(path) if path.exists() else {"state": "unknown"}
+        status: dict[str, Any] = _read_json(path) if path.exists() else {"state": "unknown"}
         if status.get("state") == "running" and _is_gone(status):
-            return {**status, "state": "killed"}
+            status = {**status, "state": "killed"}
+        if self.task is not None and "unreadable" in status:  # images by TASK/ID
+            found = {tuple(name.split("/", 1)): reason for name, reason in status["unreadable"].items()}
+            own = {name: reason for (task, name), reason in found.items() if task == self.task}
+            status = {**status, "unreadable": own}
         return status
 
     @cached_property
