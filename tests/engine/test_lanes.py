@@ -95,7 +95,7 @@ def test_a_step_takes_the_gradient_of_the_formula(learned: bool) -> None:
         Arithmetic(lanes=lanes, may_weigh_nothing=True),
     )
     # sums on the way are float32, gradients are not
-    assert float(result.loss_sum / result.weight) == pytest.approx(float(loss), rel=1e-6)
+    assert float(result.loss_sum / result.weight) == pytest.approx(float(loss.detach()), rel=1e-6)
     assert float(result.weight) == 7
     for old, new, gradient in zip(before, parameters, wanted, strict=True):
         torch.testing.assert_close(old - new.detach(), gradient, rtol=1e-6, atol=1e-9)
@@ -219,8 +219,10 @@ def test_weights_and_shares_have_an_effect(settings: Settings, given: dict[str, 
 def test_selecting_by_what_a_task_does_not_measure_is_refused(
     settings: Settings, given: dict[str, Any]
 ) -> None:
-    with pytest.raises(UserError, match=r"the task animals does not measure it.*combined"):
+    with pytest.raises(UserError, match=r"the task animals does not measure it\s+Expected: combined"):
         train.finetune(settings(**given, select_by="miou"))
+    with pytest.raises(UserError, match="top5 cannot choose among 3 classes"):
+        train.finetune(settings(**given, select_by="top5"))
 
 
 def test_a_broken_task_is_named(settings: Settings, given: dict[str, Any], tmp_path: Path) -> None:

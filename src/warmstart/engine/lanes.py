@@ -27,7 +27,7 @@ from warmstart.errors import UserError, closest, listing
 from warmstart.models.task_files import LOG_VARIANCES, child_of
 from warmstart.models.task_heads import called
 from warmstart.records import TASK_HEAD
-from warmstart.tasks.task import MASK_SETTINGS, Objective, Task
+from warmstart.tasks.task import MASK_SETTINGS, Objective, Task, resolve_metric
 
 COMBINED = "combined"
 
@@ -132,6 +132,8 @@ def combined_metric(asked: str, lanes: Sequence[Lane]) -> str:
             f"combined, or a metric of all tasks: {listing(common)}",
             closest(asked, common) or "leave it out: combined is the mean of each task's main metric",
         )
+    for lane in lanes:
+        resolve_metric(asked, lane.task)
     return asked
 
 
