@@ -193,7 +193,7 @@ def filled_in(tokens: list[str], data: Path, weights: Path) -> list[str]:
         flag, equals, value = token.partition("=")
         is_flag = bool(equals) and flag.startswith("--")
         result.append(flag + equals + words.get(value, value) if is_flag else words.get(token, token))
-    if "finetune" in result and "--dry-run" not in result:
+    if {"finetune", "multitask"} & {*result} and "--dry-run" not in result:
         result += ["--max-steps", "1"]
     if "continue" in result:  # one step more than the parent, which counts where everything is kept
         parent = next(Path(token) for token in result if token.startswith("runs/") or token.endswith(".pth"))

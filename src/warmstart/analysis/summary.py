@@ -21,13 +21,14 @@ _COLUMNS = (
     "steps",
     "lr",
     "best_step",
+    "combined",
     "miou",
     "accuracy",
     "map",
     "f1",
     "loss",
 )
-_OF_SOME_TASKS = ("miou", "map", "f1")  # shown where a run has them
+_OF_SOME_TASKS = ("combined", "miou", "map", "f1")  # shown where a run has them
 
 
 class RunList(Shown, list[dict[str, Any]]):
@@ -74,6 +75,7 @@ def _row(run: Run) -> dict[str, Any]:
         "steps": f"{_last_step(run)}/{resolved['pace']['total_steps']}",
         "lr": resolved["lr"],
         "best_step": best.get("step"),
+        "combined": best.get("combined"),
         "accuracy": best.get("accuracy"),
         "map": best.get("map"),
         "miou": best.get("miou"),
