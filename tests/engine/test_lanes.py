@@ -18,6 +18,7 @@ from warmstart.config import io
 from warmstart.data.batches import Batch
 from warmstart.engine import train
 from warmstart.engine.lanes import TaskCost
+from warmstart.engine.start import start_of
 from warmstart.engine.step import Arithmetic, LaneStep, train_window
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference.restore import restore
@@ -280,6 +281,31 @@ def test_a_task_added_to_a_run_keeps_the_old_heads_and_measures_what_they_lose(
     forgotten = {gain.task: gain for gain in result.gains if gain.split == "retain"}
     assert set(forgotten) == {"animals", "light", "four"}
     assert forgotten["four"].start["accuracy"] == rows_of(run, "retain", "four")[0]["accuracy"]
+
+
+def test_l2sp_holds_the_shared_weights_and_the_heads_that_were_kept(
+    settings: Settings, given: dict[str, Any], places: dict[str, str]
+) -> None:
+    old = train.finetune(settings("old", **given, epochs=1))
+    more = {
+        "weights": str(old),
+        "retain": str(old),
+        "data": places["light"],
+        "tasks_first": "more",
+        "model": None,
+    }
+    free, held = (
+        Run(train.finetune(settings(name, **more, **extra)))
+        for name, extra in (("free", {}), ("held", {"retain_l2sp": 100.0}))
+    )
+    start = start_of(held)
+    assert start is not None
+    assert set(start.new) == {"fc2.task_more.weight", "fc2.task_more.bias"}
+    moved = []
+    for run in (free, held):
+        weights = load_file(run.checkpoint(run.pointer(layout.LAST) or 0) / layout.MODEL)
+        moved.append(float((weights["conv1.weight"] - start.weights["conv1.weight"]).norm()))
+    assert moved[1] < moved[0] / 2
 
 
 def test_a_task_is_added_to_a_run_of_one(settings: Settings, places: dict[str, str]) -> None:

@@ -85,6 +85,18 @@ def test_beside_masks_labels_hang_on_the_mean_of_the_last_features_and_the_decod
     assert (masks.segments, labels.segments) == (True, False)
 
 
+@pytest.mark.parametrize("name", ["smp:Unet/resnet18", "torchvision:deeplabv3_mobilenet_v3_large"])
+def test_the_encoders_of_the_zoos_give_their_last_features(name: str) -> None:
+    start = build(ModelConfig(name=name, weights="none"), {"image_size": (64, 64)}, AB, 0)
+    encoder = start.module.get_submodule("encoder" if name.startswith("smp") else "backbone").eval()
+    size = images(2).repeat(1, 1, 2, 2)
+    features = encoder(size)
+    last = [*(features.values() if isinstance(features, dict) else features)][-1]
+    built, (_, labels) = with_heads(start, [("m", "masks", AB), ("l", "labels", XYZ)], "m", None, 0)
+    layer = built.module.get_submodule(labels.head)
+    torch.testing.assert_close(called(labels, built.module.eval())(size), layer(last.mean(dim=(2, 3))))
+
+
 def write(built: BuiltModel, path: Path) -> Path:
     state = {name: tensor.contiguous() for name, tensor in built.module.state_dict().items()}
     save_file(state, path, metadata_for(built))
