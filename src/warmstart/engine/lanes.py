@@ -72,7 +72,7 @@ def learned_weights(job: Job) -> dict[str, float]:
     """exp(-s) of each task whose weight is learned; waits for the device."""
     return {
         f"weight of {lane.name}": math.exp(
-            -float(job.built.module.get_parameter(f"{LOG_VARIANCES}.{child_of(lane.name)}"))
+            -float(job.built.module.get_parameter(f"{LOG_VARIANCES}.{child_of(lane.name)}").detach())
         )
         for lane in job.trained_lanes
         if lane.weight is None
