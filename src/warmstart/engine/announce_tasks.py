@@ -47,6 +47,11 @@ def announce_lanes(job: Job) -> None:
     log.info(
         "a step costs the sum over tasks of weight x share of its images x mean loss; weights: %s", weights
     )
+    if job.config.retain.l2sp:
+        log.info(
+            "held to the start weights by l2sp %g: shared blocks, and heads that were kept",
+            job.config.retain.l2sp,
+        )
     log.info("the best step is chosen by %s", formula(job))
     live = live_norms(job.plan, job.built.blocks, job.plan.last_stage)
     if live and len(trained) > 1:
