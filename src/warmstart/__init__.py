@@ -19,6 +19,7 @@ _VERBS = (
     "init",
     "merge",
     "meta",
+    "multitask",
     "predict",
     "prepare",
     "resume",

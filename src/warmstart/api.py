@@ -22,6 +22,7 @@ from warmstart.verbs.training import continue_run as continue_run
 from warmstart.verbs.training import distill as distill
 from warmstart.verbs.training import finetune as finetune
 from warmstart.verbs.training import meta as meta
+from warmstart.verbs.training import multitask as multitask
 from warmstart.verbs.training import resume as resume
 from warmstart.verbs.training import verify_resume as verify_resume
 

@@ -142,7 +142,7 @@ def restore_model(
     from warmstart.inference.restore import restore, restore_zero_shot
 
     given = {key: value for key, value in settings.items() if value is not None}
-    module, name = given.pop("module", None), given.pop("model_name", None)
+    module, name, task = (given.pop(key, None) for key in ("module", "model_name", "task"))
     if module is not None:
         name = keep_object(module, model, given.get("image_size"))
     workers = given.pop("workers", 0)
@@ -150,13 +150,15 @@ def restore_model(
     if unknown:
         raise UserError(
             f"unknown setting {sorted(unknown)[0]!r}",
-            "workers, module, model_name, image_size, mean, std, crop_pct",
+            "workers, module, model_name, task, image_size, mean, std, crop_pct",
         )
     data = config_io.validate_section(DataConfig, {**given, "workers": workers})
     overrides = {key: getattr(data, key) for key in given}
     threads = 0 if data.workers == "auto" else int(data.workers)
     if zero_shot is None:
-        restored = restore(model, resolve_device(device), name, overrides)
+        restored = restore(model, resolve_device(device), name, overrides, task=task)
+    elif task is not None:
+        raise UserError(f"--task {task} beside --zero-shot", "one of the two", "leave one out")
     elif name is not None:
         raise UserError("--model-name has no use beside --zero-shot", "the model itself: hf:FOLDER, or a run")
     else:

@@ -14,6 +14,7 @@ from warmstart.flags import (
     LABELS,
     MASKS,
     MODEL,
+    TASK,
     WORKERS,
     Flag,
     advise_flags,
@@ -22,6 +23,7 @@ from warmstart.flags import (
     finetune_flags,
     merge_flags,
     meta_flags,
+    multitask_flags,
     prepare_flags,
     verify_flags,
 )
@@ -94,6 +96,12 @@ COMMANDS: dict[str, Command] = {
         _verb("distill"),
         in_processes=True,
     ),
+    "multitask": Command(
+        "Train one backbone with a head for each of several data sets; or add a task to a finished run.",
+        multitask_flags,
+        _verb("multitask"),
+        in_processes=True,
+    ),
     "meta": Command(
         "Learn a start for unseen classes from episodes: ProtoNet, MAML, ANIL, Reptile.",
         meta_flags,
@@ -129,6 +137,7 @@ COMMANDS: dict[str, Command] = {
                 "zero_shot", "answer by the names of the data's classes: hf:FOLDER of a CLIP or SigLIP", bool
             ),
             Flag("text.prompts", "as in finetune: templates, or a YAML or JSON file class -> prompts"),
+            TASK,
             LABELS,
             *MASKS,
             BATCH,
@@ -147,6 +156,7 @@ COMMANDS: dict[str, Command] = {
                 "scales", "masks: sizes to look at, 1 is that of training, for example .9,1,1.1 [default: 1]"
             ),
             Flag("flip", "masks: look at the mirror image too", bool),
+            TASK,
             BATCH,
             *EXECUTION,
         ),
@@ -167,6 +177,7 @@ COMMANDS: dict[str, Command] = {
         lambda: (
             MODEL,
             Flag("data", "data set", required=True),
+            TASK,
             LABELS,
             *MASKS,
             Flag("batch_size", "images per batch [default: 32]", int, least=1),

@@ -45,6 +45,7 @@ MASKS = (
 MODEL = Flag(
     "model", "run directory, RUN@step, file of weights, or hf:FOLDER", positional=True, required=True
 )
+TASK = Flag("task", "name of a task, where the model has several")
 _FOREIGN = tuple(
     Flag(name, text, group="For files that do not say it themselves")
     for name, text in (
@@ -84,6 +85,14 @@ def meta_flags() -> tuple[Flag, ...]:
     own = [replace(flag, is_rare=False) for flag in finetune_flags() if flag.name.partition(".")[0] == "meta"]
     names = {flag.name for flag in own}
     return (*own, *(flag for flag in finetune_flags() if flag.name not in names))
+
+
+def multitask_flags() -> tuple[Flag, ...]:
+    """Those of finetune; what is about several tasks is no rare setting here."""
+    return tuple(
+        replace(flag, is_rare=False) if flag.name.partition(".")[0] == "tasks" else flag
+        for flag in finetune_flags()
+    )
 
 
 def advise_flags() -> tuple[Flag, ...]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 RETAIN = "retain"  # the split of rows about what must not be forgotten
+TASK_HEAD = "head:"  # what the blocks of the heads of several tasks start with
 
 
 def finite(value: Any) -> Any:
@@ -126,6 +127,43 @@ class Base:
     path: str | None
     sha256: str | None = None
     file_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class TaskHead:
+    """The head of one of several tasks on a backbone. `kind` is labels, multi-label or masks; `path` is its layer's.
+
+    `pooled` is the module whose output it takes, averaged over its places, where the model itself gives masks.
+    """
+
+    name: str
+    kind: str
+    classes: tuple[str, ...]
+    path: str
+    pooled: str | None = None
+
+
+@dataclass(frozen=True)
+class Tasks:
+    """All heads of a model of several tasks; `head` is the path of the classifier that they stand in place of."""
+
+    head: str
+    heads: tuple[TaskHead, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(head.name for head in self.heads)
+
+    def find(self, name: str) -> TaskHead | None:
+        return next((head for head in self.heads if head.name == name), None)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Tasks:
+        """Inverse of `asdict`. Raises TypeError or KeyError for anything else."""
+        return cls(
+            values["head"],
+            tuple(TaskHead(**{**head, "classes": tuple(head["classes"])}) for head in values["heads"]),
+        )
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,7 @@ class FinetuneResult(Shown):
 
     def text(self) -> str:
         rows = [
-            (gain.split, name, gain.start.get(name), gain.best.get(name))
+            (gain.where, name, gain.start.get(name), gain.best.get(name))
             for gain in self.gains
             for name in METRICS
             if name in gain.best

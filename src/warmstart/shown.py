@@ -10,6 +10,7 @@ from typing import Any
 
 # In the order in which people read them; each task measures some.
 METRICS = (
+    "combined",
     "miou",
     "fscore",
     "fscore_per_image",

@@ -15,7 +15,7 @@ from warmstart.stats import mcnemar_p
 
 
 def test_gains_are_the_difference_of_the_same_images(small_run: Path) -> None:
-    gains, result = measure_gains(small_run, torch.device("cpu"), workers=0)
+    gains, (result,) = measure_gains(small_run, torch.device("cpu"), workers=0)
     assert [gain.split for gain in gains] == ["val", "test"] and result.split == "test"
     start = read_predictions(small_run / "predictions" / "test@0.parquet")
     before = (start.scores.argmax(axis=1) == start.targets).mean()

@@ -78,6 +78,7 @@ def test_one_row_per_run_oldest_first(write_run):
         "data": "images",
         "steps": "0/20",
         "lr": 0.001,
+        "combined": None,
         "miou": None,
         "best_step": 0,
         "accuracy": 0.5,

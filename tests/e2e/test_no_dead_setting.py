@@ -44,6 +44,7 @@ EPISODES = {
     "epochs": 1,
 }
 EPISODES |= {"meta.val_episodes": 4, "meta.test_episodes": 4}
+TASKS = {"tasks": "more=OTHER"}
 RGB = {"data": "COLOUR", "model": "timm:resnet10t", "image_size": 32}
 
 # leaf -> (changed settings, settings that both sides have besides BASE)
@@ -186,6 +187,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "distill.alpha": ({"distill.alpha": 0.9}, {"teacher": "START"}),
     "distill.hints": ({"distill.hints": 1.0}, {"teacher": "START"}),
     "distill.classes": ({"distill.classes": "a=b,b=a"}, {"teacher": "START"}),
+    "tasks.data": ({"tasks": "more=OTHER"}, {}),
+    "tasks.first": ({"tasks.first": "shapes"}, TASKS),
+    "tasks.weights": ({"tasks.weights": "more=5"}, TASKS),
+    "tasks.sampling": ({"tasks.sampling": "equal"}, {**MASKED, "data": "DATA", "tasks": "more=MASKED"}),
+    "tasks.select": ({"tasks.select": "more=1"}, TASKS),
     "lora.rank": ({"lora.rank": 2}, {}),
     "lora.alpha": ({"lora.alpha": 32}, {"lora.rank": 2}),
     "lora.dropout": ({"lora.dropout": 0.5}, {"lora.rank": 2}),
@@ -257,6 +263,8 @@ def observe(settings: dict[str, Any], folders: dict[str, Path], to_the_end: bool
     """
     named = {"data": "DATA", "output_dir": "run", **BASE, **settings}
     for name, place in folders.items():
+        if str(named.get("tasks")) == f"more={name}":
+            named["tasks"] = f"more={place}"
         for setting in ("data", "mix", "retain", "weights", "mine", "teacher"):
             if str(named.get(setting)).partition("=")[0] == name:
                 named[setting] = str(named[setting]).replace(name, str(place), 1)

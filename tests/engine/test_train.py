@@ -366,7 +366,7 @@ def test_a_run_that_has_lost_an_image_comes_to_its_results(
     run = Run(train.finetune(settings("run", **given)))
     numbers = [row["num_samples"] for row in run.evals.rows if row["split"] == "train"]
     assert numbers == [size, size, size - 1] and list(run.status["unreadable"]) == [lost]
-    gains, result = measure_gains(run.path, torch.device("cpu"), 0)
+    gains, (result,) = measure_gains(run.path, torch.device("cpu"), 0)
     assert gains and result.num_samples == len(job.dataset.splits[result.split])
 
 

@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 
 from warmstart.config.schema import AdaptConfig, TextConfig
 from warmstart.errors import UserError, closest, listing
+from warmstart.records import TASK_HEAD
 
 MARGIN_HEAD = "margin_head"
 TEXT_TOWER = "text_"  # what the blocks of the text tower of an image-text model start with
@@ -33,9 +34,10 @@ def match_blocks(pattern: str, names: Sequence[str], flag: str) -> tuple[str, ..
     """
     if pattern == "all":
         return tuple(names)
-    backbone = tuple(names[:-1])
-    if pattern == "head" and "head" not in names:  # a margin head
-        return (names[-1],)
+    heads = head_blocks(names)
+    backbone = tuple(names[: -len(heads)])
+    if pattern == "head" and "head" not in names:  # a margin head, or those of several tasks
+        return heads
     if pattern == "backbone":
         return backbone
     if part := _PART.fullmatch(pattern):
@@ -50,6 +52,11 @@ def match_blocks(pattern: str, names: Sequence[str], flag: str) -> tuple[str, ..
             closest(pattern, [*names, "backbone", "all"]),
         )
     return found
+
+
+def head_blocks(names: Sequence[str]) -> tuple[str, ...]:
+    """The last block, which is the head; of several tasks, those of all heads."""
+    return tuple(name for name in names if name.startswith(TASK_HEAD)) or (names[-1],)
 
 
 def with_margin_head(adapt: AdaptConfig, names: Sequence[str]) -> AdaptConfig:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from warmstart.adapt.patterns import TEXT_TOWER, match_blocks
+from warmstart.adapt.patterns import TEXT_TOWER, head_blocks, match_blocks
 from warmstart.adapt.stages import Stage, frozen_blocks, make_stages
 from warmstart.config.schema import AdaptConfig, OptimConfig
 from warmstart.errors import UserError, listing
@@ -155,8 +155,10 @@ def _trainable(block: Block, by_lora: bool, adapt: AdaptConfig) -> tuple[str, ..
 def _depths(names: Sequence[str]) -> dict[str, int]:
     """How many blocks are above each; those of a text tower stand beside the image tower, not above it."""
     text = [name for name in names if name.startswith(TEXT_TOWER)]
-    rest = [name for name in names if name not in text]
-    return {name: depth for tower in (rest, [*text, rest[-1]]) for depth, name in enumerate(reversed(tower))}
+    heads = head_blocks(names)
+    rest = [name for name in names if name not in (*text, *heads)]
+    found = {name: depth for tower in (rest, text) for depth, name in enumerate(reversed(tower), 1)}
+    return found | dict.fromkeys(heads, 0)
 
 
 def _own_rates(names: Sequence[str], adapt: AdaptConfig) -> Mapping[str, float]:
@@ -199,7 +201,8 @@ def _notes(rows: Sequence[Row], stages: Sequence[Stage], adapt: AdaptConfig, has
             notes.append(f"--lrs {pattern} has no effect: earlier entries match first")
         taken.update(matched)
     free = [row for row in rows if row.trainable and not row.has_own_rate]
-    if adapt.layer_decay is not None and all(row is rows[-1] for row in free):
+    heads = head_blocks(names)
+    if adapt.layer_decay is not None and all(row.name in heads for row in free):
         notes.append("--layer-decay has no effect: every block below the head is frozen or named in --lrs")
     for number, stage in enumerate(stages):
         if has_lora and all(row.from_stage != number or not row.trainable for row in rows):

@@ -12,7 +12,8 @@ def draw_curves(run_path: Path) -> Path:
 
     run = reader.open_run(run_path)
     train_rows = [row for row in run.metrics.rows if row.get("kind") == "train"]
-    eval_rows = [row for row in run.evals.rows if row.get("kind") != "evaluate"]
+    # Of several tasks, those of all together.
+    eval_rows = [row for row in run.evals.rows if row.get("kind") != "evaluate" and "task" not in row]
     target = run_path / layout.CURVES
     plot_training(train_rows, eval_rows, target, run.resolved["select_by"], run.pointer(layout.BEST))
     return target

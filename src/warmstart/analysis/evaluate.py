@@ -209,6 +209,7 @@ def evaluate(
         row = {
             "step": restored.reference.step,
             "split": chosen.split,
+            **({} if run.task is None else {"task": run.task}),
             "num_samples": len(outputs),
             **result.metrics,
         }
@@ -230,7 +231,7 @@ def _record_thresholds(
         "num_samples": len(targets),
         "thresholds": dict(zip(task.classes, found.thresholds, strict=True)),
     }
-    writer.write_json(run.path / layout.THRESHOLDS, record)
+    writer.write_json(run.path / layout.of_task(layout.THRESHOLDS, run.task), record)
     return found
 
 
@@ -246,7 +247,7 @@ def _folder(restored: Restored, chosen: EvaluationSet, output_dir: str | None) -
     run = restored.reference.run
     if run is None or restored.overridden:
         return None
-    name = f"{chosen.split.replace(',', '+')}@{restored.reference.step}"
+    name = f"{layout.of_task(chosen.split.replace(',', '+'), run.task)}@{restored.reference.step}"
     if not chosen.is_own:
         name += f"-{Path(chosen.path).resolve().name}-{chosen.fingerprint[:6]}"  # folders may share a name
     return run.path / layout.EVALUATIONS / name

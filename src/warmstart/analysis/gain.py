@@ -12,7 +12,7 @@ from warmstart.analysis.evaluate import Evaluation, evaluate
 from warmstart.analysis.paired import METRIC_WORDS, Change, Scored, change_between
 from warmstart.errors import UserError
 from warmstart.inference.predictions import Predictions, read_predictions
-from warmstart.inference.restore import restore
+from warmstart.inference.restore import Restored, restore
 from warmstart.records import RETAIN, finite
 from warmstart.run import layout, reader, writer
 from warmstart.shown import Shown
@@ -34,6 +34,7 @@ class Gain(Change, Shown):
     best: dict[str, float]
     best_step: int
     start_step: int = 0  # not 0 where the count of a parent goes on
+    task: str | None = None  # the one of several
 
     @property
     def verdict(self) -> str:
@@ -62,19 +63,42 @@ class Gain(Change, Shown):
         return f"{'better' if self.direction > 0 else 'worse'} than the start{chosen}"
 
     def text(self) -> str:
-        return f"{self.split}: {self.verdict}: {self.change}"
+        return f"{self.where}: {self.verdict}: {self.change}"
+
+    @property
+    def where(self) -> str:
+        """The split, and the task where there are several."""
+        return self.split if self.task is None else f"{self.split} of {self.task}"
 
     def to_json(self) -> dict[str, Any]:
         return {**self.__dict__, "verdict": self.verdict, "change": self.change}
 
 
-def measure_gains(run_path: Path, device: Any, workers: int) -> tuple[list[Gain], Evaluation]:
+def measure_gains(run_path: Path, device: Any, workers: int) -> tuple[list[Gain], list[Evaluation]]:
     """Evaluate the best checkpoint on val and test and pair it with the predictions of the start.
 
-    Returns the gains and the last evaluation (test where there is one): the run's result.
+    Returns the gains and the last evaluation (test where there is one): the run's result. Of several tasks, that of
+    each that was trained.
     """
     run = reader.open_run(run_path)
-    restored = restore(str(run_path), device)
+    gains: list[Gain] = []
+    results: list[Evaluation] = []
+    for task in run.tasks or (None,):
+        restored = restore(str(run_path), device, task=None if task is None else task["name"])
+        assert restored.reference.run is not None, "a run is restored"
+        if task is not None and not task["trained"]:
+            step, known = restored.reference.step or 0, restored.task
+            gains += _forgotten(restored.reference.run, step, Compared(known, known))
+            continue
+        found, result = _gains_of(restored.reference.run, restored, workers)
+        gains, results = gains + found, [*results, result]
+        result.draw()  # of the reported split only: `evaluate RUN --split val` draws the others
+    writer.write_json(run.path / layout.GAINS, finite([gain.to_json() for gain in gains]))
+    return gains, results
+
+
+def _gains_of(run: reader.Run, restored: Restored, workers: int) -> tuple[list[Gain], Evaluation]:
+    """Those of a run, or of one of its tasks."""
     first = run.resolved["pace"].get("first_step", 0)
     start_rows = {row["split"]: row for row in run.evals.rows if row["step"] == first}
     gains: list[Gain] = []
@@ -83,7 +107,7 @@ def measure_gains(run_path: Path, device: Any, workers: int) -> tuple[list[Gain]
     start_task = restored.task
     for split in splits:
         result = evaluate(restored, split=split, workers=workers, choose_thresholds=split == "val")
-        path = run.path / layout.PREDICTIONS / layout.predictions_name(split, first)
+        path = run.predictions(split, first)
         if path.exists():
             start = read_predictions(path)
             _check_same(result, start)
@@ -104,12 +128,11 @@ def measure_gains(run_path: Path, device: Any, workers: int) -> tuple[list[Gain]
                     best=result.metrics,
                     best_step=restored.reference.step or 0,
                     start_step=first,
+                    task=run.task,
                 )
             )
     assert result is not None, "a run has at least a train split"
     gains += _forgotten(run, restored.reference.step or 0, Compared(start_task, result.task))
-    result.draw()  # of the reported split only: `evaluate RUN --split val` draws the others
-    writer.write_json(run.path / layout.GAINS, finite([gain.to_json() for gain in gains]))
     return gains, result
 
 
@@ -124,13 +147,11 @@ def _forgotten(run: reader.Run, best_step: int, tasks: Compared) -> list[Gain]:
     """What the best model has lost of the data set of --retain, by predictions that training has kept."""
     first = run.resolved["pace"].get("first_step", 0)
     rows = {row["step"]: row for row in run.evals.rows if row["split"] == RETAIN}
-    paths = [
-        run.path / layout.PREDICTIONS / layout.predictions_name(RETAIN, step) for step in (first, best_step)
-    ]
+    paths = [run.predictions(RETAIN, step) for step in (first, best_step)]
     if not all(path.exists() for path in paths):  # a parent's best, which was measured in the parent
         return []
     start, best = map(read_predictions, paths)
-    known = ("step", "epoch", "split", "num_samples", "kind")
+    known = ("step", "epoch", "split", "task", "num_samples", "kind")
     metrics = [
         {name: value for name, value in rows[step].items() if name not in known}
         for step in (first, best_step)
@@ -150,6 +171,7 @@ def _forgotten(run: reader.Run, best_step: int, tasks: Compared) -> list[Gain]:
             best=metrics[1],
             best_step=best_step,
             start_step=first,
+            task=run.task,
         )
     ]
 

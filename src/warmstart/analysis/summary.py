@@ -21,13 +21,14 @@ _COLUMNS = (
     "steps",
     "lr",
     "best_step",
+    "combined",
     "miou",
     "accuracy",
     "map",
     "f1",
     "loss",
 )
-_OF_SOME_TASKS = ("miou", "map", "f1")  # shown where a run has them
+_OF_SOME_TASKS = ("combined", "miou", "map", "f1")  # shown where a run has them
 
 
 class RunList(Shown, list[dict[str, Any]]):
@@ -74,6 +75,7 @@ def _row(run: Run) -> dict[str, Any]:
         "steps": f"{_last_step(run)}/{resolved['pace']['total_steps']}",
         "lr": resolved["lr"],
         "best_step": best.get("step"),
+        "combined": best.get("combined"),
         "accuracy": best.get("accuracy"),
         "map": best.get("map"),
         "miou": best.get("miou"),
@@ -86,7 +88,9 @@ def _row(run: Run) -> dict[str, Any]:
 def best_validation(run: Run) -> dict[str, Any]:
     """The val row of the step that BEST names, or an empty dict."""
     step = run.pointer(layout.BEST)
-    rows = [row for row in run.evals.rows if row["split"] == "val" and row["step"] == step]
+    rows = [
+        row for row in run.evals.rows if row["split"] == "val" and row["step"] == step and "task" not in row
+    ]
     return rows[-1] if rows else {}
 
 
@@ -114,6 +118,8 @@ def describe_run(path: str) -> Description:
         "status": run.status,
         "model": run.resolved["model"],
         "task": run.resolved["task"],
+        "tasks": list(run.tasks),
+        "selected": run.resolved.get("selected"),
         "data": {k: run.resolved["data"][k] for k in ("path", "classes", "counts", "sizes", "notes")},
         "retained": run.resolved.get("retained"),
         "teachers": list(run.teachers),
@@ -137,10 +143,11 @@ def describe_run(path: str) -> Description:
 
 
 def _splits_at(run: Run, step: int | None) -> dict[str, dict[str, Any]]:
-    """split -> its row; the run's own measurements win over later evaluations, which may cover other images."""
+    """split, or TASK.split -> its row; the run's own measurements win over later evaluations of maybe other images."""
     rows = [row for row in run.evals.rows if row["step"] == step]
-    later = {row["split"]: row for row in rows if row.get("kind") == "evaluate"}
-    return later | {row["split"]: row for row in rows if row.get("kind") != "evaluate"}
+    named = [(layout.of_task(row["split"], row.get("task")), row) for row in rows]
+    later = {name: row for name, row in named if row.get("kind") == "evaluate"}
+    return later | {name: row for name, row in named if row.get("kind") != "evaluate"}
 
 
 def lr_rule(run: Run) -> dict[str, float] | None:
@@ -167,6 +174,12 @@ def show_text(info: dict[str, Any]) -> str:
         + ", ".join(f"{split} {size}" for split, size in info["data"]["sizes"].items())
         + (f"; {info['num_quarantined']} unreadable" if info["num_quarantined"] else ""),
         *(
+            f"task   {task['name']}: {task['kind']}, {len(task['classes'])} classes, {task['settings']['path']}"
+            + ("" if task["trained"] else "; measured, not trained")
+            for task in info["tasks"]
+        ),
+        *([] if info["selected"] is None else [f"chosen by {info['selected']}"]),
+        *(
             []
             if info["retained"] is None
             else [
@@ -187,7 +200,8 @@ def show_text(info: dict[str, Any]) -> str:
     if told := time_text(info["status"].get("time")):
         lines += ["", told]
     for gain in info["gains"]:
-        lines += ["", f"{gain['split']}: {gain['verdict']}: {gain['change']}"]
+        where = gain["split"] if gain.get("task") is None else f"{gain['split']} of {gain['task']}"
+        lines += ["", f"{where}: {gain['verdict']}: {gain['change']}"]
     if info["thresholds"] is not None:
         told = listing((f"{name} {value:.2f}" for name, value in info["thresholds"]["thresholds"].items()), 8)
         lines += [
@@ -232,7 +246,8 @@ def time_text(seconds: dict[str, float] | None) -> str:
 def _metrics_table(info: dict[str, Any]) -> str:
     best_step, first = info["best"]["step"], info["pace"].get("first_step", 0)
     rows = []
-    for split in ("train", "val", "test", RETAIN):
+    of_tasks = [name for name in info["start"] | info["best"] if "." in name]
+    for split in ("train", "val", "test", RETAIN, *of_tasks):
         start, best = info["start"].get(split, {}), info["best"].get(split, {})
         for name in METRICS:
             if name in start or name in best:

@@ -16,6 +16,7 @@ _REFUSED = {
     "data.cutmix": None,
     "data.label_columns": (),
     "retain.path": None,
+    "distill.teacher": (),
     "task.class_weights": None,
     "task.positive": None,
     "task.threshold": None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from warmstart.config.mix_values import by_path, moved, share_at
 from warmstart.config.places import absolute
 from warmstart.config.schema import Config
+from warmstart.config.tasks_rules import is_multitask
 from warmstart.errors import UserError
 
 # What each setting of the section `retain` is read by: without it the setting is dead.
@@ -12,9 +13,27 @@ _READERS = {"images": "replay", "ewc_images": "ewc", "temperature": "lwf"}
 
 
 def source_paths(config: Config) -> tuple[str, ...]:
-    """The data sets beside --data, each once: those mixed in, then the retained one."""
+    """The data sets beside --data, each once: those of other tasks; or those mixed in, then the retained one.
+
+    Of several tasks, what is retained is a run.
+    """
+    if is_multitask(config):
+        return tuple(path for _, path in config.tasks.data)
     retained = () if config.retain.path is None else (config.retain.path,)
     return tuple(dict.fromkeys((*by_path(config.data.mix), *retained)))
+
+
+def named_paths(config: Config) -> tuple[str, ...]:
+    """What must exist beside --data."""
+    retained = () if config.retain.path is None else (config.retain.path,)
+    return tuple(dict.fromkeys((*source_paths(config), *retained)))
+
+
+def flag_of(config: Config, path: str) -> str:
+    """What names a data set beside --data."""
+    if path == config.retain.path:
+        return "--retain"
+    return "--tasks" if is_multitask(config) else "--mix"
 
 
 def trained_paths(config: Config) -> tuple[str, ...]:
@@ -27,6 +46,9 @@ def at_places(config: Config, places: tuple[str, ...]) -> Config:
     """The config with its `source_paths` at the `places` where a run found them."""
     if not places:
         return config
+    if is_multitask(config):  # beside its own tasks a run may have opened those of the run of --retain
+        named = ((name, place) for (name, _), place in zip(config.tasks.data, places, strict=False))
+        return config.model_copy(update={"tasks": config.tasks.model_copy(update={"data": tuple(named)})})
     found = dict(zip(source_paths(config), places, strict=True))
     data = config.data.model_copy(update={"mix": moved(config.data.mix, found)})
     path = config.retain.path
@@ -123,7 +145,7 @@ def _too_much(config: Config) -> list[UserError]:
 
 
 def _same_data(config: Config) -> list[UserError]:
-    if config.data.path is None:
+    if config.data.path is None or is_multitask(config):
         return []
     own = absolute(config.data.path)
     return [

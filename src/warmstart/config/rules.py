@@ -11,7 +11,7 @@ from warmstart.config.lora_rules import lora_problems, unread_lora_settings
 from warmstart.config.loss_rules import loss_problems, unread_loss_settings
 from warmstart.config.mask_values import is_file_of_colours
 from warmstart.config.meta_rules import meta_problems, unread_meta_settings
-from warmstart.config.mix_rules import mix_problems, source_paths, unread_retain_settings
+from warmstart.config.mix_rules import flag_of, mix_problems, named_paths, unread_retain_settings
 from warmstart.config.ocec import grid_problem, is_ocec, shape_of
 from warmstart.config.output_rules import output_problems
 from warmstart.config.places import TORCHVISION, expanded, is_path
@@ -22,6 +22,7 @@ from warmstart.config.stage_rules import (
     unread_stage_settings,
     waits_for_plateau,
 )
+from warmstart.config.tasks_rules import tasks_problems
 from warmstart.config.text_rules import text_problems
 from warmstart.config.values import Cadence
 from warmstart.errors import UserError, closest
@@ -99,7 +100,7 @@ def _contradictions(config: Config) -> list[UserError]:
         if interval is None
     ]
     found += stage_problems(config) + loss_problems(config.task) + mix_problems(config)
-    found += text_problems(config) + distill_problems(config) + meta_problems(config)
+    found += text_problems(config) + distill_problems(config) + tasks_problems(config) + meta_problems(config)
     return found + _durations(config)
 
 
@@ -138,8 +139,8 @@ def _inputs(config: Config) -> list[UserError]:
             )
         )
     found += [
-        missing_path("--retain" if path == config.retain.path else "--mix", path)
-        for path in source_paths(config)
+        missing_path(flag_of(config, path), path)
+        for path in named_paths(config)
         if is_path(path) and not _exists(expanded(path))
     ]
     found += _mask_files(config)

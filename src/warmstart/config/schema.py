@@ -20,6 +20,7 @@ from warmstart.config.meta_section import MetaConfig
 from warmstart.config.retain_section import RetainConfig
 from warmstart.config.section import Section
 from warmstart.config.task_section import TaskConfig
+from warmstart.config.tasks_section import TasksConfig
 from warmstart.config.text_section import TextConfig
 from warmstart.config.unfreezing import Unfreezing
 from warmstart.config.values import (
@@ -38,10 +39,11 @@ MAIN_LEAVES = {  # section -> the leaf that bears the section's flag
     "model": "name",
     "retain": "path",
     "distill": "teacher",
+    "tasks": "data",
     "meta": "method",
 }
 # Optional sections, whose other flags are --section.leaf.
-PREFIXED = frozenset({"retain", "lora", "text", "distill", "meta"})
+PREFIXED = frozenset({"retain", "lora", "text", "distill", "tasks", "meta"})
 OWN_FLAGS = {"distill": "teacher"}  # flags of main leaves that are not the section's name
 
 SelectBy = Literal[
@@ -61,6 +63,7 @@ SelectBy = Literal[
     "miou",
     "fscore",
     "fscore_per_image",
+    "combined",
 ]
 # metric -> +1 where more is better, -1 where less is; each task has some of them (`metrics` in tasks/)
 SELECTION_METRICS = {
@@ -83,6 +86,7 @@ _RARE_NAMES = (
     " download alpha lora.dropout targets kind bits"
     " meta.method way shot query episodes val_classes test_classes val_episodes test_episodes inner_steps inner_lr"
     " second_order"
+    " tasks.data tasks.first tasks.weights tasks.sampling tasks.select"
 )
 RARE = frozenset(_RARE_NAMES.split())
 
@@ -189,7 +193,7 @@ class TrainConfig(Section):
     select_by: SelectBy = Field(
         "auto",
         description="validation metric that chooses the best checkpoint"
-        " [auto: accuracy; multi-label: map; masks: miou]",
+        " [auto: accuracy; multi-label: map; masks: miou; several tasks: combined, the mean of these]",
     )
     precision: Literal["float32", "bf16", "fp16", "auto"] = Field(
         "float32", description="arithmetic of the forward pass"
@@ -241,6 +245,7 @@ class Config(Section):
     lora: LoraConfig = LoraConfig()
     text: TextConfig = TextConfig()
     distill: DistillConfig = DistillConfig()
+    tasks: TasksConfig = TasksConfig()
     meta: MetaConfig = MetaConfig()
 
 

@@ -41,6 +41,7 @@ class Batch:
     keys: np.ndarray  # uint64 (N,)
     indices: np.ndarray  # int64 (N,), places in the Samples
     answers: np.ndarray | None = None  # float32 (N, ...) of a teacher, where they are kept
+    task: int = 0  # its number, where several tasks are trained
 
     def __len__(self) -> int:
         return len(self.targets)

@@ -12,6 +12,7 @@ import numpy as np
 AUGMENT, ORDER, SPLIT, LIMIT, TRAIN_SUBSET, CHECK, BALANCE, MIX = range(8)
 SOURCE, REPLAY, FISHER = 32, 33, 34
 HELD_OUT, EPISODE, FIXED_EPISODE = 48, 49, 50
+TASKS = 64
 
 
 def generator(seed: int, epoch: int, purpose: int, item: int = 0) -> np.random.Generator:

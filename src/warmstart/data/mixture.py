@@ -103,12 +103,12 @@ class Mixture:
         elif numbers[0] == self.num_own:
             own = balanced_order(targets, seed, epoch)
         else:
-            own = _drawn(targets, numbers[0], is_balanced, seed, epoch, len(self.parts))
+            own = drawn_places(targets, numbers[0], is_balanced, seed, epoch, len(self.parts))
         # Balanced places repeat an image by `+ num_own`; here an image is repeated by `+ N`.
         repeats, indices = np.divmod(own[: numbers[0]], self.num_own)
         found, start = [indices + repeats * len(self.samples)], self.num_own
         for number, (part, num) in enumerate(zip(self.parts, numbers[1:], strict=True)):
-            places = _drawn(part.samples.targets, num, is_balanced, seed, epoch, number)
+            places = drawn_places(part.samples.targets, num, is_balanced, seed, epoch, number)
             repeats, indices = np.divmod(places, len(part.samples))
             found.append(start + indices + repeats * len(self.samples))
             start += len(part.samples)
@@ -118,7 +118,7 @@ class Mixture:
         return places[counters.generator(seed, epoch, counters.SOURCE).permutation(len(places))]
 
 
-def _drawn(
+def drawn_places(
     targets: np.ndarray, num: int, is_balanced: bool, seed: int, epoch: int, number: int
 ) -> np.ndarray:
     """`num` places of one data set: its images in a shuffled row, again and again; balanced: every class in turn."""

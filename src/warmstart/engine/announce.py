@@ -13,6 +13,7 @@ from warmstart.adapt.apply import live_norms
 from warmstart.adapt.lora import described
 from warmstart.adapt.plan import Plan, Row
 from warmstart.console import log, table
+from warmstart.engine.announce_tasks import announce_lanes
 from warmstart.engine.job import Job
 from warmstart.engine.lessons import announce_teachers
 from warmstart.engine.mining import announce_mined
@@ -25,7 +26,7 @@ from warmstart.tasks.label_metrics import FEWEST_POSITIVES
 
 def announce(job: Job, resolved: dict[str, Any]) -> None:
     """Log the data, the model, the head, the augmentation, the plan, and whatever deserves a warning."""
-    _announce_data(job)
+    (announce_lanes if job.lanes else _announce_data)(job)
     _announce_sources(job)
     _announce_model(job)
     announce_teachers(job, resolved["features"])

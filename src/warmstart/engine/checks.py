@@ -8,6 +8,7 @@ from itertools import pairwise
 from warmstart.config.ocec import is_ocec, shape_of
 from warmstart.engine.job import Job
 from warmstart.errors import UserError, closest, listing
+from warmstart.models.build import BuiltModel
 from warmstart.models.heads import is_pair
 from warmstart.models.margin import named
 
@@ -16,7 +17,12 @@ _RATES_FOR_RANDOM = {"sgd": 0.1, "adam": 0.02, "adamw": 0.02, "nadam": 0.02, "na
 
 
 def check_settings(job: Job) -> None:
-    """Raises UserError for settings that this data set, model or plan cannot have."""
+    """Raises UserError for settings that this data set, model or plan cannot have; of several tasks, any of them."""
+    for own in [job.of(lane) for lane in job.trained_lanes] or [job]:
+        _check_one(own)
+
+
+def _check_one(job: Job) -> None:
     num = len(job.dataset.splits["train"])
     if job.config.data.sampler == "balanced" and job.dataset.splits["train"].targets.ndim > 1:
         raise UserError(
@@ -91,6 +97,21 @@ def _check_episodes(job: Job) -> None:
             "a model with a linear classifier",
             f"--model {job.built.name.partition('#')[0]}#linear, or another --model",
         )
+
+
+def check_kind(built: BuiltModel, has_masks: bool) -> None:
+    """Raises UserError where the model says another kind of thing than the data."""
+    if built.segments == has_masks:
+        return
+    found = "a class of every pixel" if built.segments else "a class of every image"
+    raise UserError(
+        f"{built.name} says {found}, and the data have {'masks' if has_masks else 'no masks'}",
+        "a segmenting model for masks, a classifier for labels",
+        "--model builtin:microsegformer, smp:Unet/resnet18, torchvision:deeplabv3_resnet50 or hf:FOLDER of a "
+        "SegFormer segment"
+        if has_masks
+        else "name folders of images and masks, or another --model",
+    )
 
 
 def _check_texts(job: Job) -> None:

@@ -164,6 +164,8 @@ def _cut(job: Job, stage: int, views: int, by_name: bool) -> tuple[Cut, int]:
         raise NoCut("the first block trains")
     if job.hint_pairs:
         raise NoCut("hints are of whole images, in every step")
+    if job.lanes:
+        raise NoCut("the batches of several tasks go through different heads")
     if job.captions is not None:
         raise NoCut("captions go through the text tower in every step")
     if job.train_view.mixing is not None:

@@ -28,6 +28,7 @@ from warmstart.inference.inputs import InputBuffer, Inputs
 from warmstart.inference.memory import AtOnce
 from warmstart.inference.predictor import predict_outputs
 from warmstart.inference.separation import ClassSums
+from warmstart.models.task_heads import called
 
 
 class Feed:
@@ -58,7 +59,7 @@ class Feed:
     def part(self, module: nn.Module) -> nn.Module:
         """The model, or what is left of it behind the cut."""
         if self._kept.cut is None:
-            return module
+            return called(self._job.built, module)
         height, width, channels = self._job.train_view.shape
         return Tail(module, self._kept.cut, (channels, height, width))
 

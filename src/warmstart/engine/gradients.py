@@ -9,14 +9,16 @@ from warmstart.console import log
 from warmstart.errors import listing
 from warmstart.models.adapters.inject import adapted_layer
 
-_NUM_LOOKS = 10  # what has had no gradient in so many steps has none
+NUM_LOOKS = 10  # what has had no gradient in so many steps has none
 
 
 class GradientWatch:
     """Looks at the gradients of the first steps of a stage; the norms stay on the device until it is told of them."""
 
-    def __init__(self, optimizer: torch.optim.Optimizer, module: nn.Module) -> None:
-        self._module = module
+    def __init__(
+        self, optimizer: torch.optim.Optimizer, module: nn.Module, num_looks: int = NUM_LOOKS
+    ) -> None:
+        self._module, self._num_wanted = module, num_looks
         self._blocks: list[tuple[str, list[torch.Tensor]]] = []  # a block's name, parameters of one group
         self._adapters: dict[str, list[torch.Tensor]] = {}  # by the path of the layer
         for group in optimizer.param_groups:
@@ -32,13 +34,13 @@ class GradientWatch:
 
     def look(self) -> None:
         """Take this step's gradients into account; after the last look, tell."""
-        if self._num_looks >= _NUM_LOOKS:
+        if self._num_looks >= self._num_wanted:
             return
         self._num_looks += 1
         parts = [*(part for _, part in self._blocks), *self._adapters.values()]
         norms = torch.stack([_norm(part) for part in parts])
         self._largest = norms if self._largest is None else torch.maximum(self._largest, norms)
-        if self._num_looks == _NUM_LOOKS:
+        if self._num_looks == self._num_wanted:
             self._tell()
 
     def silent_blocks(self) -> list[str]:
@@ -52,7 +54,7 @@ class GradientWatch:
 
     def report(self) -> None:
         """Tell at the end of a stage that was too short for all looks."""
-        if self._num_looks < _NUM_LOOKS:
+        if self._num_looks < self._num_wanted:
             self._tell()
 
     def _silent(self) -> list[int]:

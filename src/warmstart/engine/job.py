@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,10 +11,12 @@ import numpy as np
 import torch
 
 from warmstart.adapt.plan import Plan
-from warmstart.config.schema import SELECTION_METRICS, Config
+from warmstart.config.schema import SELECTION_METRICS, Config, DataConfig
 from warmstart.data.batches import View
 from warmstart.data.dataset import Dataset
 from warmstart.data.mixture import training_windows
+from warmstart.data.samples import Samples
+from warmstart.data.task_windows import task_windows
 from warmstart.engine.distributed import World
 from warmstart.engine.open_sources import OtherSource, Retained
 from warmstart.engine.schedule import Schedule
@@ -100,6 +103,31 @@ class Kept:
     answers: bool = False
 
 
+@dataclass(frozen=True, eq=False)
+class Lane:
+    """One of several tasks: its data, and the shared model as it sees it (`built`).
+
+    `weight` is of its loss (None: learned), `share` of it in the combined metric. One that is not `trained` is measured
+    as what must not be forgotten.
+    """
+
+    name: str
+    dataset: Dataset
+    built: BuiltModel
+    task: Task
+    view: View
+    weight: float | None
+    share: float
+    trained: bool
+    settings: DataConfig  # of its data
+    source: int | None  # its number among the data sets beside --data
+
+
+def samples_of(lanes: Iterable[Lane]) -> tuple[Samples, ...]:
+    """The training images of each task that is trained."""
+    return tuple(lane.dataset.splits["train"] for lane in lanes if lane.trained)
+
+
 @dataclass(frozen=True)
 class Job:
     """One training run, complete: where, what, on which data, how fast, on which device."""
@@ -129,6 +157,10 @@ class Job:
     captions: Captions | None = None  # texts of the training images, where they have their own
     teachers: Teachers | None = None
     hint_pairs: tuple[HintPair, ...] = ()
+    lanes: tuple[
+        Lane, ...
+    ] = ()  # several tasks, those that are trained first; the first is also the job's own
+    lane: str | None = None  # the one of several tasks that the job is of
 
     def kept_in(self, stage: int) -> Kept:
         return self.kept[stage] if stage < len(self.kept) else Kept()
@@ -159,6 +191,23 @@ class Job:
         return self.task.at_margin(min(1.0, step / num_steps)).objective
 
     @property
+    def trained_lanes(self) -> tuple[Lane, ...]:
+        return tuple(lane for lane in self.lanes if lane.trained)
+
+    def of(self, lane: Lane) -> Job:
+        """The job as if one of several tasks were its only one; the model is the same."""
+        return replace(
+            self,
+            dataset=lane.dataset,
+            built=lane.built,
+            task=lane.task,
+            select_by=lane.task.metrics[0],
+            train_view=lane.view,
+            lanes=(),
+            lane=lane.name,
+        )
+
+    @property
     def batch_size(self) -> int:
         """Images of a micro-batch: an episode is one."""
         meta = self.config.meta
@@ -167,8 +216,13 @@ class Job:
     @property
     def images_per_epoch(self) -> int:
         meta = self.config.meta
-        return meta.episodes * meta.num_rows if meta.is_on else len(self.dataset.splits["train"])
+        if meta.is_on:
+            return meta.episodes * meta.num_rows
+        datasets = [lane.dataset for lane in self.trained_lanes] or [self.dataset]
+        return sum(len(dataset.splits["train"]) for dataset in datasets)
 
-    def windows(self, epoch: int) -> list[list[np.ndarray]]:
-        """The optimizer steps of an epoch, over all processes."""
+    def windows(self, epoch: int) -> list[list[Any]]:
+        """The optimizer steps of an epoch, over all processes: arrays of places, of several tasks `TaskPlaces`."""
+        if self.lanes:
+            return task_windows(self.config, samples_of(self.lanes), epoch)
         return training_windows(self.dataset, self.config, epoch, self.sample_weights)

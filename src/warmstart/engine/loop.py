@@ -23,11 +23,13 @@ from warmstart.engine.clock import EVALUATION, SAVING, Clock
 from warmstart.engine.compiled import CompiledPart, forget_compiled
 from warmstart.engine.episodes import episodic
 from warmstart.engine.feed import Feed
-from warmstart.engine.gradients import GradientWatch
+from warmstart.engine.gradients import NUM_LOOKS, GradientWatch
 from warmstart.engine.job import Job
+from warmstart.engine.lanes import lane_steps, looks_needed
 from warmstart.engine.learner import Learner
 from warmstart.engine.lessons import hint_groups, make_hints, make_lessons
-from warmstart.engine.measure import log_validation, measure, update_best
+from warmstart.engine.measure import log_validation, update_best
+from warmstart.engine.measure_tasks import log_tasks, measure_all
 from warmstart.engine.metric_writer import MetricWriter
 from warmstart.engine.optimizer import (
     make_optimizer,
@@ -40,6 +42,7 @@ from warmstart.engine.remedies import make_penalty
 from warmstart.engine.stages import advance_stage, announce_stage
 from warmstart.engine.state import TrainState
 from warmstart.engine.step import Arithmetic, WindowResult, pass_over, train_window
+from warmstart.engine.task_feed import TaskFeed, make_feed
 from warmstart.inference.inputs import Inputs
 from warmstart.tasks.objectives import on_device, weight_of
 
@@ -64,7 +67,7 @@ def run_loop(
     """
     module, plan, pace, blocks = job.built.module, job.plan, job.pace, job.built.blocks
     carried, hints = None if saved is None else saved.optimizer, make_hints(job, saved)
-    feed = Feed(job, clock, state)
+    feed = make_feed(job, clock, state)
     is_compiled = job.config.train.compile
     arithmetic = _arithmetic(job, scaler)
     started = time.perf_counter() - state.seconds
@@ -98,8 +101,9 @@ def run_loop(
                 state.frozen_stage, state.frozen_hash = stage, frozen_hash(module, plan, blocks, stage)
             statistics = live_statistics(module, plan, blocks, stage)
             lessons = make_lessons(job, module, feed.part, stage, hints)
-            arithmetic = replace(arithmetic, statistics=statistics, lessons=lessons)
-            watch = GradientWatch(optimizer, module)
+            lanes = lane_steps(job, module)
+            arithmetic = replace(arithmetic, statistics=statistics, lessons=lessons, lanes=lanes)
+            watch = GradientWatch(optimizer, module, looks_needed(job, NUM_LOOKS))
 
             # ---- The start (step 0, or where a parent's count goes on) is measured before anything is trained
             if is_fresh:
@@ -134,7 +138,10 @@ def _arithmetic(job: Job, scaler: GradScaler | None) -> Arithmetic:
         job.config.optim.clip,
         scaler,
         # Also where every pixel of a window may be without a class.
-        may_weigh_nothing=min(job.task.class_weights or (1.0,)) == 0 or job.task.statistics is not None,
+        may_weigh_nothing=any(
+            min(task.class_weights or (1.0,)) == 0 or task.statistics is not None
+            for task in (job.task, *(lane.task for lane in job.lanes))
+        ),
         world=job.world,
         penalty=make_penalty(job),
         weigh=_weigher(job),
@@ -182,7 +189,7 @@ class _Means(NamedTuple):
     """What the loop works with besides the model and its state."""
 
     rows: MetricWriter
-    feed: Feed
+    feed: Feed | TaskFeed
     clock: Clock
     background: Background
 
@@ -251,10 +258,11 @@ def _save(
 def _validate(job: Job, state: TrainState, learner: Learner, means: _Means) -> tuple[dict[str, float], bool]:
     """Measure, choose, and decide whether to stop early; val's metrics, and whether this step is the new best."""
     with means.clock.part(EVALUATION):
-        measured = measure(job, state, learner.weights_to_use(job.built.module), means.feed)
+        measured = measure_all(job, state, learner.weights_to_use(job.built.module), means.feed)
     metrics = measured.get("val", {})
     is_best = update_best(job, state, metrics)
     means.rows.validation(state, measured)
+    log_tasks(job, state, measured)
     log_validation(job, state, measured, is_best)
     if metrics and state.step > job.pace.first_step:
         gamma, patience = job.schedule.gamma, job.config.optim.scheduler_patience

@@ -139,7 +139,7 @@ def _not_finite() -> UserError:
 
 def keep_predictions(job: Job, split: str, samples: Samples, outputs: np.ndarray, step: int) -> None:
     """predictions/SPLIT@STEP.parquet: what the start model said; the best one's are written after the run."""
-    path = job.run / layout.PREDICTIONS / layout.predictions_name(split, step)
+    path = job.run / layout.PREDICTIONS / layout.predictions_name(split, step, job.lane)
     scores = job.task.scores(outputs)
     if job.config.meta.is_on:
         names = [f"episode {number}" for number in range(len(scores))]
@@ -174,6 +174,7 @@ def write_eval_row(
         "step": state.step,
         "epoch": round(state.step / job.pace.steps_per_epoch, 4),
         "split": split,
+        **({} if job.lane is None else {"task": job.lane}),
         "num_samples": num_samples,
         **metrics,
     }
@@ -222,7 +223,7 @@ def log_validation(job: Job, state: TrainState, rows: dict[str, dict[str, float]
         state.step,
         job.pace.total_steps,
         state.step / job.pace.steps_per_epoch,
-        job.task.headline(metrics),
+        f"{job.select_by} {metrics[job.select_by]:.4f}" if job.lanes else job.task.headline(metrics),
         best,
     )
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from warmstart.engine.job import Job
+from warmstart.engine.lanes import learned_weights
 from warmstart.engine.lessons import lesson_names
 from warmstart.engine.penalty import Penalty
 from warmstart.engine.state import NotFinite, TrainState
@@ -23,7 +24,7 @@ from warmstart.run.tensorboard import ScalarWriter
 from warmstart.tasks import binary
 
 _OF_CLASSES = ("fisher_ratio", "fisher_document", "most_confident_mistake", "likely_mislabelled")
-_VALIDATION_SCALARS = ("loss", "accuracy", "map", "miou", *binary.METRICS, *_OF_CLASSES)
+_VALIDATION_SCALARS = ("combined", "loss", "accuracy", "map", "miou", *binary.METRICS, *_OF_CLASSES)
 
 # The scale has been halved as often by then: the gradients are not too large, they are broken.
 _MOST_SKIPPED = 20
@@ -143,6 +144,7 @@ class MetricWriter:
         found = {} if self._penalty is None else self._penalty.values()
         for name, taught in zip(self._lessons, state.taught_sums, strict=True):
             found[name] = _mean(taught, state.weight_sum)
+        found |= learned_weights(self._job)
         for name, value in found.items():
             self._scalar(name, value, state.step)
         return found
@@ -158,7 +160,8 @@ class MetricWriter:
         state.epoch_loss_sum = state.epoch_weight_sum = 0.0
 
     def validation(self, state: TrainState, measured: dict[str, dict[str, Any]]) -> None:
-        for split, prefix in (("val", ""), (RETAIN, f"{RETAIN}/")):
+        of_tasks = [(name, f"{name}/") for name in measured if name.endswith((".val", f".{RETAIN}"))]
+        for split, prefix in (("val", ""), (RETAIN, f"{RETAIN}/"), *of_tasks):
             metrics = measured.get(split, {})
             for name in _VALIDATION_SCALARS:
                 if name in metrics:

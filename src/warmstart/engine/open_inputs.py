@@ -22,6 +22,7 @@ from warmstart.data.episodes import by_classes
 from warmstart.data.mixture import all_classes
 from warmstart.data.store_plan import StorePlan, plan_store
 from warmstart.engine.open_sources import (
+    OpenedTask,
     OtherSource,
     Retained,
     add_sources,
@@ -32,18 +33,23 @@ from warmstart.errors import UserError, listing
 from warmstart.inference.reference import WeightsReference, processor_of, resolve_weights
 from warmstart.models.build import BuiltModel, build
 from warmstart.models.image_text.prompts import Texts
+from warmstart.models.weights import WeightsFile
 from warmstart.run.reader import Run
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """`split` is by what the data were divided: seed, ratios, groups, known ids; `sources` are other data sets."""
+    """`split` is by what the data were divided: seed, ratios, groups, known ids; `sources` are other data sets.
+
+    `tasks` are there where they are several, that of --data first.
+    """
 
     dataset: Dataset
     built: BuiltModel
     split: dict[str, Any]
     sources: tuple[OtherSource, ...] = ()
     retained: Retained | None = None
+    tasks: tuple[OpenedTask, ...] = ()
 
 
 def open_inputs(
@@ -69,7 +75,7 @@ def open_inputs(
         return plan_store(config.data, models[0].preprocessing)
 
     parent = reference.run or _teaching_run(config)
-    dataset, split = _open_dataset(config, _known(parent), Run(run).splits, resolved, store)
+    dataset, split = open_divided(config, _known(parent), Run(run).splits, resolved, store)
     (built,) = models
     check_channels(dataset.facts.num_channels, built.preprocessing.num_channels)
 
@@ -77,7 +83,7 @@ def open_inputs(
         known = None if resolved is None else {"data": resolved["sources"][number]}
         settings = settings_of_source(config, path)
         splits = Run(run).source_splits(number)
-        found, division = _open_dataset(settings, _known(reference.run, path), splits, known, store)
+        found, division = open_divided(settings, _known(reference.run, path), splits, known, store)
         check_channels(found.facts.num_channels, built.preprocessing.num_channels)
         return OtherSource(path, found, division)
 
@@ -92,7 +98,7 @@ def _teaching_run(config: Config) -> Run | None:
 
 
 @dataclass(frozen=True)
-class _Known:
+class Known:
     """How a parent had divided a data set: `data` as in resolved.json, `splits` by id."""
 
     run: Path
@@ -100,19 +106,19 @@ class _Known:
     splits: dict[str, str]
 
 
-def _known(parent: Run | None, path: str | None = None) -> _Known | None:
+def _known(parent: Run | None, path: str | None = None) -> Known | None:
     """What the parent knows of the data set at `path`: as one beside its data, else as its own data."""
     if parent is None:
         return None
     for number, source in enumerate(parent.resolved.get("sources", ())):
         if path is not None and source["path"] == absolute(path):
-            return _Known(parent.path, source, parent.source_splits(number))
-    return _Known(parent.path, parent.resolved["data"], parent.splits)
+            return Known(parent.path, source, parent.source_splits(number))
+    return Known(parent.path, parent.resolved["data"], parent.splits)
 
 
-def _open_dataset(
+def open_divided(
     config: Config,
-    parent: _Known | None,
+    parent: Known | None,
     divided: dict[str, str],
     resolved: dict[str, Any] | None,
     store: Callable[[tuple[str, ...]], StorePlan],
@@ -144,7 +150,7 @@ def _open_dataset(
     return replace(dataset, divided={**parent.splits, **dataset.divided}), split
 
 
-def _kept_split(config: Config, own: dict[str, Any], parent: _Known, dataset: Dataset) -> dict[str, Any]:
+def _kept_split(config: Config, own: dict[str, Any], parent: Known, dataset: Dataset) -> dict[str, Any]:
     """By what the data are to be split: as the parent's, as `own` besides the ids that it knows, or as `own`."""
     recorded = parent.data
     num = len(dataset.divided)
@@ -172,7 +178,7 @@ def _kept_split(config: Config, own: dict[str, Any], parent: _Known, dataset: Da
     return own | {"group": own["group"] or recorded["split"].get("group")} | known
 
 
-def _warn_of_leaks(dataset: Dataset, parent: _Known) -> None:
+def _warn_of_leaks(dataset: Dataset, parent: Known) -> None:
     """Data that come divided, or hold only few known images, may still test on what the weights were trained on."""
     for split in ("val", "test"):
         ids = dataset.splits[split].ids if split in dataset.splits else ()
@@ -246,13 +252,18 @@ def build_model(
     reference: WeightsReference,
     device: torch.device,
     resolved: dict[str, Any] | None = None,
+    file: WeightsFile | None = None,
 ) -> BuiltModel:
-    """The model of a run on `device`, with the adapters that its settings ask for, or that it had `resolved`."""
+    """The model of a run on `device`, with the adapters that its settings ask for, or that it had `resolved`.
+
+    `file` are its weights, where they were read before.
+    """
     data = config.data
     lora = choose_lora(config, None if resolved is None else resolved["model"].get("lora"))
     overrides = {"mean": data.mean, "std": data.std, "image_size": data.image_size, "crop_pct": data.crop_pct}
     settings = config.model.model_copy(update={"weights": reference.file or config.model.weights})
     texts = Texts(config.text, processor_of(reference.run))
-    built = build(settings, overrides, classes, config.train.seed, config.task, lora, texts)
+    given = settings if file is None else (settings, file)
+    built = build(given, overrides, classes, config.train.seed, config.task, lora, texts)
     built.move_to(device)
     return built

@@ -12,7 +12,7 @@ import numpy as np
 from warmstart.config.mix_rules import source_paths
 from warmstart.config.mix_values import UNION, Share, by_path, share_at
 from warmstart.config.places import absolute
-from warmstart.config.schema import Config
+from warmstart.config.schema import Config, DataConfig
 from warmstart.console import log
 from warmstart.data.dataset import Dataset
 from warmstart.data.joined import same_images
@@ -20,6 +20,7 @@ from warmstart.data.mixture import Mixture, Part, balanced_sample, class_numbers
 from warmstart.data.samples import Samples
 from warmstart.data.sources import open_source
 from warmstart.errors import UserError, closest, listing
+from warmstart.models.build import BuiltModel
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +45,21 @@ class OtherSource:
     def to_json(self) -> dict[str, Any]:
         facts = {key: value for key, value in asdict(self.dataset.facts).items() if key != "notes"}
         return facts | {"path": absolute(self.path), "native": self.dataset.native, "split": self.split}
+
+
+@dataclass(frozen=True, eq=False)
+class OpenedTask:
+    """One of several tasks: its data, and the model as it sees it. `source` is its number among the `sources`.
+
+    One that is not `trained` has a head that is kept, and is measured.
+    """
+
+    name: str
+    dataset: Dataset
+    built: BuiltModel
+    settings: DataConfig
+    trained: bool
+    source: int | None
 
 
 def classes_of_others(config: Config) -> dict[str, tuple[str, ...]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
 
@@ -10,16 +10,23 @@ from warmstart.config.schema import Config
 from warmstart.console import log
 from warmstart.data.dataset import Dataset
 from warmstart.data.mixture import training_windows
+from warmstart.data.samples import Samples
+from warmstart.data.task_windows import task_windows
 from warmstart.engine.job import Job, Pace
 from warmstart.engine.probe import Probe
 from warmstart.engine.schedule import make_schedule
 from warmstart.errors import UserError, listing
 
 
-def make_pace(config: Config, dataset: Dataset, steps_done: Callable[[int], int]) -> Pace:
-    """Durations in steps; `steps_done` of them lie behind the run where it goes on counting. Raises UserError."""
+def make_pace(
+    config: Config, dataset: Dataset, steps_done: Callable[[int], int], tasks: Sequence[Samples] = ()
+) -> Pace:
+    """Durations in steps; `steps_done` of them lie behind the run where it goes on counting.
+
+    `tasks` are the training images of several. Raises UserError.
+    """
     train = config.train
-    per_epoch = len(training_windows(dataset, config, 0))
+    per_epoch = len(task_windows(config, tasks, 0) if tasks else training_windows(dataset, config, 0))
     total = min(train.epochs * per_epoch, train.max_steps or train.epochs * per_epoch)
     assert train.eval_every and train.save_every and train.log_every, "the rules require intervals"
     done = steps_done(per_epoch)
@@ -57,6 +64,8 @@ def expected_seconds(job: Job, measured: Probe) -> float:
 
     A validation sees val, half as many training images, and what is retained.
     """
+    if job.lanes:
+        return _seconds_of_tasks(job, measured)
     num_val, num_test = (len(job.dataset.splits.get(split, ())) for split in ("val", "test"))
     if job.config.meta.is_on:
         num_val, num_test = (
@@ -70,6 +79,16 @@ def expected_seconds(job: Job, measured: Probe) -> float:
             num_kept = job.kept_in(stage).views * len(job.dataset.training) + num_images + num_test
             seconds += num_steps * per_step + num_kept * per_feature_image
     return seconds
+
+
+def _seconds_of_tasks(job: Job, measured: Probe) -> float:
+    """As `expected_seconds`, where every task is validated, and no features are kept."""
+    num_vals = [len(lane.dataset.splits.get("val", ())) for lane in job.lanes]
+    seconds = (
+        job.pace.num_evals * sum(num + (num + 1) // 2 for num in num_vals) * measured.seconds_per_eval_image
+    )
+    steps = enumerate(_steps_by_stage(job))
+    return seconds + sum(num_steps * measured.of_stage(stage)[0] for stage, num_steps in steps)
 
 
 def _steps_by_stage(job: Job) -> list[int]:

@@ -71,6 +71,12 @@ def find_parent(reference: str, keep: str) -> Parent:
     reference = at_step(reference)
     path, at = reader.split_reference(reference)
     if layout.is_run(path):
+        if Run(path).tasks:
+            raise UserError(
+                f"{path} is a run of several tasks, which is not continued",
+                "a run of one task",
+                f"`warmstart multitask --weights {path} --data DATA ...` starts from its weights and heads",
+            )
         check_stopped(Run(path))
         if keep != WEIGHTS:
             return _with_state(path, at, keep)

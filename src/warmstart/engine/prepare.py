@@ -14,6 +14,7 @@ import torch
 from warmstart.adapt.patterns import freeze_text_tower, with_margin_head
 from warmstart.adapt.plan import Plan, make_plan
 from warmstart.config.schema import Config
+from warmstart.config.tasks_rules import is_multitask
 from warmstart.console import log
 from warmstart.data.augment import Augment
 from warmstart.data.batches import View
@@ -23,15 +24,23 @@ from warmstart.data.mixture import training_windows
 from warmstart.data.workers import WorkersChoice, candidates, resolve_workers
 from warmstart.engine.adapter_probe import check_adapters
 from warmstart.engine.captions import read_captions
-from warmstart.engine.checks import check_settings
+from warmstart.engine.checks import check_kind, check_settings
 from warmstart.engine.compiled import check_compiler
 from warmstart.engine.distributed import SOLO, World
 from warmstart.engine.episodes import episodes_record, plan_episodes
 from warmstart.engine.feature_plan import choices_from_json, choices_to_json, choose_features, kept_features
 from warmstart.engine.hints import match_hints
-from warmstart.engine.job import Bar, Job, Pace
+from warmstart.engine.job import Bar, Job, Lane, Pace, samples_of
+from warmstart.engine.lanes import (
+    combined_metric,
+    frozen_heads,
+    lanes_record,
+    make_lanes,
+    settings_of_task,
+)
 from warmstart.engine.mining import find_mined, sample_weights
 from warmstart.engine.open_inputs import Inputs, open_inputs
+from warmstart.engine.open_tasks import check_val, open_tasks
 from warmstart.engine.optimizer import check_optimizer
 from warmstart.engine.pace import make_pace, within_budget
 from warmstart.engine.probe import Probe, probe, speeds_of_workers
@@ -77,27 +86,27 @@ def prepare(
     """
     device, precision = _device(config, world)
     reference = resolve_weights(config.model.weights)
-    opened = open_both(config, reference, run, resolved, device)
+    opened = (open_tasks if is_multitask(config) else open_both)(config, reference, run, resolved, device)
     dataset, built = opened.dataset, opened.built
     augment, augment_origin = _augment(config, reference, resolved)
-    pace = make_pace(config, dataset, steps_done) if resolved is None else Pace(**resolved["pace"])
-    task = _task(config, dataset, built)
-    mined = find_mined(config.data, dataset, resolved)
-    weights = sample_weights(mined, dataset.splits["train"])
+    lanes = _lanes(config, opened, augment)
+    tasks = samples_of(lanes)
+    pace = make_pace(config, dataset, steps_done, tasks) if resolved is None else Pace(**resolved["pace"])
+    task = lanes[0].task if lanes else _task(config, dataset, built)
+    is_gpu = device.type != "cpu"
+    weights = sample_weights(mined := find_mined(config.data, dataset, resolved), dataset.splits["train"])
     job = Job(
         run=run,
         config=config,
         dataset=dataset,
         built=_answering(built, task),
-        plan=_plan(config, built, _episodes_of(reference, resolved)),
+        plan=_plan(config, built, _episodes_of(reference, resolved), frozen_heads(opened.tasks)),
         schedule=make_schedule(config.optim, pace.total_steps, pace.steps_per_epoch),
         task=task,
-        select_by=resolve_metric(config.train.select_by, task),
+        select_by=_select_by(config, lanes, task),
         pace=pace,
         train_view=_view(built, dataset, augment, _mixing(config, augment, dataset, weights)),
-        workers=resolve_workers(
-            config.data.workers, dataset.training, device.type != "cpu", world.local_size
-        ),
+        workers=resolve_workers(config.data.workers, dataset.training, is_gpu, world.local_size),
         eval_batch_size=config.data.eval_batch_size or 2 * config.data.batch_size,
         world=world,
         device=device,
@@ -107,6 +116,7 @@ def prepare(
         sources=opened.sources,
         retained=opened.retained,
         captions=read_captions(config, dataset, built, device),
+        lanes=lanes,
     )
     check_settings(job)
     job = _taught(job, resolved)
@@ -115,7 +125,7 @@ def prepare(
     record = {"settings": asdict(augment), "origin": augment_origin}
 
     def complete(job: Job, measured: Probe | None) -> dict[str, Any]:
-        made = make_record(job, reference, origins, record, measured)
+        made = make_record(job, reference, origins, record, measured) | lanes_record(job)
         return made | {"mined": mined, "episodes": episodes_record(job)}
 
     return _decide(job, complete, opened.split)
@@ -137,11 +147,35 @@ def _episodes_of(reference: WeightsReference, resolved: dict[str, Any] | None) -
     return None if resolved is None else resolved.get("episodes")
 
 
-def _plan(config: Config, built: BuiltModel, episodes: dict[str, Any] | None) -> Plan:
+def _lanes(config: Config, opened: Inputs, augment: Augment) -> tuple[Lane, ...]:
+    """The tasks, where there are several."""
+    if not opened.tasks:
+        return ()
+    check_val(opened.tasks)
+    has_masks = any(each.dataset.ignore is not None for each in opened.tasks)
+    tasks, views = [], []
+    for each in opened.tasks:
+        own = settings_of_task(config.task, each.dataset, has_masks)
+        tasks.append(_task(config.model_copy(update={"task": own}), each.dataset, each.built))
+        views.append(_view(each.built, each.dataset, augment, None))
+    return make_lanes(config, opened.tasks, tasks, views)
+
+
+def _select_by(config: Config, lanes: tuple[Lane, ...], task: Task) -> str:
+    if lanes:
+        return combined_metric(config.train.select_by, [lane for lane in lanes if lane.trained])
+    return resolve_metric(config.train.select_by, task)
+
+
+def _plan(
+    config: Config, built: BuiltModel, episodes: dict[str, Any] | None, frozen: tuple[str, ...] = ()
+) -> Plan:
+    """`frozen` are blocks that do not train whatever the settings say."""
     sizes = {name: tuple(p.shape) for name, p in built.module.named_parameters()}
     names = [block.name for block in built.blocks]
     adapt = freeze_text_tower(config.adapt, config.text, names)
     adapt = adapt if built.margin is None else with_margin_head(adapt, names)
+    adapt = adapt.model_copy(update={"freeze": (*adapt.freeze, *frozen)})
     if config.meta.is_on:
         has_none = built.source["kind"] == "random" if episodes is None else episodes["own_statistics"]
         return plan_episodes(config, built, sizes, adapt, own_statistics=has_none)
@@ -162,6 +196,12 @@ def _answering(built: BuiltModel, task: Task) -> BuiltModel:
 
 def _device(config: Config, world: World) -> tuple[torch.device, torch.dtype | None]:
     """The device, on which the optimizer and the compiler work, and the precision of the forward pass there."""
+    if is_multitask(config) and world.size > 1:
+        raise UserError(
+            f"several tasks in {world.size} processes: a mean would be one over a part of a micro-batch",
+            "one process",
+            "start it without a launcher",
+        )
     device = world.own(resolve_device(config.train.device))
     check_optimizer(config.optim, device)
     if config.train.compile:
@@ -182,17 +222,7 @@ def _decided(job: Job, resolved: dict[str, Any]) -> Prepared:
 
 def _task(config: Config, dataset: Dataset, built: BuiltModel) -> Task:
     """Raises UserError where the model says another kind of thing than the data."""
-    has_masks = dataset.ignore is not None
-    if built.segments != has_masks:
-        found = "a class of every pixel" if built.segments else "a class of every image"
-        raise UserError(
-            f"{built.name} says {found}, and the data have {'masks' if has_masks else 'no masks'}",
-            "a segmenting model for masks, a classifier for labels",
-            "--model builtin:microsegformer, smp:Unet/resnet18, torchvision:deeplabv3_resnet50 or hf:FOLDER of a "
-            "SegFormer segment"
-            if has_masks
-            else "name folders of images and masks, or another --model",
-        )
+    check_kind(built, dataset.ignore is not None)
     if config.meta.is_on:
         return Episodes(built.classes, config.meta.query, config.task.label_smoothing)
     return make_task(
@@ -244,6 +274,8 @@ def _decide(
 def _choose_workers(job: Job) -> WorkersChoice:
     if job.config.data.workers != "auto":
         return WorkersChoice(job.workers, "given")
+    if job.lanes:
+        return WorkersChoice(job.workers, "rule")
     # Kept features are computed once: decoded images need nobody to hurry for them.
     is_waited_for = job.device.type != "cpu" and any(kept.cut is None for kept in job.kept)
     numbers = candidates(job.dataset.training, is_waited_for, job.world.local_size)
@@ -267,7 +299,10 @@ def _augment(
     changed = Augment.given(data)
     if changed:
         origin += ", with --" + " --".join(name.replace("_", "-") for name in changed)
-    return Augment(**{**settings, **changed, "seed": config.train.seed}), origin
+    pairs = (
+        dict.fromkeys(("mixup", "cutmix"), 0.0) if is_multitask(config) else {}
+    )  # a parent's, of one data set
+    return Augment(**{**settings, **changed, **pairs, "seed": config.train.seed}), origin
 
 
 def _mixing(

@@ -33,6 +33,7 @@ from warmstart.inference.device import peak_bytes
 from warmstart.inference.inputs import InputBuffer
 from warmstart.inference.memory import AtOnce
 from warmstart.inference.predictor import predict_outputs
+from warmstart.models.task_heads import called
 
 _NUM_STEPS = 4  # the first pays for allocation and is not counted
 _NUM_EVAL_BATCHES = 2
@@ -67,7 +68,9 @@ class Probe:
 
 
 def probe(job: Job) -> Probe:
-    """Run a few steps of each of the run's stages, and a few batches of evaluation."""
+    """Run a few steps of each of the run's stages, and a few batches of evaluation; of several tasks, of each."""
+    if job.lanes:
+        return _of_tasks(job)
     earlier = tuple(_of_stage(job, stage) for stage in range(job.plan.last_stage))
     if job.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(job.device)
@@ -76,6 +79,28 @@ def probe(job: Job) -> Probe:
         per_image = _evaluate(job, trial.module)
     per_feature, peak = trial.parts.per_feature_image, peak_bytes(job.device)
     return Probe(seconds, per_image, per_feature, peak, earlier, trial._at_once.limit)
+
+
+def _of_tasks(job: Job) -> Probe:
+    """The mean step, as often as each task has its turn, and the largest memory."""
+    turns = [micro.task for window in job.windows(0) for micro in window]
+    probes = [probe(job.of(lane)) for lane in job.trained_lanes]
+    shares = [turns.count(number) / len(turns) for number in range(len(probes))]
+
+    def mean(values: Sequence[float]) -> float:
+        return sum(share * value for share, value in zip(shares, values, strict=True))
+
+    peaks = [found.peak_bytes for found in probes if found.peak_bytes is not None]
+    earlier = [
+        (mean([found.of_stage(stage)[0] for found in probes]), 0.0) for stage in range(job.plan.last_stage)
+    ]
+    return Probe(
+        mean([found.seconds_per_step for found in probes]),
+        mean([found.seconds_per_eval_image for found in probes]),
+        0.0,
+        max(peaks, default=None),
+        tuple(earlier),
+    )
 
 
 def _of_stage(job: Job, stage: int) -> tuple[float, float]:
@@ -185,7 +210,9 @@ class _Parts:
 
     def part(self, module: nn.Module) -> nn.Module:
         height, width, channels = self._job.train_view.shape
-        return module if self._cut is None else Tail(module, self._cut, (channels, height, width))
+        if self._cut is None:
+            return called(self._job.built, module)
+        return Tail(module, self._cut, (channels, height, width))
 
     def answered(self, batch: Batch) -> Batch:
         """With the teacher's answers where the run keeps them: they cost what features cost."""

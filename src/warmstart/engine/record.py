@@ -41,7 +41,7 @@ def make_record(
         "num_threads": torch.get_num_threads(),
         "num_processes": job.world.size,
         "eval_batch_size": job.eval_batch_size,
-        "task": job.task.name,
+        "task": "several tasks" if job.lanes else job.task.name,
         "select_by": job.select_by,
         "lr": job.config.optim.lr,
         "original_lr": _original_lr(job, parent),

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import numpy as np
 from torch.amp import GradScaler
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -128,7 +129,10 @@ def _name_images(job: Job, failure: NotFinite) -> None:
 def _ids(job: Job, step: int) -> list[str]:
     """The images of a step, counted from 1, in their order; several times where a balanced order repeats them."""
     epoch, window = divmod(step - 1, job.pace.steps_per_epoch)
-    samples = job.dataset.training
-    return [
-        samples.ids[index % len(samples)] for part in job.windows(epoch)[window] for index in part.tolist()
-    ]
+    found: list[str] = []
+    for part in job.windows(epoch)[window]:
+        task, places = (None, part) if isinstance(part, np.ndarray) else part
+        samples = job.dataset.training if task is None else job.lanes[task].dataset.training
+        names = [samples.ids[index % len(samples)] for index in places.tolist()]
+        found += names if task is None else [f"{job.lanes[task].name}/{name}" for name in names]
+    return found

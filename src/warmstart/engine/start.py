@@ -27,6 +27,7 @@ from warmstart.data.samples import Samples
 from warmstart.engine.checkpoint import Saved
 from warmstart.engine.feature_plan import choices_from_json, choices_to_json, kept_features
 from warmstart.engine.job import Job
+from warmstart.engine.lanes import new_parameters
 from warmstart.errors import UserError, listing
 from warmstart.inference.inputs import InputBuffer
 from warmstart.models.build import BuiltModel
@@ -53,10 +54,8 @@ class Start:
     @classmethod
     def of(cls, job: Job, weights: dict[str, torch.Tensor]) -> Start:
         """That of a run that begins with `weights`, in the model as it was built for it."""
-        change, head = job.built.head_change, job.built.blocks[-1]
-        new = () if change.kind == "kept" else tuple(head.parameters)
         copies = {name: tensor.detach().cpu().clone() for name, tensor in weights.items()}
-        return cls(copies, {}, new, tuple(change.kept), {})
+        return cls(copies, {}, new_parameters(job), tuple(job.built.head_change.kept), {})
 
     def to_bytes(self) -> bytes:
         kept = {_WEIGHTS + name: tensor.contiguous() for name, tensor in self.weights.items()}

@@ -35,6 +35,13 @@ class Lessons(Protocol):
         """(L,): the sums over the items, each with its weight."""
 
 
+class LaneStep(NamedTuple):
+    """What a batch of one of several tasks goes through, and what its outputs cost."""
+
+    part: nn.Module
+    objective: Objective
+
+
 @dataclass(frozen=True)
 class Arithmetic:
     """How a step computes: the autocast type (None: float32), the clipping norm, and fp16's gradient scaler.
@@ -46,6 +53,7 @@ class Arithmetic:
     else than their number, by that: a teacher knows no class weights.
     `captions` gives the texts of a batch's images, of which each is then the target of its own.
     `whole` is the number of images of an episode, which is trained on as a whole or not at all.
+    `lanes` are those of several tasks, by the number of a batch's task.
     """
 
     precision: torch.dtype | None = None
@@ -59,6 +67,7 @@ class Arithmetic:
     weigh: Callable[[torch.Tensor], tuple[torch.Tensor, torch.Tensor]] | None = None
     captions: Captions | None = None
     whole: int = 1
+    lanes: tuple[LaneStep, ...] = ()
 
     @property
     def fewest(self) -> int:
@@ -176,18 +185,19 @@ def _accumulate(
         targets = torch.from_numpy(batch.targets).to(device, non_blocking=True)
         with torch.autocast(device.type, dtype=precision, enabled=precision is not None):
             given = inputs(batch.images)
+            part, cost = arithmetic.lanes[batch.task] if arithmetic.lanes else (module, objective)
             with nullcontext() if lessons is None else lessons.watch():
                 if arithmetic.captions is None:
-                    outputs = module(given)
+                    outputs = part(given)
                 else:
                     outputs, targets = (
-                        module(given, arithmetic.captions(batch)),
+                        part(given, arithmetic.captions(batch)),
                         torch.arange(len(batch), device=device),
                     )
             taught = None if lessons is None else lessons(batch, given, outputs, targets)
             if taught is not None and factor is not None:
                 taught = taught * factor
-        batch_loss, batch_weight = objective(outputs, targets)
+        batch_loss, batch_weight = cost(outputs, targets)
         total = batch_loss
         if lessons is not None and taught is not None:
             total = lessons.hard * batch_loss + taught.sum()

@@ -99,5 +99,4 @@ def _split(batch: Batch, limit: int | None, fewest: int) -> Iterator[Batch]:
         return
     number = min(-(-num // limit), max(1, num // fewest))
     for part in range(number):
-        rows = slice(num * part // number, num * (part + 1) // number)
-        yield batch.take(rows)
+        yield batch.take(slice(num * part // number, num * (part + 1) // number))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from typing import Any
 
@@ -24,6 +24,9 @@ from warmstart.inference.reference import (
 )
 from warmstart.models.build import BuiltModel, build, no_adapters
 from warmstart.models.image_text.prompts import Texts
+from warmstart.models.task_files import alone, find_task
+from warmstart.models.task_heads import add_label_head
+from warmstart.models.weights import read_weights
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.multilabel import MultiLabel
 from warmstart.tasks.segmentation import Segmentation
@@ -95,7 +98,8 @@ class Restored:
     def label(self) -> str:
         """`RUN@step`, or the file."""
         if self.reference.run is not None:
-            return f"{self.reference.run.path}@{self.reference.step}"
+            task = "" if self.reference.run.task is None else f", task {self.reference.run.task}"
+            return f"{self.reference.run.path}@{self.reference.step}{task}"
         return str(self.built.source["path"])
 
 
@@ -149,14 +153,16 @@ def restore(
     name: str | None = None,
     overrides: Mapping[str, Any] | None = None,
     merged: bool = False,
+    task: str | None = None,
 ) -> Restored:
     """Load `model` with its own classes; `name` says which architecture where the file does not. A model hf:FOLDER has
-    its pretrained weights.
+    its pretrained weights. Of a model of several tasks it is the one that `task` names.
 
     `merged`: as a plain model, with low-rank adapters added to the weights.
 
     Raises:
-        UserError: no such run, step or file, a damaged one, or weights of another architecture.
+        UserError: no such run, step or file, a damaged one, or weights of another architecture; several tasks, and
+            none of them named, or one that is not there.
     """
     if not model:
         raise UserError("no model is named", "a run directory, RUN@step, or a file of weights")
@@ -167,8 +173,36 @@ def restore(
             "a run with classes",
             f"warmstart finetune --weights {model} --data DATA; `warmstart show` has what it does in episodes",
         )
+    if task is not None or (reference.run is not None and reference.run.tasks):
+        return _restore_task(model, reference, device, task, overrides)
     settings = ModelConfig(name=model if model.startswith(_HF) else name, weights=reference.file)
     built = build(settings, overrides or {}, None, seed=0, choose=no_adapters if merged else None)
     built.move_to(device)
     built.module.eval()
+    return Restored(built, reference, bool(overrides))
+
+
+def _restore_task(
+    model: str,
+    reference: WeightsReference,
+    device: torch.device,
+    task: str | None,
+    overrides: Mapping[str, Any] | None,
+) -> Restored:
+    """One task of a model of several, as a model of its own."""
+    file = None if reference.file is None else read_weights(reference.file)
+    if file is None or file.tasks is None:
+        raise UserError(
+            f"--task {task}: {model} is of one task", "a model of several tasks", "leave --task out"
+        )
+    head = find_task(file.tasks, task, model)
+    # A head beside those of masks hangs on a segmenting model, which is made with one of its own.
+    own = head if head.pooled is None else next(each for each in file.tasks.heads if each.pooled is None)
+    built = build(alone(file, own.name), overrides or {}, None, seed=0)
+    if head.pooled is not None:
+        built = add_label_head(built, file, head)
+    built.move_to(device)
+    built.module.eval()
+    if reference.run is not None:
+        reference = replace(reference, run=reference.run.of_task(head.name))
     return Restored(built, reference, bool(overrides))

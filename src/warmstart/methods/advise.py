@@ -14,6 +14,7 @@ import torch
 
 from warmstart.config.io import Layer, Loaded, load
 from warmstart.config.schema import Config, leaves
+from warmstart.config.tasks_rules import is_multitask
 from warmstart.console import log
 from warmstart.engine.open_inputs import Inputs, build_model, open_inputs
 from warmstart.engine.outputs import run_folder
@@ -84,6 +85,12 @@ class _Bench:
     def __init__(self, flags: dict[str, Any]) -> None:
         self._flags = flags
         loaded = self.load({})
+        if is_multitask(loaded.config):
+            raise UserError(
+                "advise is about one task, and --tasks names several",
+                "the data of one task",
+                "ask about each, and give `warmstart multitask` what they agree on",
+            )
         self.given = {
             leaf.path: getattr(getattr(loaded.config, leaf.section), leaf.name)
             for leaf in leaves()

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from warmstart.console import log
 from warmstart.errors import UserError, listing
+from warmstart.inference.reference import resolve_weights
 from warmstart.inference.restore import Restored, restore, restore_by_texts_of
 from warmstart.methods.weights import average, between, running_norms
 from warmstart.models.adapters.plain import plain_state
@@ -54,6 +55,10 @@ def open_tuned(request: Request, device: torch.device) -> Restored:
         raise UserError(
             f"{len(request.models)} models are named", "START TUNED, TUNED alone, or RUN with --last N"
         )
+    for name in request.models:
+        found = resolve_weights(name).run
+        if found is not None and found.tasks:
+            raise UserError(f"{name} is a run of several tasks, which are not blended", "runs of one task")
     tuned = restore(request.models[-1], device, merged=True)  # the mean of two products is no mean
     if tuned.reference.run is None:
         raise UserError(

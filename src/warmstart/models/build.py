@@ -27,9 +27,10 @@ from warmstart.models.image_text.prompts import Texts
 from warmstart.models.margin import resolve_margin
 from warmstart.models.metadata import write_metadata
 from warmstart.models.naming import resolve_name
+from warmstart.models.task_files import alone, find_task, nearest_task
 from warmstart.models.weights import WeightsFile, load_into, read_weights
 from warmstart.models.zoo import outline
-from warmstart.records import Base, Block, Decision, Lora, Margin, Preprocessing, Thresholds
+from warmstart.records import Base, Block, Decision, Lora, Margin, Preprocessing, Tasks, Thresholds
 
 _DEFAULT_TASK, _NO_TEXTS = TaskConfig(), Texts()
 _PREPROCESSING_KEYS = frozenset({"mean", "std", "image_size", "crop_pct"})
@@ -59,6 +60,8 @@ class BuiltModel:
     lora: Lora | None = None  # its low-rank adapters
     base: Base | None = None  # what these were trained on
     text: TextPart | None = None  # of an image-text model
+    tasks: Tasks | None = None  # whose heads it has, where these are several (task_heads.py)
+    task: str | None = None  # the one that it is seen as
 
     def move_to(self, device: torch.device) -> None:
         """Move the module, in the memory layout that it computes fastest in."""
@@ -77,7 +80,7 @@ def no_adapters(_: BuiltModel) -> tuple[None, tuple[str, ...]]:
 
 
 def build(
-    settings: ModelConfig | WeightsFile,
+    settings: ModelConfig | WeightsFile | tuple[ModelConfig, WeightsFile],
     overrides: Mapping[str, Any],
     classes: tuple[str, ...] | None,
     seed: int,
@@ -92,12 +95,13 @@ def build(
     file of weights states, which wins over the model's own. `task` says whether the classifier is a margin head; by
     default it is what the file has. `choose` says which low-rank adapters the model gets; by default they are the
     file's. A file's own go on where they are the same, and are merged into its weights where they are not. `text` is
-    what an image-text model makes of the classes' names. A file that was read before stands for its settings.
+    what an image-text model makes of the classes' names. A file that was read before stands for its settings, or beside
+    them.
     UserError: whatever `create`, `read_weights`, `load_into` and `fit_head` find, no or two models named.
     """
     assert overrides.keys() <= _PREPROCESSING_KEYS, f"not a preprocessing setting in {set(overrides)}"
     given = {key: value for key, value in overrides.items() if value is not None}
-    settings, file, name = _opened(settings, text)
+    settings, file, name = _opened(settings, text, classes)
     random = settings.weights == "none"
     kept = file if classes is None else None  # with the answers of its classifier
     names_known = classes is not None or file is None or file.classes is not None
@@ -138,16 +142,32 @@ def build(
     return _adapted(built, file, choose, seed)
 
 
-def _opened(settings: ModelConfig | WeightsFile, text: Texts) -> tuple[ModelConfig, WeightsFile | None, str]:
-    """The settings, the file that they name, whole and under the model's own names, and the model's name."""
+def _opened(
+    settings: ModelConfig | WeightsFile | tuple[ModelConfig, WeightsFile],
+    text: Texts,
+    classes: tuple[str, ...] | None,
+) -> tuple[ModelConfig, WeightsFile | None, str]:
+    """The settings, the file that they name, whole and under the model's own names, and the model's name.
+
+    Of a file of several tasks it has the head of the one with most of the `classes`.
+    """
     file: WeightsFile | None = None
-    if isinstance(settings, WeightsFile):
+    if isinstance(settings, tuple):
+        settings, file = settings
+    elif isinstance(settings, WeightsFile):
         file = settings
         settings = ModelConfig(weights=str(file.path))
     check_random(settings)
     is_random = settings.weights == "none"
     if file is None and not is_random and settings.weights is not None:
         file = read_weights(settings.weights)
+    if file is not None and file.tasks is not None:
+        task = (
+            find_task(file.tasks, None, str(file.path)).name
+            if classes is None
+            else nearest_task(file, classes)
+        )
+        file = alone(file, task)
     if file is not None and file.adapter is not None:
         file = on_base(file, settings.name, partial(build, choose=no_adapters))
     name = named_head(resolve_name(settings, file), text.settings, file, is_random)
@@ -187,7 +207,7 @@ def metadata_for(built: BuiltModel) -> dict[str, str]:
         built.preprocessing,
         built.multi_label,
         hf_config,
-        (built.margin, built.decision, built.thresholds, built.lora, built.base),
+        (built.margin, built.decision, built.thresholds, built.lora, built.base, built.tasks),
     )
 
 

@@ -12,12 +12,20 @@ from safetensors import safe_open
 
 from warmstart.errors import UserError
 from warmstart.models.builtin import is_builtin
-from warmstart.records import Base, Decision, Lora, Margin, Preprocessing, Thresholds
+from warmstart.records import Base, Decision, Lora, Margin, Preprocessing, Tasks, Thresholds
 
 NAME = "warmstart.name"  # with its zoo, `timm:resnet18`; `arch` in files of others
 _TASK, _MULTI_LABEL = "task", "multi-label"  # without the entry, an image has one class
 _MARGIN, _DECISION, _THRESHOLDS, _LORA, _BASE = "margin_head", "decision", "thresholds", "lora", "base"
-_KEYS = {Margin: _MARGIN, Decision: _DECISION, Thresholds: _THRESHOLDS, Lora: _LORA, Base: _BASE}
+_TASKS = "tasks"
+_KEYS = {
+    Margin: _MARGIN,
+    Decision: _DECISION,
+    Thresholds: _THRESHOLDS,
+    Lora: _LORA,
+    Base: _BASE,
+    Tasks: _TASKS,
+}
 _STRETCH = "stretch"  # without the entry, as the model's name says
 HF_CONFIG = "hf_config"  # of a model of transformers, whose name is that of a folder
 _OURS = "warmstart"  # the one entry of a file of ours
@@ -29,7 +37,7 @@ def write_metadata(
     preprocessing: Preprocessing,
     multi_label: bool = False,
     hf_config: str | None = None,
-    records: Iterable[Margin | Decision | Thresholds | Lora | Base | None] = (),
+    records: Iterable[Margin | Decision | Thresholds | Lora | Base | Tasks | None] = (),
 ) -> dict[str, str]:
     """The text entry that makes a saved model self-describing.
 
@@ -180,6 +188,16 @@ def base_in(metadata: Mapping[str, str], source: str) -> Base | None:
         return Base(**_json(metadata[_BASE]))
     except TypeError:
         raise _bad(_BASE, metadata, source, "what `warmstart finetune --lora.rank` writes") from None
+
+
+def tasks_in(metadata: Mapping[str, str], source: str) -> Tasks | None:
+    """The heads of several tasks that the file holds; None: it is of one."""
+    if _TASKS not in metadata:
+        return None
+    try:
+        return Tasks.from_json(_json(metadata[_TASKS]))
+    except (TypeError, KeyError):
+        raise _bad(_TASKS, metadata, source, "what `warmstart multitask` writes") from None
 
 
 def preprocessing_in(metadata: Mapping[str, str], source: str) -> dict[str, Any]:

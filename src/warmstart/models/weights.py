@@ -47,13 +47,14 @@ from warmstart.models.metadata import (
     lora_in,
     margin_in,
     preprocessing_in,
+    tasks_in,
     thresholds_in,
 )
 from warmstart.models.mismatch import explain
 from warmstart.models.shards import INDEX_SUFFIX, check_shard, digest, shard_files
 from warmstart.models.sizes import first_line
 from warmstart.models.unwrap import SAVE_BARE, Unwrapped, harmless_classes, strip_prefixes, unwrap
-from warmstart.records import Base, Decision, Lora, Margin, Thresholds
+from warmstart.records import Base, Decision, Lora, Margin, Tasks, Thresholds
 
 _NUM_EXAMPLES = 5
 _LFS_POINTER = b"version https://git-lfs"
@@ -82,6 +83,7 @@ class WeightsFile:
     codes: dict[str, Tensor] = field(default_factory=dict)  # of what is in 4 bits; `state` has it in floats
     base: Base | None = None  # what the adapters were trained on
     adapter: Adapter | None = None  # the folder of adapters without their base, of which `state` has the head
+    tasks: Tasks | None = None  # whose heads it holds; None: it is of one task
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -91,8 +93,7 @@ class WeightsFile:
 def read_weights(path: str | Path) -> WeightsFile:
     """Read a file (or the best one of a folder or a glob) to CPU tensors; UserError says what is wrong with it."""
     check_path(Path(path))
-    choice = _find_file(Path(path).expanduser())
-    file = choice.path
+    file = (choice := _find_file(Path(path).expanduser())).path
     start, sha256 = _look_at(file)
     metadata: dict[str, str] = {}
     if file.name.endswith(INDEX_SUFFIX):
@@ -144,6 +145,7 @@ def read_weights(path: str | Path) -> WeightsFile:
         codes=codes,
         base=base_in(metadata, str(file)) if adapter is None else adapter.base,
         adapter=adapter,
+        tasks=tasks_in(metadata, str(file)),
     )
 
 

@@ -57,8 +57,14 @@ def source_splits_name(number: int) -> str:
     return f"splits-{number}.csv"
 
 
-def predictions_name(split: str, step: int) -> str:
-    return f"{split}@{step}.parquet"
+def predictions_name(split: str, step: int, task: str | None = None) -> str:
+    """`task` is the one among several that they are of."""
+    return f"{of_task(split, task)}@{step}.parquet"
+
+
+def of_task(name: str, task: str | None) -> str:
+    """The name of something that each of several tasks has."""
+    return name if task is None else f"{task}.{name}"
 
 
 def is_run(path: Path) -> bool:

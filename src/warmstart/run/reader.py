@@ -16,23 +16,35 @@ import yaml
 from warmstart.errors import UserError, closest, listing
 from warmstart.run import layout
 from warmstart.run.process import is_gone
+from warmstart.run.rows import Rows, RunObject, read_rows
 
 T = TypeVar("T", dict[str, Any], list[dict[str, Any]])
 
 
 @dataclass(frozen=True)
-class Rows:
-    """The rows of a JSONL file that are in force, and how many were torn or unreadable."""
-
-    rows: list[dict[str, Any]]
-    num_damaged: int
-
-
-@dataclass(frozen=True)
 class Run:
-    """A run directory. Properties read their file on first use."""
+    """A run directory. Properties read their file on first use.
+
+    `task` is the one of several as whose run it is seen: data, splits, rows and predictions are then of that task.
+    """
 
     path: Path
+    task: str | None = None
+
+    def of_task(self, name: str) -> Run:
+        return Run(self.path, name)
+
+    @cached_property
+    def tasks(self) -> tuple[dict[str, Any], ...]:
+        """Of a run of several tasks: `name`, `kind`, `classes`, `trained`, `settings` of its data, and `source`.
+
+        `source` is its number among `sources` in resolved.json; None: --data.
+        """
+        return tuple(_read_json(self.path / layout.RESOLVED).get("tasks", ()))
+
+    @property
+    def _own(self) -> dict[str, Any]:
+        return next(entry for entry in self.tasks if entry["name"] == self.task)
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -43,7 +55,7 @@ class Run:
             content = None
         if not isinstance(content, dict):
             raise UserError(f"{path} is damaged: it is not the YAML that was written")
-        return content
+        return content if self.task is None else {**content, "data": self._own["settings"]}
 
     @cached_property
     def resolved(self) -> dict[str, Any]:
@@ -53,7 +65,9 @@ class Run:
                 f"{self.path} has the run format {resolved.get('format')!r}",
                 f"format {layout.FORMAT_VERSION}, which this version of warmstart reads",
             )
-        return resolved
+        if self.task is None or self._own["source"] is None:
+            return resolved
+        return {**resolved, "data": resolved["sources"][self._own["source"]]}
 
     @cached_property
     def plan(self) -> dict[str, Any]:
@@ -62,9 +76,13 @@ class Run:
     @cached_property
     def status(self) -> dict[str, Any]:
         path = self.path / layout.STATUS
-        status = _read_json(path) if path.exists() else {"state": "unknown"}
+        status: dict[str, Any] = _read_json(path) if path.exists() else {"state": "unknown"}
         if status.get("state") == "running" and _is_gone(status):
-            return {**status, "state": "killed"}
+            status = {**status, "state": "killed"}
+        if self.task is not None and "unreadable" in status:  # images by TASK/ID
+            found = {tuple(name.split("/", 1)): reason for name, reason in status["unreadable"].items()}
+            own = {name: reason for (task, name), reason in found.items() if task == self.task}
+            status = {**status, "unreadable": own}
         return status
 
     @cached_property
@@ -76,12 +94,14 @@ class Run:
     @property
     def thresholds(self) -> dict[str, Any] | None:
         """Multi-label: `step`, `split` and `thresholds` by label, as chosen after training; None before."""
-        path = self.path / layout.THRESHOLDS
+        path = self.path / layout.of_task(layout.THRESHOLDS, self.task)
         return _read_json(path) if path.exists() else None
 
     @cached_property
     def splits(self) -> dict[str, str]:
         """Split by id where this run or one before it divided the data; empty where they came divided."""
+        if self.task is not None and self._own["source"] is not None:
+            return self.source_splits(self._own["source"])
         return _read_splits(self.path / layout.SPLITS)
 
     @property
@@ -104,7 +124,13 @@ class Run:
 
     @cached_property
     def evals(self) -> Rows:
-        return read_rows(self.path / layout.EVALS)
+        found = read_rows(self.path / layout.EVALS)
+        if self.task is None:
+            return found
+        return Rows([row for row in found.rows if row.get("task") == self.task], found.num_damaged)
+
+    def predictions(self, split: str, step: int) -> Path:
+        return self.path / layout.PREDICTIONS / layout.predictions_name(split, step, self.task)
 
     def checkpoint_steps(self) -> list[int]:
         root = self.path / layout.CHECKPOINTS
@@ -122,40 +148,6 @@ class Run:
 
     def checkpoint(self, step: int) -> Path:
         return self.path / layout.CHECKPOINTS / layout.checkpoint_name(step)
-
-
-def read_rows(path: Path) -> Rows:
-    """Rows in force: rows `kind: resume` and `kind: rescue` take back the rows of later steps that stand before them.
-
-    A rescue itself is in force, unless the run is resumed from a checkpoint that is older than it: `rescues` of the
-    resume's row is how many the checkpoint knows.
-    """
-    rows: list[dict[str, Any]] = []
-    num_damaged = 0
-    if not path.exists():
-        return Rows(rows, 0)
-    for line in path.read_bytes().split(b"\n"):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line, object_hook=_Object)
-        except (ValueError, RecursionError):
-            row = None
-        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
-            num_damaged += 1
-        else:
-            if row.get("kind") in ("resume", "rescue"):
-                rows = _up_to(rows, row["step"], row.get("rescues"))
-            if row.get("kind") != "resume":
-                rows.append(row)
-    return Rows(rows, num_damaged)
-
-
-def _up_to(rows: list[dict[str, Any]], step: int, num_rescues: int | None) -> list[dict[str, Any]]:
-    """The rows up to a step, with the first `num_rescues` rescues (None: all)."""
-    rescues = [row for row in rows if row.get("kind") == "rescue"][:num_rescues]
-    known = {id(row) for row in rescues}
-    return [row for row in rows if (id(row) in known if row.get("kind") == "rescue" else row["step"] <= step)]
 
 
 def open_run(path: str | Path) -> Run:
@@ -257,13 +249,6 @@ def _is_gone(status: dict[str, Any]) -> bool:
     return is_gone(status["pid"], status.get("born"))
 
 
-class _Object(dict[str, Any]):
-    """A JSON object of a run's file: a key that was written and is not there means damage, not a mistake of ours."""
-
-    def __missing__(self, key: str) -> Any:
-        raise UserError(f"a file of the run is damaged: {key!r} is missing where {listing(self, 5)} stand")
-
-
 def _read_json(path: Path) -> dict[str, Any]:
     return _read(path, dict)
 
@@ -274,7 +259,7 @@ def _read_list(path: Path) -> list[dict[str, Any]]:
 
 def _read(path: Path, kind: type[T]) -> T:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"), object_hook=_Object)
+        content = json.loads(path.read_text(encoding="utf-8"), object_hook=RunObject)
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
     except (ValueError, RecursionError):

@@ -39,7 +39,7 @@ def finish(run: Path, device: str) -> FinetuneResult:
         return FinetuneResult(
             str(run), told[-1].best, told[-1].num_samples, told[-1].split, list(told), compared
         )
-    gains, result = measure_gains(run, resolve_device(device), workers=0)
+    gains, results = measure_gains(run, resolve_device(device), workers=0)
     with log_file(run / layout.LOG):
         add_thresholds(run)
         for gain in gains:
@@ -51,7 +51,14 @@ def finish(run: Path, device: str) -> FinetuneResult:
 
         write_ocec_files(run, resolve_device(device))
     compared = compare_with_parent(reader.Run(run))
-    return FinetuneResult(str(run), result.metrics, result.num_samples, result.split, gains, compared)
+    metrics, split = results[0].metrics, results[0].split
+    tasks = [task["name"] for task in reader.Run(run).tasks if task["trained"]]
+    if tasks:
+        of_each = zip(tasks, results, strict=True)
+        metrics = {f"{name}.{key}": value for name, each in of_each for key, value in each.metrics.items()}
+        split = ",".join(dict.fromkeys(each.split for each in results))
+    num = sum(each.num_samples for each in results)
+    return FinetuneResult(str(run), metrics, num, split, gains, compared)
 
 
 def run_child(child: Child, loaded: Loaded, world: World) -> FinetuneResult:

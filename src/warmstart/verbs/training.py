@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +20,7 @@ from warmstart.arguments import (
 from warmstart.config import io as config_io
 from warmstart.config import phases
 from warmstart.config.schema import DataConfig
+from warmstart.config.tasks_rules import task_name_of
 from warmstart.errors import UserError
 from warmstart.results import DryRunResult, FinetuneResult, PhasesResult
 from warmstart.run import layout, reader
@@ -120,6 +121,33 @@ def meta(
             "--meta protonet, or in YAML meta: {method: protonet}",
         )
     return finetune(model, data, preset=preset, config=config, dry_run=dry_run, **settings)
+
+
+def multitask(
+    model: Model | None = None,
+    data: Data | None = None,
+    *,
+    tasks: str | Mapping[str, str] | None = None,
+    config: str | None = None,
+    **settings: Any,
+) -> FinetuneResult | DryRunResult:
+    """Train one backbone with a head for each of several data sets: `data`, and `tasks` (name=path,...).
+
+    `settings` are those of `finetune`.
+
+    With `weights` and `retain` naming the same finished run, `data` is a task more: the heads of the run's tasks are
+    kept, and what these lose is measured.
+
+    Raises:
+        UserError: as `finetune`; tasks that are called alike or lie at one place, weights that sum to zero, settings
+            that only one task can have.
+    """
+    given = dict(settings)
+    if tasks is not None:
+        given["tasks"] = tasks if isinstance(tasks, str) else dict(tasks)
+    elif config is None and not {"tasks_first", "tasks.first"} & given.keys() and data is not None:
+        given["tasks_first"] = task_name_of(place_of(data))
+    return finetune(model, data, config=config, **given)
 
 
 def _dry_run(loaded: config_io.Loaded, beginning: Beginning | None = None) -> DryRunResult:

@@ -1,0 +1,59 @@
+"""Rows and objects as JSON in a run directory: which of them are in force, and what a key that is gone means."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from warmstart.errors import UserError, listing
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of a JSONL file that are in force, and how many were torn or unreadable."""
+
+    rows: list[dict[str, Any]]
+    num_damaged: int
+
+
+class RunObject(dict[str, Any]):
+    """A JSON object of a run's file: a key that was written and is not there means damage, not a mistake of ours."""
+
+    def __missing__(self, key: str) -> Any:
+        raise UserError(f"a file of the run is damaged: {key!r} is missing where {listing(self, 5)} stand")
+
+
+def read_rows(path: Path) -> Rows:
+    """Rows in force: rows `kind: resume` and `kind: rescue` take back the rows of later steps that stand before them.
+
+    A rescue itself is in force, unless the run is resumed from a checkpoint that is older than it: `rescues` of the
+    resume's row is how many the checkpoint knows.
+    """
+    rows: list[dict[str, Any]] = []
+    num_damaged = 0
+    if not path.exists():
+        return Rows(rows, 0)
+    for line in path.read_bytes().split(b"\n"):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line, object_hook=RunObject)
+        except (ValueError, RecursionError):
+            row = None
+        if not isinstance(row, dict) or not isinstance(row.get("step"), int):
+            num_damaged += 1
+        else:
+            if row.get("kind") in ("resume", "rescue"):
+                rows = _up_to(rows, row["step"], row.get("rescues"))
+            if row.get("kind") != "resume":
+                rows.append(row)
+    return Rows(rows, num_damaged)
+
+
+def _up_to(rows: list[dict[str, Any]], step: int, num_rescues: int | None) -> list[dict[str, Any]]:
+    """The rows up to a step, with the first `num_rescues` rescues (None: all)."""
+    rescues = [row for row in rows if row.get("kind") == "rescue"][:num_rescues]
+    known = {id(row) for row in rescues}
+    return [row for row in rows if (id(row) in known if row.get("kind") == "rescue" else row["step"] <= step)]
