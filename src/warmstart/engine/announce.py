@@ -181,11 +181,7 @@ def _announce_steps(job: Job) -> None:
         )
     live = live_norms(job.plan, built.blocks, job.plan.last_stage)
     if job.world.size > 1:
-        log.info(
-            "%d processes: each takes its part of every batch of %d",
-            job.world.size,
-            job.batch_size,
-        )
+        log.info("%d processes: each takes its part of every batch of %d", job.world.size, job.batch_size)
     if live and job.config.optim.accumulate * job.world.size > 1:
         what = "micro-batch" if job.world.size == 1 else "process's part of a batch"
         log.info(

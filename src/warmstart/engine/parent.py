@@ -34,13 +34,8 @@ KEEPS = ("all", "optimizer", "weights")
 ALL, OPTIMIZER, WEIGHTS = KEEPS
 OWN_PLACES = ("output.output_dir", "output.name", "output.save_as")
 _PROMPTS = "text.prompts"  # which the parent's weights state
-_PLACES = (
-    "data.path",
-    "data.mix",
-    "retain.path",
-    "model.name",
-    "distill.teacher",
-)  # recorded as absolute paths
+# Recorded as absolute paths.
+_PLACES = ("data.path", "data.mix", "retain.path", "model.name", "distill.teacher")
 
 
 @dataclass(frozen=True)
@@ -113,15 +108,12 @@ def _with_state(path: Path, at: str | None, keep: str) -> Parent:
 def _of_run(run: Run, step: int, keep: str, saved: Saved | None = None) -> Parent:
     name, resolved = f"{run.path}@{step}", run.resolved
     # The folder of the data may have been given relative to another working directory.
-    values = (
-        inherited(at_places(from_dict(run.config), run.source_places))
-        | {
-            "data.path": resolved["data"]["path"],
-            "model.name": resolved["model"]["name"],
-            "model.weights": name,
-        }
-        | ({"distill.teacher": run.teachers} if run.teachers else {})
-    )
+    values = inherited(at_places(from_dict(run.config), run.source_places)) | {
+        "data.path": resolved["data"]["path"],
+        "model.name": resolved["model"]["name"],
+        "model.weights": name,
+    }
+    values |= {"distill.teacher": run.teachers} if run.teachers else {}
     return Parent(name, keep, Layer("parent", values), run, step, saved)
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
@@ -17,30 +17,24 @@ from warmstart.config.schema import Config
 from warmstart.config.tasks_rules import is_multitask
 from warmstart.console import log
 from warmstart.data.augment import Augment
-from warmstart.data.batches import View
 from warmstart.data.dataset import Dataset
 from warmstart.data.mixing import Mixing
 from warmstart.data.mixture import training_windows
 from warmstart.data.workers import WorkersChoice, candidates, resolve_workers
 from warmstart.engine.adapter_probe import check_adapters
+from warmstart.engine.asked import lanes_of, metric_of, task_of, view_of
 from warmstart.engine.captions import read_captions
-from warmstart.engine.checks import check_kind, check_settings
+from warmstart.engine.checks import check_settings
 from warmstart.engine.compiled import check_compiler
 from warmstart.engine.distributed import SOLO, World
 from warmstart.engine.episodes import episodes_record, plan_episodes
 from warmstart.engine.feature_plan import choices_from_json, choices_to_json, choose_features, kept_features
 from warmstart.engine.hints import match_hints
-from warmstart.engine.job import Bar, Job, Lane, Pace, samples_of
-from warmstart.engine.lanes import (
-    combined_metric,
-    frozen_heads,
-    lanes_record,
-    make_lanes,
-    settings_of_task,
-)
+from warmstart.engine.job import Bar, Job, Pace, samples_of
+from warmstart.engine.lanes import frozen_heads, lanes_record
 from warmstart.engine.mining import find_mined, sample_weights
 from warmstart.engine.open_inputs import Inputs, open_inputs
-from warmstart.engine.open_tasks import check_val, open_tasks
+from warmstart.engine.open_tasks import open_tasks
 from warmstart.engine.optimizer import check_optimizer
 from warmstart.engine.pace import make_pace, within_budget
 from warmstart.engine.probe import Probe, probe, speeds_of_workers
@@ -54,9 +48,8 @@ from warmstart.inference.device import resolve_device, resolve_precision
 from warmstart.inference.reference import WeightsReference, resolve_weights
 from warmstart.models.build import BuiltModel
 from warmstart.tasks.classification import Classification
-from warmstart.tasks.episodes import Episodes
 from warmstart.tasks.multilabel import MultiLabel
-from warmstart.tasks.task import Task, make_task, resolve_metric
+from warmstart.tasks.task import Task
 
 
 @dataclass(frozen=True)
@@ -89,10 +82,10 @@ def prepare(
     opened = (open_tasks if is_multitask(config) else open_both)(config, reference, run, resolved, device)
     dataset, built = opened.dataset, opened.built
     augment, augment_origin = _augment(config, reference, resolved)
-    lanes = _lanes(config, opened, augment)
+    lanes = lanes_of(config, opened, augment)
     tasks = samples_of(lanes)
     pace = make_pace(config, dataset, steps_done, tasks) if resolved is None else Pace(**resolved["pace"])
-    task = lanes[0].task if lanes else _task(config, dataset, built)
+    task = lanes[0].task if lanes else task_of(config, dataset, built)
     is_gpu = device.type != "cpu"
     weights = sample_weights(mined := find_mined(config.data, dataset, resolved), dataset.splits["train"])
     job = Job(
@@ -103,9 +96,9 @@ def prepare(
         plan=_plan(config, built, _episodes_of(reference, resolved), frozen_heads(opened.tasks)),
         schedule=make_schedule(config.optim, pace.total_steps, pace.steps_per_epoch),
         task=task,
-        select_by=_select_by(config, lanes, task),
+        select_by=metric_of(config, lanes, task),
         pace=pace,
-        train_view=_view(built, dataset, augment, _mixing(config, augment, dataset, weights)),
+        train_view=view_of(built, dataset, augment, _mixing(config, augment, dataset, weights)),
         workers=resolve_workers(config.data.workers, dataset.training, is_gpu, world.local_size),
         eval_batch_size=config.data.eval_batch_size or 2 * config.data.batch_size,
         world=world,
@@ -147,26 +140,6 @@ def _episodes_of(reference: WeightsReference, resolved: dict[str, Any] | None) -
     return None if resolved is None else resolved.get("episodes")
 
 
-def _lanes(config: Config, opened: Inputs, augment: Augment) -> tuple[Lane, ...]:
-    """The tasks, where there are several."""
-    if not opened.tasks:
-        return ()
-    check_val(opened.tasks)
-    has_masks = any(each.dataset.ignore is not None for each in opened.tasks)
-    tasks, views = [], []
-    for each in opened.tasks:
-        own = settings_of_task(config.task, each.dataset, has_masks)
-        tasks.append(_task(config.model_copy(update={"task": own}), each.dataset, each.built))
-        views.append(_view(each.built, each.dataset, augment, None))
-    return make_lanes(config, opened.tasks, tasks, views)
-
-
-def _select_by(config: Config, lanes: tuple[Lane, ...], task: Task) -> str:
-    if lanes:
-        return combined_metric(config.train.select_by, [lane for lane in lanes if lane.trained])
-    return resolve_metric(config.train.select_by, task)
-
-
 def _plan(
     config: Config, built: BuiltModel, episodes: dict[str, Any] | None, frozen: tuple[str, ...] = ()
 ) -> Plan:
@@ -181,11 +154,6 @@ def _plan(
         return plan_episodes(config, built, sizes, adapt, own_statistics=has_none)
     plan = make_plan(built.blocks, sizes, adapt, config.optim)
     return replace(plan, remarks=text_remarks(config, built, plan.rows))
-
-
-def _view(built: BuiltModel, dataset: Dataset, augment: Augment, mixing: Mixing | None) -> View:
-    native = dataset.native if dataset.mixture is None else dataset.mixture.native
-    return View(built.preprocessing, native, augment, mixing, dataset.mask_rules)
 
 
 def _answering(built: BuiltModel, task: Task) -> BuiltModel:
@@ -218,37 +186,6 @@ def _decided(job: Job, resolved: dict[str, Any]) -> Prepared:
     workers = job.workers if job.config.data.workers != "auto" else resolved["workers"]["value"]
     recomputed = tuple(resolved.get("recomputed", ()))  # absent in older runs
     return Prepared(replace(job, kept=kept, recomputed=recomputed, workers=workers), resolved)
-
-
-def _task(config: Config, dataset: Dataset, built: BuiltModel) -> Task:
-    """Raises UserError where the model says another kind of thing than the data."""
-    check_kind(built, dataset.ignore is not None)
-    if config.meta.is_on:
-        return Episodes(built.classes, config.meta.query, config.task.label_smoothing)
-    return make_task(
-        config.task,
-        dataset.classes,
-        dataset.splits["train"].targets,
-        _counts(config, dataset),
-        ignore=dataset.ignore,
-        margin=built.margin,
-        contrastive=None if built.text is None else built.text.loss,
-    )
-
-
-def _counts(config: Config, dataset: Dataset) -> Mapping[str, float]:
-    """Training images by class, or pixels: of an epoch, where balanced weights must know what is mixed in."""
-    facts = dataset.facts
-    counts = facts.counts["train"] if facts.pixels is None else facts.pixels
-    if dataset.mixture is None or (config.task.class_weights or "").strip().lower() != "balanced":
-        return counts
-    if facts.pixels is not None:
-        raise UserError(
-            "--class-weights balanced: the pixels of what is mixed in are not counted",
-            "masks of --data alone",
-            "name the weights (cat=2,dog=1)",
-        )
-    return dataset.mixture.places_by_class(dataset.classes, config.train.epochs)
 
 
 def _decide(

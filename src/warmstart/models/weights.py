@@ -93,7 +93,8 @@ class WeightsFile:
 def read_weights(path: str | Path) -> WeightsFile:
     """Read a file (or the best one of a folder or a glob) to CPU tensors; UserError says what is wrong with it."""
     check_path(Path(path))
-    file = (choice := _find_file(Path(path).expanduser())).path
+    choice = _find_file(Path(path).expanduser())
+    file = choice.path
     start, sha256 = _look_at(file)
     metadata: dict[str, str] = {}
     if file.name.endswith(INDEX_SUFFIX):
@@ -119,7 +120,7 @@ def read_weights(path: str | Path) -> WeightsFile:
     beside, told = described(file)
     beside, config = {k: v for k, v in beside.items() if k not in metadata}, str(file.with_name(CONFIG))
     named = classes_in(metadata, str(file)) or classes_in(beside, config)
-    told = told if "classes" in beside else ()
+    stated = {**metadata, **found.metadata}
     return WeightsFile(
         path=file,
         state=state,
@@ -127,17 +128,20 @@ def read_weights(path: str | Path) -> WeightsFile:
         arch=arch_in({**beside, **metadata})
         or found.arch
         or (f"hf:{file.parent}" if head is not None else recognise(state, _shapes(state))),
-        preprocessing={
-            **preprocessing_in(beside, config),
-            **preprocessing_in({**metadata, **found.metadata}, str(file)),
-        },
+        preprocessing={**preprocessing_in(beside, config), **preprocessing_in(stated, str(file))},
         sha256=sha256,
-        notes=(*choice.notes, *found.notes, *notes, *not_finite(state), *told),
+        notes=(
+            *choice.notes,
+            *found.notes,
+            *notes,
+            *not_finite(state),
+            *(told if "classes" in beside else ()),
+        ),
         multi_label=is_multi_label(metadata),
         prefixes=found.prefixes,
         classes_key=None if named else found.classes_key,
         hf_config=metadata.get(HF_CONFIG),
-        margin=margin_in({**metadata, **found.metadata}, str(file)),
+        margin=margin_in(stated, str(file)),
         decision=decision_in(metadata, str(file)),
         thresholds=thresholds_in(metadata, str(file)),
         lora=lora,
