@@ -120,6 +120,7 @@ def read_weights(path: str | Path) -> WeightsFile:
     beside, told = described(file)
     beside, config = {k: v for k, v in beside.items() if k not in metadata}, str(file.with_name(CONFIG))
     named = classes_in(metadata, str(file)) or classes_in(beside, config)
+    notes += told if "classes" in beside else ()
     stated = {**metadata, **found.metadata}
     return WeightsFile(
         path=file,
@@ -130,13 +131,7 @@ def read_weights(path: str | Path) -> WeightsFile:
         or (f"hf:{file.parent}" if head is not None else recognise(state, _shapes(state))),
         preprocessing={**preprocessing_in(beside, config), **preprocessing_in(stated, str(file))},
         sha256=sha256,
-        notes=(
-            *choice.notes,
-            *found.notes,
-            *notes,
-            *not_finite(state),
-            *(told if "classes" in beside else ()),
-        ),
+        notes=(*choice.notes, *found.notes, *notes, *not_finite(state)),
         multi_label=is_multi_label(metadata),
         prefixes=found.prefixes,
         classes_key=None if named else found.classes_key,
