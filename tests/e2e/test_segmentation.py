@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import jaccard_score
@@ -155,6 +156,29 @@ def test_a_child_starts_where_its_parent_ended(run: Path, fields: Path, tmp_path
     start = next(gain for gain in child.gains if gain.split == "val").start["miou"]
     best = max(row["miou"] for row in reader.open_run(run).evals.rows if row["split"] == "val")
     assert start == pytest.approx(best)
+
+
+def test_the_f_score_of_batches_is_of_the_training_batches(run: Path, tmp_path: Path) -> None:
+    """`evaluate` repeats it at any batch size; a child of another one measures its parent's best again."""
+    rows = [row for row in reader.open_run(run).evals.rows if row["split"] == "val"]
+    best = next(row for row in rows if row["step"] == reader.open_run(run).pointer(layout.BEST))
+    found = ws.evaluate(str(run), split="val", batch_size=5, device="cpu")
+    assert found.metrics["fscore_per_batch"] == pytest.approx(best["fscore_per_batch"], rel=1e-6)
+    assert "batches of 8 images" in found.text()
+    values = {}
+    for size, origin in ((8, "recorded"), (5, "measured on this run's val")):
+        ws.continue_run(
+            str(run), keep="weights", epochs=1, select_by="fscore_per_batch", batch_size=size, continue_info=True,
+            output_dir=tmp_path / str(size),
+        )  # fmt: skip
+        child = reader.open_run(tmp_path / str(size))
+        bar, start = child.resolved["parent"]["bar"], child.evals.rows[0]
+        assert (start["split"], start["step"]) == ("val", 0)
+        assert bar["origin"] == origin and bar["value"] == pytest.approx(start["fscore_per_batch"], rel=1e-6)
+        values[size] = bar["value"]
+        info = yaml.safe_load((child.path / layout.CONTINUE_INFO).read_text())
+        assert info["previous_best_f_score"] == bar["value"]
+    assert abs(values[5] - values[8]) > 1e-5
 
 
 @pytest.mark.parametrize(

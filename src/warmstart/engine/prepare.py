@@ -168,7 +168,7 @@ def _task(config: Config, dataset: Dataset, built: BuiltModel) -> Task:
             else "name folders of images and masks, or another --model",
         )
     return make_task(
-        config.task,
+        config,
         dataset.classes,
         dataset.splits["train"].targets,
         _counts(config, dataset),
