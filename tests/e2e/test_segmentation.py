@@ -6,8 +6,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import jaccard_score
 
+import fresh
 import warmstart as ws
 from warmstart.config.io import load
 from warmstart.engine.state import TrainState
@@ -245,9 +244,8 @@ def test_a_bare_file_is_told_how_masks_are_read(run: Path, fields: Path, tmp_pat
     bare = [str(tmp_path / "bare.pt"), "--data", str(fields), "--device", "cpu", "--json", *said]
     own = ws.evaluate(str(run), split="test", device="cpu").metrics["miou"]
     for verb in ("evaluate", "check"):
-        done = subprocess.run(
-            [sys.executable, "-m", "warmstart", verb, *bare], capture_output=True, text=True, check=True
-        )
+        done = fresh.run(verb, *bare, module="warmstart")
+        assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["metrics"]["miou"] == pytest.approx(own, abs=1e-3)
     with pytest.raises(UserError, match="--ignore without --data"):
         ws.evaluate(str(run), ignore=VOID)
