@@ -14,6 +14,7 @@ METRICS = (
     "miou",
     "fscore",
     "fscore_per_image",
+    "fscore_per_batch",
     "accuracy",
     "map",
     "f1",

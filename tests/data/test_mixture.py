@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from warmstart.config.mix_values import parse_mix, share_at
-from warmstart.config.schema import TaskConfig
+from warmstart.config.schema import Config, TaskConfig
 from warmstart.data.joined import joined, same_images
 from warmstart.data.mixture import Mixture, Part, all_classes, balanced_sample, class_numbers, renumbered
 from warmstart.data.order import balanced_order, epoch_order
@@ -162,5 +162,6 @@ def test_balanced_weights_of_labels_know_what_is_mixed_in() -> None:
     part = Part("P", other, True, partial(share_at, parse_mix("P=.5")))
     counts = Mixture.of(own, True, [part]).places_by_class(("x", "y"), 2)
     assert counts == {"x": 15 + 45, "y": 35 + 5}
-    task = make_task(TaskConfig(class_weights="balanced"), ("x", "y"), own.targets, counts)
+    config = Config(task=TaskConfig(class_weights="balanced"))
+    task = make_task(config, ("x", "y"), own.targets, counts)
     assert task.class_weights == pytest.approx((40 / 60, 60 / 40))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+import fresh
 from warmstart import api
 from warmstart.cli import main
 from warmstart.config import io
@@ -89,8 +88,8 @@ def logits(model: str | Path) -> torch.Tensor:
 def elsewhere(model: str | Path, tmp_path: Path) -> torch.Tensor:
     """The same in a fresh process under another seed."""
     out = tmp_path / "logits.pt"
-    command = [sys.executable, "-c", IN_ANOTHER_PROCESS, str(model), str(out)]
-    subprocess.run(command, check=True, capture_output=True)
+    done = fresh.run(model, out, code=IN_ANOTHER_PROCESS)
+    assert done.returncode == 0, done.stderr
     return torch.load(out)
 
 

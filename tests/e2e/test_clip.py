@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from tiny_clip import HELD_OUT
 
+import fresh
 from warmstart import console
 from warmstart.cli import main
 from warmstart.config.io import load
@@ -234,13 +232,7 @@ def test_a_run_needs_the_folder_no_more(tiny_clip: Path, tmp_path: Path) -> None
         ["finetune", "--weights", both, "--data", str(place / "data"), "--output-dir", str(tmp_path / "again"),
          "--epochs", "1", "--text.prompts", "the {}", "--no-tensorboard"],
     ]  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-c", ELSEWHERE, json.dumps(steps)],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
+    done = fresh.run(json.dumps(steps), code=ELSEWHERE)
     assert done.returncode == 0, done.stderr
     answers = [json.loads(line) for line in done.stdout.splitlines()]
     assert [code for code, _ in answers] == [0] * len(steps), done.stderr

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import fresh
 import warmstart as ws
 from warmstart.run import layout, reader
 
@@ -81,7 +80,7 @@ def test_arrays_train_resume_and_evaluate(tmp_path: Path) -> None:
 def test_arrays_are_gone_in_another_process(tmp_path: Path) -> None:
     run = ws.finetune(MODEL, arrays(), output_dir=str(tmp_path / "one"), **SMALL).run
     code = f"import warmstart as ws; ws.evaluate({run!r})"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=tmp_path)
+    done = fresh.run(code=code, folder=tmp_path)
     assert "the data were arrays in memory, and this program does not have them" in done.stderr
 
 

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +13,7 @@ import pytest
 from PIL import Image
 from sklearn.metrics import f1_score
 
+import fresh
 import warmstart as ws
 from warmstart.config import io
 from warmstart.engine import train
@@ -109,14 +107,8 @@ def test_a_fresh_process_gives_the_logits_of_the_head_that_was_trained(
     run = start("run", margin_method="cosface", margin=0.3, ema=0.5, select_by="loss")
     assert run.plan["rows"][-1]["name"] == "margin_head"
     assert run.resolved["model"]["margin"]["margin"] == 0.3
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-c", OUTPUTS, f"{run.path}@{run.pointer(layout.LAST)}"],
-        capture_output=True,
-        text=True,
-        env=environment,
-        check=True,
-    )
+    done = fresh.run(f"{run.path}@{run.pointer(layout.LAST)}", code=OUTPUTS)
+    assert done.returncode == 0, done.stderr
     assert done.stdout.split() == ["Classification", seen[len(seen) - 1].hex()]
 
 

@@ -6,8 +6,6 @@ import csv
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import fresh
 import warmstart as ws
 from published_ocec import COUNTS, Published, checkpoint, lively
 from warmstart.analysis.predict import PredictionResult
@@ -273,7 +272,8 @@ def test_the_files_of_the_document_hold_what_was_measured(
     assert content["val_metrics"]["f1"] == pytest.approx(rows[1]["f1"])
     assert list(content["model_state"]) == list(lively().state_dict())
     assert sum(p.numel() for p in Ocec(shape_of("ocec")).parameters()) == COUNTS["ocec"]
-    subprocess.run([sys.executable, "-c", LOADED, str(best_file)], check=True, timeout=120)
+    done = fresh.run(best_file, code=LOADED)
+    assert done.returncode == 0, done.stderr
     assert {path.name for path in folder.glob("ocec_epoch_*.pt")} >= {"ocec_epoch_0002.pt"}
     history = json.loads((folder / "history.json").read_text())
     assert [row["epoch"] for row in history] == [0, 1, 2] and history[-1]["lr"] is not None

@@ -6,18 +6,18 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import yaml
 from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import jaccard_score
 
+import fresh
 import warmstart as ws
 from warmstart.config.io import load
 from warmstart.engine.state import TrainState
@@ -157,6 +157,29 @@ def test_a_child_starts_where_its_parent_ended(run: Path, fields: Path, tmp_path
     assert start == pytest.approx(best)
 
 
+def test_the_f_score_of_batches_is_of_the_training_batches(run: Path, tmp_path: Path) -> None:
+    """`evaluate` repeats it at any batch size; a child of another one measures its parent's best again."""
+    rows = [row for row in reader.open_run(run).evals.rows if row["split"] == "val"]
+    best = next(row for row in rows if row["step"] == reader.open_run(run).pointer(layout.BEST))
+    found = ws.evaluate(str(run), split="val", batch_size=5, device="cpu")
+    assert found.metrics["fscore_per_batch"] == pytest.approx(best["fscore_per_batch"], rel=1e-6)
+    assert "batches of 8 images" in found.text()
+    values = {}
+    for size, origin in ((8, "recorded"), (5, "measured on this run's val")):
+        ws.continue_run(
+            str(run), keep="weights", epochs=1, select_by="fscore_per_batch", batch_size=size, continue_info=True,
+            output_dir=tmp_path / str(size),
+        )  # fmt: skip
+        child = reader.open_run(tmp_path / str(size))
+        bar, start = child.resolved["parent"]["bar"], child.evals.rows[0]
+        assert (start["split"], start["step"]) == ("val", 0)
+        assert bar["origin"] == origin and bar["value"] == pytest.approx(start["fscore_per_batch"], rel=1e-6)
+        values[size] = bar["value"]
+        info = yaml.safe_load((child.path / layout.CONTINUE_INFO).read_text())
+        assert info["previous_best_f_score"] == bar["value"]
+    assert abs(values[5] - values[8]) > 1e-5
+
+
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
@@ -221,9 +244,8 @@ def test_a_bare_file_is_told_how_masks_are_read(run: Path, fields: Path, tmp_pat
     bare = [str(tmp_path / "bare.pt"), "--data", str(fields), "--device", "cpu", "--json", *said]
     own = ws.evaluate(str(run), split="test", device="cpu").metrics["miou"]
     for verb in ("evaluate", "check"):
-        done = subprocess.run(
-            [sys.executable, "-m", "warmstart", verb, *bare], capture_output=True, text=True, check=True
-        )
+        done = fresh.run(verb, *bare, module="warmstart")
+        assert done.returncode == 0, done.stderr
         assert json.loads(done.stdout)["metrics"]["miou"] == pytest.approx(own, abs=1e-3)
     with pytest.raises(UserError, match="--ignore without --data"):
         ws.evaluate(str(run), ignore=VOID)

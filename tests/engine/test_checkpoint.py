@@ -6,8 +6,6 @@ import errno
 import json
 import logging
 import os
-import subprocess
-import sys
 from collections.abc import Callable
 from hashlib import sha256
 from pathlib import Path
@@ -17,6 +15,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import fresh
 from warmstart.engine import rescue, train
 from warmstart.engine.background import Background
 from warmstart.engine.checkpoint import load_checkpoint
@@ -65,14 +64,14 @@ def test_a_fresh_process_reads_back_everything_that_was_in_memory(
     assert saved.state == memory["state"] and saved.num_threads == torch.get_num_threads()
     assert step == 3 and int(saved.averaged["n_averaged"]) == 3
     assert {key.split(".")[0] for key in saved.optimizer[0]} == {"exp_avg", "exp_avg_sq", "step"}
-    command = [sys.executable, "-c", DIGEST, str(run.path)]
-    there = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    there = fresh.run(run.path, code=DIGEST)
+    assert there.returncode == 0, there.stderr
     digest = sha256()
     for part in (saved.weights, saved.averaged, saved.optimizer[0], *saved.random):
         for name in sorted(part):
             digest.update(name.encode() + str(part[name].dtype).encode() + part[name].numpy().tobytes())
     digest.update(json.dumps([saved.state.to_json(), saved.optimizer[1], saved.num_threads]).encode())
-    assert there == ["3", digest.hexdigest()]
+    assert there.stdout.split() == ["3", digest.hexdigest()]
 
 
 def test_the_weights_saved_are_the_ones_measured(finetune: FINETUNE) -> None:

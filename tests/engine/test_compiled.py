@@ -79,9 +79,9 @@ def test_without_a_compiler_nothing_is_started(
     import torch._inductor.config as inductor
 
     torch.compiler.reset()
-    monkeypatch.setattr(inductor.cpp, "cxx", (None, "no-such-compiler"))
     monkeypatch.setenv("CXX", "no-such-compiler")  # Windows
-    with pytest.raises(UserError) as error:
+    # Not by monkeypatch: what it puts back into this module is no setting any more, and nothing compiles after it.
+    with inductor.patch({"cpp.cxx": (None, "no-such-compiler")}), pytest.raises(UserError) as error:
         train.finetune(settings(compile=True))
     assert error.value.happened.startswith("--compile does not work here: InvalidCxxCompiler")
     assert "no-such-compiler" in error.value.happened

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+import fresh
 from warmstart import api
 from warmstart.cli import main
 from warmstart.errors import UserError
@@ -187,13 +186,8 @@ def test_statistics_that_are_estimated_change_what_is_written(tuned: dict[str, s
 
 def test_the_last_checkpoints_are_averaged_in_a_fresh_process(tuned: dict[str, str], tmp_path: Path) -> None:
     target = tmp_path / "mean"
-    command = [sys.executable, "-m", "warmstart", "blend", tuned["tuned"], "--last", "3", "--json"]
-    done = subprocess.run(
-        [*command, "--output-dir", str(target), "--device", "cpu"],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    words = ["blend", tuned["tuned"], "--last", "3", "--json", "--output-dir", target, "--device", "cpu"]
+    done = fresh.run(*words, module="warmstart")
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
     names = [point["name"] for point in told["points"]]

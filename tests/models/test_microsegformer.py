@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +12,7 @@ import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import fresh
 from warmstart.adapt.apply import apply_stage
 from warmstart.adapt.plan import make_plan
 from warmstart.config.schema import AdaptConfig, ModelConfig, OptimConfig
@@ -207,7 +206,8 @@ torch.save({"name": built.name, "segments": built.segments, "classes": built.cla
 
 def test_a_checkpoint_of_the_document_loads_in_a_fresh_process(tmp_path: Path) -> None:
     file, result = checkpoint(tmp_path), tmp_path / "result.pt"
-    subprocess.run([sys.executable, "-c", FRESH, str(file), str(result)], check=True, timeout=120)
+    done = fresh.run(file, result, code=FRESH)
+    assert done.returncode == 0, done.stderr
     found = torch.load(result)
     assert (found["name"], found["segments"]) == (NAME, True)
     assert found["classes"] == tuple(str(number) for number in range(19))

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+import fresh
 import warmstart as ws
 from warmstart.config.schema import ModelConfig
 from warmstart.errors import UserError
@@ -202,12 +201,7 @@ def test_resume_is_identical_to_the_byte(settings: dict[str, Any], one_thread: N
 
 def test_no_code_is_imported_because_a_file_names_it(settings: dict[str, Any], tmp_path: Path) -> None:
     ws.finetune(Small(), **settings | {"epochs": 1}, name="a")
-    done = subprocess.run(
-        [sys.executable, "-m", "warmstart", "evaluate", str(tmp_path / "a")],
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
+    done = fresh.run("evaluate", tmp_path / "a", module="warmstart")
     assert done.returncode == 2 and "the model was a Python object, a Small" in done.stderr
     assert "Traceback" not in done.stderr
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +11,7 @@ import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import save_file
 
+import fresh
 from published_ocec import COUNTS, EYES, Published, checkpoint, lively, published_names
 from warmstart.config.ocec import OcecShape, shape_of
 from warmstart.config.schema import ModelConfig
@@ -144,8 +143,8 @@ torch.save({"name": built.name, "classes": built.classes, "outputs": outputs}, s
 def test_saved_and_read_again_in_a_fresh_process(tmp_path: Path) -> None:
     built = opened(checkpoint(tmp_path, "ocec-inverted_se-c16"), classes=EYES)
     save_file(built.module.state_dict(), tmp_path / "mine.safetensors", metadata=metadata_for(built))
-    command = [sys.executable, "-c", FRESH, str(tmp_path / "mine.safetensors"), str(tmp_path / "result.pt")]
-    subprocess.run(command, check=True, timeout=120)
+    done = fresh.run(tmp_path / "mine.safetensors", tmp_path / "result.pt", code=FRESH)
+    assert done.returncode == 0, done.stderr
     found = torch.load(tmp_path / "result.pt")
     assert (found["name"], found["classes"]) == ("builtin:ocec-inverted_se-c16", EYES)
     torch.manual_seed(1)

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from warmstart.config.schema import TaskConfig
+from warmstart.config.schema import Config, TaskConfig
 from warmstart.errors import UserError
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.multilabel import MultiLabel
@@ -119,7 +119,8 @@ def _make(settings: dict[str, object], targets: np.ndarray) -> object:
         counts = targets.sum(axis=0).tolist()
     else:
         counts = np.bincount(targets, minlength=5).tolist()
-    return make_task(TaskConfig(**settings), CLASSES, targets, dict(zip(CLASSES, counts, strict=True)))
+    config = Config(task=TaskConfig(**settings))
+    return make_task(config, CLASSES, targets, dict(zip(CLASSES, counts, strict=True)))
 
 
 def test_the_targets_decide_on_the_task() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from sklearn.metrics import accuracy_score, confusion_matrix, f1_score, jaccard_score
 
-from warmstart.config.schema import SELECTION_METRICS, TaskConfig
+from warmstart.config.schema import SELECTION_METRICS, Config, DataConfig, TaskConfig
 from warmstart.errors import UserError
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.mask_objectives import MaskLoss
@@ -127,24 +128,46 @@ def test_metrics_equal_scikit_learn_and_torchmetrics() -> None:
     )
 
 
-def test_the_documents_f_score_per_image() -> None:
-    """Document 002's own loop, with one image per batch: classes in the ground truth only."""
-    logits, targets = _batch()
-    per_image = []
-    for one, mask in zip(logits.argmax(1).numpy(), targets.numpy(), strict=True):
+def _mean_f_of_batches(logits: torch.Tensor, targets: torch.Tensor, batch_size: int) -> tuple[float, int]:
+    """Document 002's own loop, from pixels: classes in the ground truth only; and how many batches had one."""
+    predicted, wanted = logits.argmax(1).numpy(), targets.numpy()
+    per_batch = []
+    for start in range(0, len(wanted), batch_size):
+        mask = wanted[start : start + batch_size].ravel()
         valid = mask != 255
+        said, mask = predicted[start : start + batch_size].ravel()[valid], mask[valid]
         scores = []
-        for k in np.unique(mask[valid]):
-            hits, predicted, wanted = ((one == k) & (mask == k))[valid], (one == k)[valid], (mask == k)[valid]
-            precision = hits.sum() / max(1, predicted.sum())
-            recall = hits.sum() / wanted.sum()
-            scores.append(2 * precision * recall / (precision + recall))
-        per_image += [np.mean(scores)] if scores else []
-    assert len(per_image) == 5
-    assert TASK.evaluate(_rows(logits, targets))["fscore_per_image"] == pytest.approx(np.mean(per_image))
+        for k in np.unique(mask):
+            hits = ((said == k) & (mask == k)).sum()
+            precision, recall = hits / max(1, (said == k).sum()), hits / (mask == k).sum()
+            scores.append(2 * precision * recall / max(1e-300, precision + recall))
+        per_batch += [np.mean(scores)] if scores else []
+    return float(np.mean(per_batch)), len(per_batch)
 
 
-def test_the_metrics_do_not_depend_on_the_batches() -> None:
+def test_the_documents_f_score_is_a_mean_over_batches() -> None:
+    logits, targets = _batch(11)
+    targets[3, :, :] = torch.where(
+        targets[3] == 2, 1, targets[3]
+    )  # an image, and a batch of one, without class 2
+    logits[9:, 0] = -9  # where class 0 is never found: it has 0
+    rows = _rows(logits, targets)
+    values = {}
+    for size, num in ((1, 10), (2, 6), (4, 3), (5, 3), (11, 1), (64, 1)):
+        values[size], counted = _mean_f_of_batches(logits, targets, size)
+        assert counted == num, (
+            "the image that is ignored as a whole is a batch without a term when it is alone"
+        )
+        found = replace(TASK, batch_size=size).evaluate(rows)
+        assert found["fscore_per_batch"] == pytest.approx(values[size], rel=1e-12)
+        assert found["fscore_per_image"] == pytest.approx(values.get(1), rel=1e-12)
+    assert len({round(value, 4) for value in values.values()}) == 5, "it is a number of the batch size"
+    assert values[11] > TASK.evaluate(rows)["fscore"], "which has a term for persons, who are predicted only"
+    words = replace(TASK, batch_size=4).definitions
+    assert "batches of 4 images" in words["fscore_per_batch"] and words != TASK.definitions
+
+
+def test_the_metrics_do_not_depend_on_how_the_model_was_fed() -> None:
     logits, targets = _batch()
     parts = [_rows(logits[cut], targets[cut]) for cut in (slice(0, 1), slice(1, 4), slice(4, 6))]
     assert TASK.evaluate(np.concatenate(parts)) == pytest.approx(TASK.evaluate(_rows(logits, targets)))
@@ -184,7 +207,8 @@ def test_masks_without_a_valid_pixel_and_perfect_ones() -> None:
     assert all(map(math.isnan, nothing.values()))
     perfect = F.one_hot(targets.long().clamp(max=K - 1), K).permute(0, 3, 1, 2) * 50.0
     found = TASK.evaluate(_rows(perfect, targets))
-    assert [found[name] for name in ("miou", "fscore", "fscore_per_image", "accuracy")] == [1, 1, 1, 1]
+    assert [found[name] for name in ("miou", "fscore", "fscore_per_image", "fscore_per_batch")] == [1] * 4
+    assert found["accuracy"] == 1
     assert (found["miou_low"], found["miou_high"]) == (1, 1)
     with pytest.raises(AssertionError, match="17 numbers were due"):
         TASK.evaluate(np.zeros((2, 14)))
@@ -234,14 +258,18 @@ def test_a_run_learns_masks() -> None:
 # ---- from settings
 
 
-def _make(ignore: int | None = 255, targets: np.ndarray | None = None, **settings: object) -> Task:
+def _make(
+    ignore: int | None = 255, targets: np.ndarray | None = None, batch_size: int = 32, **settings: object
+) -> Task:
     counts = dict(zip((*CLASSES, "(ignored)"), (600, 300, 60, 20, 20, 77), strict=True))
     hot = np.ones((3, K), np.uint8) if targets is None else targets
-    return make_task(TaskConfig(**settings), CLASSES, hot, counts, ignore)
+    config = Config(data=DataConfig(batch_size=batch_size), task=TaskConfig(**settings))
+    return make_task(config, CLASSES, hot, counts, ignore)
 
 
 def test_an_ignore_id_makes_it_a_segmentation() -> None:
     assert _make() == Segmentation(CLASSES, 255)
+    assert _make(batch_size=7) == Segmentation(CLASSES, 255, batch_size=7)
     assert isinstance(_make(ignore=None), MultiLabel)
     assert isinstance(_make(ignore=None, targets=np.arange(5)), Classification)
     settings = {

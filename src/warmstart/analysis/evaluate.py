@@ -115,7 +115,7 @@ class Evaluation(Shown):
         m = self.metrics
         if isinstance(self.task, Segmentation):
             interval = f"95 % interval {m['miou_low']:.4f} to {m['miou_high']:.4f}"
-            rest = ("fscore", "fscore_per_image", "accuracy", "loss")
+            rest = ("fscore", "fscore_per_image", "fscore_per_batch", "accuracy", "loss")
             lines = [
                 f"mIoU {m['miou']:.4f} ({interval})  " + "  ".join(f"{name} {m[name]:.4f}" for name in rest)
             ]

@@ -62,7 +62,9 @@ def save(figure: Figure, path: Path, note: str = "") -> None:
     """Write the figure as PNG, with the note below it."""
     figure.supxlabel(note, fontsize=8, color=GREY, x=0.01, ha="left")
     content = io.BytesIO()
-    figure.draw_without_rendering()  # lays out; savefig would do it again
+    layout = figure.get_layout_engine()
+    assert layout is not None, "every figure here is laid out by matplotlib"
+    layout.execute(figure)  # once; savefig would do it twice
     figure.set_layout_engine("none")
     figure.savefig(content, format="png")
     writer.write_whole(path, content.getvalue())

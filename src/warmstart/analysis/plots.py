@@ -75,7 +75,10 @@ def _draw_confusion(axes: Axes, matrix: NDArray[np.int64]) -> None:
     for (row, column), count in np.ndenumerate(matrix):
         is_dark = not is_empty[row, column] and shares[row, column] > 0.55
         color = "white" if is_dark else "#222222" if count else "#B0B0B0"
-        axes.text(column, row, str(count), ha="center", va="center", fontsize=size, color=color)
+        # Inside of the axes, so it moves nothing in the layout.
+        axes.text(
+            column, row, str(count), ha="center", va="center", fontsize=size, color=color, in_layout=False
+        )
 
 
 def _largest_of_blocks(shares: Any, block: int) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -133,7 +133,7 @@ def task_and_targets(
     built, task, targets = restored.built, restored.task, chosen.targets
     places = _places(chosen, built)
     if isinstance(task, Segmentation) or chosen.ignore is not None:
-        return _segmentation(chosen, built, places), targets
+        return _segmentation(chosen, restored, places), targets
     num_classes = len(built.classes)
     if targets.ndim == 2 and not built.multi_label:
         if built.names_known:
@@ -154,8 +154,9 @@ def task_and_targets(
     return task, found
 
 
-def _segmentation(chosen: EvaluationSet, built: BuiltModel, places: np.ndarray) -> Segmentation:
-    if chosen.ignore is None or not built.segments:
+def _segmentation(chosen: EvaluationSet, restored: Restored, places: np.ndarray) -> Segmentation:
+    built, task = restored.built, restored.task
+    if chosen.ignore is None or not isinstance(task, Segmentation):
         kinds = ("masks", "a class per pixel") if built.segments else ("labels", "a class per image")
         raise UserError(
             f"{chosen.path} has {'no masks' if chosen.ignore is None else 'masks'}, and {built.name} gives {kinds[1]}",
@@ -167,7 +168,7 @@ def _segmentation(chosen: EvaluationSet, built: BuiltModel, places: np.ndarray) 
             listing(f"{number}={name}" for number, name in enumerate(built.classes)),
             "--mask-remap gives the ids of the masks the model's numbers",
         )
-    return Segmentation(built.classes, chosen.ignore)
+    return replace(task, ignore=chosen.ignore)
 
 
 def _places(chosen: EvaluationSet, built: BuiltModel) -> np.ndarray:

@@ -63,6 +63,7 @@ SelectBy = Literal[
     "miou",
     "fscore",
     "fscore_per_image",
+    "fscore_per_batch",
     "combined",
 ]
 # metric -> +1 where more is better, -1 where less is; each task has some of them (`metrics` in tasks/)

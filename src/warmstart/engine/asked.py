@@ -26,7 +26,7 @@ def task_of(config: Config, dataset: Dataset, built: BuiltModel) -> Task:
     if config.meta.is_on:
         return Episodes(built.classes, config.meta.query, config.task.label_smoothing)
     return make_task(
-        config.task,
+        config,
         dataset.classes,
         dataset.splits["train"].targets,
         _counts(config, dataset),

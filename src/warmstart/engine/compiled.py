@@ -63,5 +63,7 @@ def _small(numbers: torch.Tensor) -> torch.Tensor:
 
 
 def _refusal(what: str, error: RuntimeError) -> UserError:
-    reason = str(error).strip().partition("\n")[0]
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    # "backend='inductor' raised:" says nothing without the line below it.
+    reason = " ".join(lines[:2]) if lines[0].endswith("raised:") else lines[0]
     return UserError(f"{what}: {reason}", _EXPECTED, "install it, or train without --compile")

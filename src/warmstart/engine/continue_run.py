@@ -239,7 +239,9 @@ class Child(Beginning):
             )
 
     def _info(self, job: Job) -> str:
-        """Document 002's file. Its F-score is the macro mean over classes here, where the parent's best has one."""
+        """Document 002's file. Its F-score is `fscore_per_batch`, as in its program, of one class per image macro F1;
+        or the F-score that selects.
+        """
         parent, bar = self.parent, job.bar
         best: dict[str, Any] = {}
         if parent.run is not None:
@@ -249,10 +251,11 @@ class Child(Beginning):
                 if row["split"] == "val" and row["step"] == parent.best_step
             ]
             best = rows[0] if rows else {}
+        names = ("fscore_per_batch", "fscore", "f1")  # runs of older versions have no fscore_per_batch
         f_score = (
             bar.value
-            if bar is not None and bar.metric in ("fscore", "f1")
-            else best.get("fscore", best.get("f1"))
+            if bar is not None and bar.metric in names
+            else next((best[name] for name in names if name in best), None)
         )
         values = {
             "continued_from": parent.name,

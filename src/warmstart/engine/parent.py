@@ -259,7 +259,10 @@ def check_same(parent: Parent, prepared: Prepared) -> None:
 
 
 def find_bar(parent: Parent, prepared: Prepared) -> Bar | None:
-    """The parent's best on the child's val; measured where val or preprocessing are others. None without val."""
+    """The parent's best on the child's val. None without val.
+
+    Measured where val or preprocessing are others, and for the metric of batches where their size is.
+    """
     job, run = prepared.job, parent.run
     if "val" not in job.dataset.splits:
         return None
@@ -290,4 +293,8 @@ def _is_measured_alike(run: Run, prepared: Prepared) -> bool:
         same
         and is_same_split(run.resolved, prepared.resolved, "val")
         and ("positive" not in prepared.job.select_by or decides_alike(run, prepared.job.config))
+        and (
+            prepared.job.select_by != "fscore_per_batch"
+            or run.config["data"]["batch_size"] == prepared.job.config.data.batch_size
+        )
     )

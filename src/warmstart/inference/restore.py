@@ -29,7 +29,7 @@ from warmstart.models.task_heads import add_label_head
 from warmstart.models.weights import read_weights
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.multilabel import MultiLabel
-from warmstart.tasks.segmentation import Segmentation
+from warmstart.tasks.segmentation import DEFAULT_IGNORE, Segmentation
 from warmstart.tasks.task import Task
 
 _HF = "hf:"  # a model of transformers as it is, which is no file of weights
@@ -69,8 +69,11 @@ class Restored:
         """What the outputs mean; with the thresholds that the run recorded for this step, or that the file states."""
         classes, run = self.built.classes, self.reference.run
         if self.built.segments:
-            recorded = run.resolved["data"].get("ignore") if run is not None else None
-            return Segmentation(classes) if recorded is None else Segmentation(classes, recorded)
+            if run is None:
+                return Segmentation(classes)
+            recorded = run.resolved["data"].get("ignore")
+            ignore = DEFAULT_IGNORE if recorded is None else recorded
+            return Segmentation(classes, ignore, batch_size=run.config["data"]["batch_size"])
         if not self.built.multi_label:
             return Classification(classes, decision=self.built.decision)
         found = recorded_thresholds(self.reference, classes) or self.built.thresholds

@@ -88,6 +88,19 @@ def fscore_per_image(rows: NDArray[Any]) -> float:
     return float(mean_known(mean_known(present)))
 
 
+def fscore_per_batch(rows: NDArray[Any], batch_size: int) -> float:
+    """Mean over batches of the mean F over the classes present in the batch's target.
+
+    Document 002's "F-Score", as its program computes it: in each batch of the validation loader the pixels of all
+    images are counted together; F = 2 P R / (P + R) = 2 TP / (2 TP + FP + FN) of each class in the batch's ground
+    truth (one that is only predicted has no term), their mean, and the mean of that over the batches. A batch is
+    `batch_size` rows that follow each other, the last one what is left, with the weight of a full one; a batch
+    without a valid pixel has no term. With one image per batch it is `fscore_per_image`.
+    """
+    starts = np.arange(0, len(rows), batch_size)
+    return fscore_per_image(np.add.reduceat(np.asarray(rows, dtype=np.float64), starts, axis=0))
+
+
 def miou_interval(rows: NDArray[Any]) -> tuple[float, float]:
     """95 % interval of mIoU by a percentile bootstrap over images: see `stats.bootstrap_interval`.
 

@@ -8,23 +8,37 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 
+from warmstart.config.schema import DataConfig
 from warmstart.tasks import mask_metrics, objectives
 from warmstart.tasks.mask_objectives import MaskLoss, mask_objective, resized
 
 NAME = "segmentation"
 DEFAULT_IGNORE = 255
+DEFAULT_BATCH_SIZE = int(DataConfig.model_fields["batch_size"].default)
 _DEFAULT_LOSS = MaskLoss()
+_DEFINITIONS = {
+    "miou": "mean over classes of TP / (TP + FP + FN), pixels of all images together; a class that is neither"
+    " in a mask nor predicted has no term, one that is only predicted has 0",
+    "fscore": "mean over the same classes of 2 TP / (2 TP + FP + FN)",
+    "fscore_per_image": "mean over images of the mean F-score over the classes in the image's own mask",
+    "fscore_per_batch": "document 002's F-score: mean over batches of {} images, in the order of the split, of the"
+    " mean F-score over the classes in the batch's masks; the last batch has what is left",
+    "accuracy": "share of the valid pixels whose class is right",
+    "loss": "plain cross entropy in nats, mean of the valid pixels: no weights, smoothing or Dice",
+}
 
 
 @dataclass(frozen=True)
 class Segmentation:
     """One class per pixel. `class_weights` are in the order of `classes`; None is 1 for each.
+
+    `batch_size` is that of training, and says over how many images `fscore_per_batch` counts together.
 
     Outputs are (N, K, h', w') and are resized to the masks before anything is computed. Of each image, a row of
     counts is kept (`statistics`; mask_metrics.py says what is in it), so memory does not grow with its pixels.
@@ -35,23 +49,20 @@ class Segmentation:
     label_smoothing: float = 0.0
     class_weights: tuple[float, ...] | None = None
     loss: MaskLoss = _DEFAULT_LOSS
+    batch_size: int = DEFAULT_BATCH_SIZE
 
     name = NAME
-    metrics = ("miou", "fscore", "fscore_per_image", "accuracy", "loss")
+    metrics = tuple(_DEFINITIONS)
     columns = ("iou", "fscore", "precision", "recall", "pixels", "images")
-    definitions: ClassVar[dict[str, str]] = {
-        "miou": "mean over classes of TP / (TP + FP + FN), pixels of all images together; a class that is neither"
-        " in a mask nor predicted has no term, one that is only predicted has 0",
-        "fscore": "mean over the same classes of 2 TP / (2 TP + FP + FN)",
-        "fscore_per_image": "mean over images of the mean F-score over the classes in the image's own mask"
-        " (document 002 takes batches for images, so its number depends on the batch size)",
-        "accuracy": "share of the valid pixels whose class is right",
-        "loss": "plain cross entropy in nats, mean of the valid pixels: no weights, smoothing or Dice",
-    }
 
     def __post_init__(self) -> None:
         num_weights = len(self.classes if self.class_weights is None else self.class_weights)
         assert num_weights == len(self.classes), f"{num_weights} weights for {len(self.classes)} classes"
+
+    @property
+    def definitions(self) -> dict[str, str]:
+        """What each of the `metrics` is, in words."""
+        return {name: words.format(self.batch_size) for name, words in _DEFINITIONS.items()}
 
     def objective(self, outputs: torch.Tensor, targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """(loss_sum, weight) of outputs (N, K, h', w') and masks (N, h, w): see `mask_objective`."""
@@ -87,14 +98,15 @@ class Segmentation:
         return torch.cat([part.to(dtype) for part in parts], dim=1)
 
     def evaluate(self, rows: NDArray[Any], targets: NDArray[Any] | None = None) -> dict[str, float]:
-        """Metrics of rows (N, 3K + 2): see `definitions`. `targets` are not needed, the rows have what counts.
+        """Metrics of rows (N, 3K + 2) in the order of their split: see `definitions`. `targets` are not needed.
 
         `miou_low` and `miou_high` are its 95 % interval over images. Without a valid pixel, or where the loss is
         not finite, every metric is NaN.
         """
         self._check(rows)
         total = mask_metrics.counts_of(rows.sum(axis=0))
-        names = ("loss", "miou", "fscore", "fscore_per_image", "accuracy", "miou_low", "miou_high")
+        per_image = ("fscore_per_image", "fscore_per_batch")
+        names = ("loss", "miou", "fscore", *per_image, "accuracy", "miou_low", "miou_high")
         if not total.num_valid or not math.isfinite(total.loss_sum):
             return dict.fromkeys(names, math.nan)
         values = (
@@ -102,6 +114,7 @@ class Segmentation:
             mask_metrics.miou(rows),
             mask_metrics.mean_known(mask_metrics.fscores(total)),
             mask_metrics.fscore_per_image(rows),
+            mask_metrics.fscore_per_batch(rows, self.batch_size),
             total.hits.sum() / total.num_valid,
             *mask_metrics.miou_interval(rows),
         )

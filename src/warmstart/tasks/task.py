@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from warmstart.config.schema import TaskConfig
+from warmstart.config.schema import Config, TaskConfig
 from warmstart.errors import UserError, closest, listing
 from warmstart.records import Decision, Margin
 from warmstart.tasks.class_weights import resolve_class_weights
@@ -79,7 +79,7 @@ class Task(Protocol):
 
 
 def make_task(
-    settings: TaskConfig,
+    config: Config,
     classes: tuple[str, ...],
     targets: NDArray[Any],
     counts: Mapping[str, float],
@@ -91,27 +91,29 @@ def make_task(
     classification for (N,), multi-label for (N, K).
 
     `counts` are training images, or places of an epoch, by class; for masks, training pixels by class.
-    `margin` is that of the model's head, `contrastive` its loss where it has a text tower.
+    `margin` is that of the model's head, `contrastive` its loss where it has a text tower. Of `config` the section
+    `task` is read, and the batch size that a metric of masks is named after.
     Raises UserError for class weights that do not fit, and for settings that this task does not read.
     """
     kind = "masks" if ignore is not None else "multi-label" if targets.ndim == 2 else ""
-    _check_one_class(settings, margin, kind, classes)
-    _check_contrastive(settings, contrastive, kind)
+    _check_one_class(config.task, margin, kind, classes)
+    _check_contrastive(config.task, contrastive, kind)
     if ignore is not None:
-        weights = resolve_class_weights(settings.class_weights, classes, counts)
-        return Segmentation(classes, ignore, settings.label_smoothing, weights, _mask_loss(settings))
-    _check_mask_settings(settings, "multi-label" if targets.ndim == 2 else "one class per image")
+        weights = resolve_class_weights(config.task.class_weights, classes, counts)
+        smoothing, loss = config.task.label_smoothing, _mask_loss(config.task)
+        return Segmentation(classes, ignore, smoothing, weights, loss, config.data.batch_size)
+    _check_mask_settings(config.task, "multi-label" if targets.ndim == 2 else "one class per image")
     if targets.ndim == 2:
-        weights = resolve_class_weights(settings.class_weights, classes, counts, len(targets))
-        return MultiLabel(classes, settings.label_smoothing, weights)
+        weights = resolve_class_weights(config.task.class_weights, classes, counts, len(targets))
+        return MultiLabel(classes, config.task.label_smoothing, weights)
     decision = None
-    if settings.positive is not None or settings.threshold is not None:
-        decision = Decision(settings.positive or classes[1])
-        if settings.threshold is not None and settings.threshold.kind == "fixed":
-            decision = replace(decision, threshold=settings.threshold.value)
-    smoothing, rule = settings.label_smoothing, settings.threshold
+    if config.task.positive is not None or config.task.threshold is not None:
+        decision = Decision(config.task.positive or classes[1])
+        if config.task.threshold is not None and config.task.threshold.kind == "fixed":
+            decision = replace(decision, threshold=config.task.threshold.value)
+    smoothing, rule = config.task.label_smoothing, config.task.threshold
     task = Classification(classes, smoothing, None, margin, decision, rule, contrastive)
-    setting = settings.class_weights
+    setting = config.task.class_weights
     if task.is_binary and setting is not None:
         setting = _by_side(setting, classes[1 - task.positive], classes[task.positive])
     return replace(task, class_weights=resolve_class_weights(setting, classes, counts))

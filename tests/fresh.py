@@ -1,0 +1,93 @@
+"""A fresh process without the seconds that importing torch takes.
+
+On Linux a server that has imported third parties, and nothing of warmstart, forks a child for each script: like a
+process that was started anew, the child knows of a run what its files say. Where the test is about what is imported,
+and when (`--help` without torch, a hub's client that reads its settings), a process of its own is right.
+"""
+
+from __future__ import annotations
+
+import atexit
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from functools import cache
+from pathlib import Path
+
+SERVER = """
+import json, os, runpy, signal, sys
+import pyarrow.parquet, safetensors.torch, timm, torch, torchvision
+
+assert not any(name.split(".")[0] == "warmstart" for name in sys.modules)
+for line in sys.stdin:
+    job = json.loads(line)
+    child = os.fork()
+    if child == 0:
+        break
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+else:
+    os._exit(0)
+
+signal.alarm(job["seconds"])
+places = ((0, os.devnull, os.O_RDONLY), (1, job["out"], os.O_WRONLY), (2, job["err"], os.O_WRONLY))
+for number, path, mode in places:
+    os.dup2(os.open(path, mode), number)
+os.chdir(job["folder"])
+sys.argv = job["arguments"]
+if job["module"]:
+    runpy.run_module(job["module"], run_name="__main__", alter_sys=True)
+else:
+    exec(compile(job["code"], "<fresh>", "exec"), {"__name__": "__main__"})
+"""
+
+
+@cache
+def _server() -> subprocess.Popen[str]:
+    """One for all tests of this process, started when the first of them asks."""
+    command = [sys.executable, "-c", SERVER]
+    server = subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment()
+    )
+    atexit.register(_stop, server)
+    return server
+
+
+def _stop(server: subprocess.Popen[str]) -> None:
+    with server:
+        server.kill()
+
+
+def _environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+
+
+def run(
+    *arguments: str | Path, code: str = "", module: str = "", folder: Path | None = None, seconds: int = 200
+) -> subprocess.CompletedProcess[str]:
+    """Run `code`, or `module` as `python -m` does, with these arguments in `folder`: its output and exit code.
+
+    After `seconds` it is ended.
+    """
+    words, place = [str(word) for word in arguments], folder or Path.cwd()
+    if sys.platform != "linux":
+        what = ["-m", module] if module else ["-c", code]
+        return subprocess.run(
+            [sys.executable, *what, *words],
+            cwd=place,
+            env=_environment(),
+            capture_output=True,
+            text=True,
+            timeout=seconds,
+        )
+    server = _server()
+    assert server.stdin is not None and server.stdout is not None
+    with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
+        job = {"code": code, "module": module, "arguments": ["-c", *words], "seconds": seconds}
+        job |= {"folder": str(place), "out": out.name, "err": err.name}
+        server.stdin.write(json.dumps(job) + "\n")
+        server.stdin.flush()
+        answer = server.stdout.readline()
+        assert answer, "the server of fresh processes is gone"
+        return subprocess.CompletedProcess(words, int(answer), out.read(), err.read())
