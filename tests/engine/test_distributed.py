@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+import fresh
 from warmstart import api
 from warmstart.config.schema import ModelConfig
 from warmstart.engine.distributed import World
@@ -59,15 +57,8 @@ def launch(
     """The lines that each process told, and everything on stderr."""
     script = folder / "story.py"
     script.write_text(STORY)
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*command, str(script), json.dumps(steps)],
-        capture_output=True,
-        text=True,
-        timeout=300,
-        cwd=folder,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    words = ["--standalone", "--nproc_per_node", "2", script, json.dumps(steps)]
+    done = fresh.run(*words, module="torch.distributed.run", folder=folder)
     return [(folder / f"told-{rank}.txt").read_text().splitlines() for rank in (0, 1)], done.stderr
 
 
