@@ -1,4 +1,4 @@
-"""Every command and Python block of the pages is run; training is cut to one step on few real images.
+"""Every command and Python block of the pages is run; training is cut to one step on few real images, masks to half.
 
 The Chinese pages have the same commands as the English ones, and name the same flags.
 """
@@ -24,6 +24,7 @@ import yaml
 from PIL import Image
 from tiny_clip import write_clip, write_folders
 
+import fresh
 from published_ocec import checkpoint
 from tiny_imagenet import write_tiny_imagenet
 from torchvision_cache import write_cache
@@ -34,6 +35,7 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 GENERATED = ("settings.md", "commands.md")
 ENGLISH = [ROOT / "README.md", *sorted(DOCS.glob("*.md"))]
+LARGE, SMALL = "96x128", "64x96"  # image sizes with masks: of the pages, and here
 BLOCK = re.compile(r"```(\w+)\n(.*?)```", re.S)
 
 
@@ -190,7 +192,7 @@ def lay_out_eyes(folder: Path, data: Path) -> None:
 
 def filled_in(tokens: list[str], data: Path, weights: Path) -> list[str]:
     words = {"$WEIGHTS": str(weights), "WEIGHTS": str(weights), "$DATA": str(data), "DATA": str(data)}
-    words |= {"IMAGES": "shoe.png", "cuda": "cpu"}
+    words |= {"IMAGES": "shoe.png", "cuda": "cpu", LARGE: SMALL}
     result = []
     for token in tokens:
         flag, equals, value = token.partition("=")
@@ -217,9 +219,7 @@ def run(command: list[str]) -> None:
     if program == "warmstart":
         assert main(rest) == 0, shlex.join(command)
         return
-    done = subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", *rest], capture_output=True, text=True, timeout=300
-    )
+    done = fresh.run(*rest, module="torch.distributed.run")
     assert done.returncode == 0, f"{shlex.join(command)}\n{done.stderr[-3000:]}"
 
 
@@ -257,7 +257,7 @@ def test_every_command_of_the_page_runs(
         write_cache(tmp_path / "torch")
         monkeypatch.setenv("TORCH_HOME", str(tmp_path / "torch"))
     for name, settings in yaml_files(page).items():
-        (tmp_path / name).write_text(settings, encoding="utf-8")
+        (tmp_path / name).write_text(settings.replace(LARGE, SMALL), encoding="utf-8")
     for tokens in commands(page):
         run(filled_in(tokens, few_images, weights))
     for code in python_blocks(page):
