@@ -68,7 +68,7 @@ def main() -> None:
     try:
         records = [
             row
-            for name in args.only or METHODS
+            for name in (METHODS if args.only is None else args.only)
             for seed in args.seed or range(args.seeds)
             if (row := trained(args, data, name, seed, left)) is not None
         ]

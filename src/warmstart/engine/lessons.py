@@ -49,7 +49,7 @@ class Lessons:
         self._alpha, self._hint_weight = distill.alpha, distill.hints
         self._divergence = _divergence_of(job)
         self._is_multi_label, self._ignore = job.built.multi_label, job.dataset.ignore
-        self._student_maps: dict[str, object] = {}
+        self._student_maps: dict[str, Any] = {}
 
     @contextmanager
     def watch(self) -> Iterator[None]:
