@@ -79,6 +79,7 @@ def told(tmp_path_factory: pytest.TempPathFactory, overlapping: Path) -> Told:
     }
     steps = [
         ("finetune", held, None),
+        ("distill", settings(overlapping, folder / "taught", teacher=str(folder / "held"), **TAUGHT), None),
         ("finetune", settings(overlapping, folder / "kept", **KEPT), None),
         ("finetune", live["straight"], None),
         ("finetune", live["resumed"], {"rank": 1, "step": 4, "kind": "SIGINT"}),
@@ -98,6 +99,7 @@ STAGES = {
     "dropout": 0,
 }
 KEPT = {"freeze": "conv*", "feature_cache": "on", "views": 2, "dropout": 0, "freeze_bn": True}
+TAUGHT = {"distill.hints": 1.0, "dropout": 0, "freeze_bn": True, "batch_size": 7}
 LIVE = {"dropout": 0.5, "ema": 0.7, "batch_size": 8}
 
 
@@ -156,6 +158,17 @@ def test_features_are_shared_and_each_image_counts_once(
     for one_row, two_row in zip(one.evals.rows, two.evals.rows, strict=True):
         assert two_row["num_samples"] == one_row["num_samples"]
         assert two_row["loss"] == pytest.approx(one_row["loss"], rel=1e-4)
+
+
+def test_a_teacher_and_its_hints_are_shared(
+    told: Told, overlapping: Path, tmp_path: Path, one_thread: None
+) -> None:
+    two, teacher = Run(told[0] / "taught"), str(told[0] / "held")
+    one = Run(Path(api.distill(**settings(overlapping, tmp_path / "taught", teacher=teacher, **TAUGHT)).run))
+    taught = [[row for row in rows(run) if row["kind"] == "train"] for run in (one, two)]
+    for one_row, two_row in zip(*taught, strict=True):
+        for name in ("loss", "distill", "hints"):
+            assert two_row[name] == pytest.approx(one_row[name], rel=1e-3), one_row
 
 
 def test_all_processes_get_the_result_and_one_tells_the_story(told: Told) -> None:
