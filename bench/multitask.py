@@ -32,7 +32,7 @@ import warmstart as ws
 from warmstart.run import layout
 from warmstart.run.reader import Run
 
-SIZES = {"cifar": (2000, 500, 1000), "mnist": (2000, 500, 1000), "fashion": (500, 100, 300)}
+SIZES = {"cifar": (3000, 500, 1000), "mnist": (3000, 500, 1000), "fashion": (500, 100, 300)}
 KINDS = ("single", "joint", "uncertainty", "moving", "added", "held")
 HEAD = "| kind | task | test accuracy, mean of seeds | spread | less the single run, by seed |"
 
