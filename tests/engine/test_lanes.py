@@ -14,10 +14,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
 
+from warmstart.analysis.evaluate import evaluate
 from warmstart.config import io
 from warmstart.data.batches import Batch
 from warmstart.engine import train
 from warmstart.engine.lanes import TaskCost
+from warmstart.engine.rescue import _ids
 from warmstart.engine.start import start_of
 from warmstart.engine.step import Arithmetic, LaneStep, train_window
 from warmstart.errors import Interrupted, UserError
@@ -26,6 +28,7 @@ from warmstart.run import layout
 from warmstart.run.reader import Run
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.segmentation import Segmentation
+from warmstart.verbs.continuing import finish
 
 Settings = Callable[..., io.Loaded]
 
@@ -270,17 +273,32 @@ def test_a_task_added_to_a_run_keeps_the_old_heads_and_measures_what_they_lose(
         assert [row["step"] for row in rows] == [0, 2, 4]
         # the start is the old run's best step, on the test images of the old division
         restored = restore(str(old), torch.device("cpu"), task=name)
-        from warmstart.analysis.evaluate import evaluate
-
         measured = evaluate(restored, split="test").metrics
         assert rows[0]["accuracy"] == measured["accuracy"]
         assert rows[0]["loss"] == pytest.approx(measured["loss"], rel=1e-6)
-    from warmstart.verbs.continuing import finish
-
     result = finish(run.path, "cpu")
     forgotten = {gain.task: gain for gain in result.gains if gain.split == "retain"}
     assert set(forgotten) == {"animals", "light", "four"}
     assert forgotten["four"].start["accuracy"] == rows_of(run, "retain", "four")[0]["accuracy"]
+
+
+def test_sets_of_labels_are_a_task_with_thresholds_of_its_own(
+    settings: Settings, places: dict[str, str], tmp_path: Path
+) -> None:
+    rows = [
+        f"light/{label}/{n}.png,{label}{'|odd' if n % 2 else ''}"
+        for label in ("dark", "bright")
+        for n in range(10)
+    ]
+    (tmp_path / "tags.csv").write_text("\n".join(["path,tags", *rows]) + "\n")
+    run = Run(train.finetune(settings(tasks=f"tags={tmp_path / 'tags.csv'}", tasks_first="animals")))
+    assert [task["kind"] for task in run.tasks] == ["labels", "multi-label"]
+    together, tags, animals = (rows_of(run, "val", name)[-1] for name in (None, "tags", "animals"))
+    assert together["combined"] == pytest.approx((tags["map"] + animals["accuracy"]) / 2)
+    finish(run.path, "cpu")
+    thresholds = run.of_task("tags").thresholds
+    assert thresholds is not None and set(thresholds["thresholds"]) == {"dark", "bright", "odd"}
+    assert run.of_task("animals").thresholds is None
 
 
 def test_l2sp_holds_the_shared_weights_and_the_heads_that_were_kept(
@@ -319,8 +337,6 @@ def test_a_task_is_added_to_a_run_of_one(settings: Settings, places: dict[str, s
     }
     run = Run(train.finetune(settings("new", **added)))
     name = next(task["name"] for task in run.tasks if not task["trained"])
-    from warmstart.analysis.evaluate import evaluate
-
     wanted = evaluate(restore(str(old), torch.device("cpu")), split="test").metrics["accuracy"]
     assert rows_of(run, "retain", name)[0]["accuracy"] == wanted
     with pytest.raises(UserError, match="the tasks of the run that --weights names"):
@@ -347,8 +363,6 @@ def test_masks_and_labels_share_an_encoder(settings: Settings, places: dict[str,
     )
     best = run.pointer(layout.BEST)
     for name, metric in (("scenes", "miou"), ("four", "accuracy")):
-        from warmstart.analysis.evaluate import evaluate
-
         measured = evaluate(restore(str(run.path), torch.device("cpu"), task=name), split="val").metrics
         (row,) = [
             row for row in rows_of(run, "val", name) if row["step"] == best and row.get("kind") != "evaluate"
@@ -363,8 +377,6 @@ def test_a_dry_run_and_a_rescue_know_the_tasks(settings: Settings, given: dict[s
     prepared, probe = train.dry_run(settings("dry", **given))
     assert probe.seconds_per_step > 0
     assert json.dumps(prepared.resolved["tasks"])
-    from warmstart.engine.rescue import _ids
-
     ids = _ids(prepared.job, 1)
     assert 2 <= len(ids) <= 9
     assert len({name.split("/")[0] for name in ids} & {"animals", "light", "four"}) == 1
