@@ -6,9 +6,10 @@ CIFAR-10; 18 train. So nothing has seen a test class before it is tested on it. 
 
 Starts: `random`; `plain`, trained on the training classes in the ordinary way (5 epochs); `plain, twice as long`, the
 same again from there; and from `plain`, with as many images as that, `protonet`, `maml`, `anil`, `reptile`, and
-`maml-2` (second order). Two measurements, both on the test classes alone: the run's own test (600 fixed episodes,
-5-way 1-shot) before and after, and `warmstart finetune` from each start to 5-way 1-shot tasks (5 images; `--tasks` of
-them for each seed, the same for all starts), answered for 100 others. Intervals: 95 % over episodes, and over tasks.
+`maml-2` (second order); and `protonet, from nothing`, with as many images as `plain`. Two measurements, both on the
+test classes alone: the run's own test (600 fixed episodes, 5-way 1-shot) before and after, and `warmstart finetune`
+from each start to 5-way 1-shot tasks (5 images; `--tasks` of them for each seed, the same for all starts), answered for
+100 others. Intervals: 95 % over episodes, and over tasks.
 
 Interrupted, it goes on where it was when it is started again with the same --out; seeds may be given one by one, in
 any order. Writes TABLE.md and LOG-SEED.jsonl to --out.
@@ -45,14 +46,16 @@ MODEL, PX = "builtin:fashion_cnn", 16
 COMMON: dict[str, Any] = {"image_size": str(PX), "device": "cpu", "workers": 0, "tensorboard": False}
 EPISODES = {"meta.way": 5, "meta.shot": 1, "meta.query": 5, "meta.episodes": 60, "meta.val_episodes": 40}
 EPOCHS = 5
+FROM_NOTHING = "protonet, from nothing"
 METHODS: dict[str, dict[str, Any]] = {
-    "protonet": {"meta": "protonet"},
-    "maml": {"meta": "maml", "meta.inner_lr": 0.05, "accumulate": 2},
-    "anil": {"meta": "anil", "meta.inner_lr": 0.05, "accumulate": 2},
-    "reptile": {"meta": "reptile", "meta.inner_lr": 0.02, "accumulate": 2},
-    "maml-2": {"meta": "maml", "meta.inner_lr": 0.05, "accumulate": 2, "meta.second_order": True},
+    "protonet": {"meta": "protonet", "meta.temperature": 64, "lr": 1e-4},
+    FROM_NOTHING: {"meta": "protonet", "meta.temperature": 64, "lr": 1e-3, "weights": "none", "model": MODEL},
+    "maml": {"meta": "maml", "accumulate": 2, "lr": 1e-4},
+    "anil": {"meta": "anil", "meta.inner_lr": 0.05, "accumulate": 2, "lr": 1e-4},
+    "reptile": {"meta": "reptile", "accumulate": 2, "lr": 1e-4},
+    "maml-2": {"meta": "maml", "accumulate": 2, "meta.second_order": True, "lr": 1e-4},
 }
-ALL_SEEDS = ("protonet", "maml")  # the others have the first seed alone
+ALL_SEEDS = ("protonet", FROM_NOTHING, "maml")  # the others have the first seed alone
 STARTS = ("random", "plain", LONGER := "plain, twice as long", *METHODS)
 TUNING: dict[str, Any] = {"batch_size": 5, "val_ratio": 0, "eval_every": "1000epochs", "augment": "none"}
 NUM_QUERY = 20
@@ -88,9 +91,10 @@ def learned(out: Path, pool: Path, seed: int, log: Path) -> dict[str, str | None
     for name, settings in METHODS.items():
         if seed and name not in ALL_SEEDS:
             continue
-        begin = partial(ws.meta, data=str(pool), weights=first, seed=seed, epochs=EPOCHS, lr=5e-4)
+        begin = partial(ws.meta, data=str(pool), seed=seed, epochs=EPOCHS)
         classes = {f"meta.{split}_classes": ",".join(names) for split, names in held.items()}
-        run = finish(out / f"{name}-{seed}", partial(begin, **classes, **COMMON, **EPISODES, **settings))
+        given = {"weights": first} | settings | classes | COMMON | EPISODES
+        run = finish(out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}", partial(begin, **given))
         starts[name] = str(run.path)
         if name not in told:
             tell(log, {"start": name, "seed": seed, "kind": "episodes", **measured(run)})

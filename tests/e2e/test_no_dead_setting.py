@@ -210,6 +210,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "meta.test_episodes": ({"meta.test_episodes": 5}, EPISODES),
     "meta.inner_steps": ({"meta.inner_steps": 1}, {**EPISODES, "meta": "anil"}),
     "meta.inner_lr": ({"meta.inner_lr": 0.5}, {**EPISODES, "meta": "anil"}),
+    "meta.temperature": ({"meta.temperature": 50.0}, EPISODES),
     "meta.second_order": ({"meta.second_order": True}, {**EPISODES, "meta": "maml", "meta.inner_lr": 0.5}),
 }
 

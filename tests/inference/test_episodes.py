@@ -162,8 +162,9 @@ def test_the_second_order_gradient_is_the_slope_of_the_loss_after_adaptation() -
     assert slope == pytest.approx((loss_at(h) - loss_at(-h)) / (2 * h), rel=1e-6)
 
 
-def test_protonet_is_the_papers_algorithm() -> None:
-    """Snell et al. 2017, algorithm 1, query by query; the head takes no part and stays."""
+@pytest.mark.parametrize("temperature", [1.0, 3.0])
+def test_protonet_is_the_papers_algorithm(temperature: float) -> None:
+    """Snell et al. 2017, algorithm 1, query by query; the head takes no part. Its temperature is 1."""
 
     def episode(weights: Weights, support: Tensor, query: Tensor) -> tuple[Tensor, Weights]:
         def f(x: Tensor) -> Tensor:
@@ -172,7 +173,7 @@ def test_protonet_is_the_papers_algorithm() -> None:
         centres = [sum(f(x) for x in support[SHOT * k : SHOT * (k + 1)]) / SHOT for k in range(WAY)]
         loss: Any = 0
         for x, label in zip(query, Q_LABELS.tolist(), strict=True):
-            distances = torch.stack([((f(x) - c) ** 2).sum() for c in centres])
+            distances = torch.stack([((f(x) - c) ** 2).sum() / temperature for c in centres])
             loss = loss + distances[label] + torch.log(torch.exp(-distances).sum())
         loss = loss / len(query)
         return loss, [
@@ -181,7 +182,7 @@ def test_protonet_is_the_papers_algorithm() -> None:
             torch.zeros_like(weights[3]),
         ]
 
-    check(stepped(Net(), method="protonet"), written_out(Net(), episode))
+    check(stepped(Net(), method="protonet", temperature=temperature), written_out(Net(), episode))
 
 
 def test_reptile_is_the_papers_algorithm() -> None:

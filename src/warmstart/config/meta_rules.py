@@ -98,4 +98,6 @@ def unread_meta_settings(config: Config) -> dict[str, str]:
     for name in _INNER:
         if not meta.adapts or (name == "second_order" and meta.method == "reptile"):
             unread[f"meta.{name}"] = f"with --meta {meta.method}"
+    if meta.method != "protonet":
+        unread["meta.temperature"] = f"with --meta {meta.method}"
     return unread

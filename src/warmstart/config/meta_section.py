@@ -38,6 +38,10 @@ class MetaConfig(Section):
         False, description="maml, anil: gradients through the inner steps too (more memory and time)"
     )
 
+    temperature: float = Field(
+        1.0, gt=0, description="protonet: squared distances are divided by it; 1 is the paper's formula"
+    )
+
     @property
     def is_on(self) -> bool:
         return self.method != "none"

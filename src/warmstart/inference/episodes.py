@@ -68,7 +68,7 @@ class EpisodePart(nn.Module):
         if self.meta.method == "protonet":
             with torch.set_grad_enabled(not is_measured):
                 embeddings = self._embed(images, buffers)
-            return prototype_logits(embeddings[:num], embeddings[num:], self.meta.way)
+            return prototype_logits(embeddings[:num], embeddings[num:], self.meta.way) / self.meta.temperature
         if self.meta.method == "reptile" and not is_measured:
             return self._pulled(images, num)
         is_second = self.meta.second_order and not is_measured
