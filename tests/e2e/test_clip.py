@@ -103,7 +103,7 @@ def test_the_untuned_model_answers_by_the_names_of_the_classes(
 
 @pytest.mark.parametrize("tower", ["trained", "frozen"])
 def test_contrastive_tuning(tower: str, tiny_clip: Path, tmp_path: Path) -> None:
-    given = {"text.head": "contrastive", "text.tower": tower, "lrs": "text=1e-5", "lr": 1e-3, "epochs": 3}
+    given = {"text.head": "contrastive", "text.tower": tower, "lrs": "text=1e-5", "lr": 1e-4, "epochs": 3}
     if tower == "frozen":
         given.pop("lrs")
     run = finetune(tiny_clip, tmp_path / "run", **given)
