@@ -38,7 +38,7 @@ Settings = Callable[..., io.Loaded]
 
 def batch(images: np.ndarray, targets: np.ndarray, task: int) -> Batch:
     rows = np.arange(len(images))
-    return Batch(images, targets, rows.astype(np.uint64), rows, task)
+    return Batch(images, targets, rows.astype(np.uint64), rows, task=task)
 
 
 @pytest.mark.parametrize("learned", [False, True])

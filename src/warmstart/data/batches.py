@@ -12,6 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from itertools import chain, pairwise
+from typing import Any
 
 import numpy as np
 
@@ -49,7 +50,8 @@ class Batch:
     def take(self, rows: np.ndarray | slice) -> Batch:
         """Some of its samples."""
         columns = {column.name: getattr(self, column.name) for column in fields(self)}
-        return replace(self, **{name: a[rows] for name, a in columns.items() if isinstance(a, np.ndarray)})
+        taken: dict[str, Any] = {name: a[rows] for name, a in columns.items() if isinstance(a, np.ndarray)}
+        return replace(self, **taken)
 
 
 @dataclass(frozen=True)

@@ -128,9 +128,8 @@ class Feed:
         if self._prefix is None:
             batches: Iterable[Batch] = deliver(samples, drawn, view, job.workers)
         else:
-            batches = feature_batches(
-                self._table(samples, view, None, f"features of {label}"), samples, drawn
-            )
+            table = self._table(self._prefix, samples, view, None, f"features of {label}")
+            batches = feature_batches(table, samples, drawn)
         part = episodic(job, weights, self.part(weights))
         return predict_outputs(
             part, batches, self.inputs, job.precision, at_once=AtOnce(fewest=job.batch_size)

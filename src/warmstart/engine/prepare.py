@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -83,8 +83,7 @@ def prepare(
     dataset, built = opened.dataset, opened.built
     augment, augment_origin = _augment(config, reference, resolved)
     lanes = lanes_of(config, opened, augment)
-    tasks = samples_of(lanes)
-    pace = make_pace(config, dataset, steps_done, tasks) if resolved is None else Pace(**resolved["pace"])
+    pace = Pace(**resolved["pace"]) if resolved else make_pace(config, dataset, steps_done, samples_of(lanes))
     task = lanes[0].task if lanes else task_of(config, dataset, built)
     is_gpu = device.type != "cpu"
     weights = sample_weights(mined := find_mined(config.data, dataset, resolved), dataset.splits["train"])
@@ -115,10 +114,9 @@ def prepare(
     job = _taught(job, resolved)
     if resolved is not None:
         return _decided(job, resolved)
-    record = {"settings": asdict(augment), "origin": augment_origin}
 
     def complete(job: Job, measured: Probe | None) -> dict[str, Any]:
-        made = make_record(job, reference, origins, record, measured) | lanes_record(job)
+        made = make_record(job, reference, origins, augment_origin, measured) | lanes_record(job)
         return made | {"mined": mined, "episodes": episodes_record(job)}
 
     return _decide(job, complete, opened.split)

@@ -26,10 +26,12 @@ def make_record(
     job: Job,
     reference: WeightsReference,
     origins: dict[str, str],
-    augment: dict[str, Any],
+    augmented_by: str,
     measured: Probe | None,
 ) -> dict[str, Any]:
-    built, parent = job.built, reference.run
+    """`origins` are those of the settings, `augmented_by` is that of the augmentation."""
+    built, parent, augment = job.built, reference.run, job.train_view.augment
+    assert augment is not None, "a view of training"
     return {
         "format": layout.FORMAT_VERSION,
         "warmstart": __version__,
@@ -72,7 +74,7 @@ def make_record(
         },
         "teachers": [] if job.teachers is None else [each.to_json() for each in job.teachers.each],
         "hints": [asdict(pair) for pair in job.hint_pairs],
-        "augment": augment,
+        "augment": {"settings": asdict(augment), "origin": augmented_by},
         "pace": asdict(job.pace),
         "probe": measured.to_json() if measured else None,
     }

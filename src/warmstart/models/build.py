@@ -100,14 +100,13 @@ def build(
     UserError: whatever `create`, `read_weights`, `load_into` and `fit_head` find, no or two models named.
     """
     assert overrides.keys() <= _PREPROCESSING_KEYS, f"not a preprocessing setting in {set(overrides)}"
-    given = {key: value for key, value in overrides.items() if value is not None}
     settings, file, name = _opened(settings, text, classes)
     random = settings.weights == "none"
     kept = file if classes is None else None  # with the answers of its classifier
     names_known = classes is not None or file is None or file.classes is not None
     if classes is None:
         classes = own_classes(file, name)
-    stated = {**(file.preprocessing if file else {}), **given}
+    stated = {**(file.preprocessing if file else {}), **{k: v for k, v in overrides.items() if v is not None}}
     outputs = len(classes) if random else None, texts_for(name, text, classes, file)
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that would seed CUDA too
