@@ -65,40 +65,37 @@ def main() -> None:
     args = arguments()
     out = Path(args.out)
     pool = write_pool(args, out / "pool")
-    for seed in args.seeds:
+    for seed in [] if args.table else args.seeds:
         log = out / f"LOG-{seed}.jsonl"
-        starts = learned(out, pool, seed, log)
-        done = {(row["start"], row["task"]) for row in rows(log) if row["kind"] == "task"}
+        starts = learned(out, pool, seed)
+        done = {(row["start"], row["task"]) for row in rows(log)}
         for number in range(args.tasks):
             for name, weights in starts.items():
                 if (name, number) not in done:
                     accuracy = tuned(out / f"task-{seed}", pool, weights, (seed, number))
-                    tell(
-                        log,
-                        {"start": name, "seed": seed, "kind": "task", "task": number, "accuracy": accuracy},
-                    )
-    found = [row for path in sorted(out.glob("LOG-*.jsonl")) for row in rows(path)]
-    (out / "TABLE.md").write_text(table(found), encoding="utf-8")
-    print(table(found))
+                    tell(log, {"start": name, "seed": seed, "task": number, "accuracy": accuracy})
+    (out / "TABLE.md").write_text(table(out, args.seeds), encoding="utf-8")
+    print(table(out, args.seeds))
 
 
-def learned(out: Path, pool: Path, seed: int, log: Path) -> dict[str, str | None]:
-    """Name -> the run to start from; what the runs on episodes measured goes to the log."""
+def learned(out: Path, pool: Path, seed: int) -> dict[str, str | None]:
+    """Name -> the run to start from."""
     held = held_out(seed)
     first = plain(out, pool, held, seed, None)
     starts = {"random": None, "plain": first, LONGER: plain(out, pool, held, seed, first)}
-    told = {row["start"] for row in rows(log) if row["kind"] == "episodes"}
     for name, settings in METHODS.items():
         if seed and name not in ALL_SEEDS:
             continue
-        begin = partial(ws.meta, data=str(pool), seed=seed, epochs=EPOCHS)
+        # By the loss: with 40 episodes it tells steps apart that differ by less than accuracy's noise.
+        begin = partial(ws.meta, data=str(pool), seed=seed, epochs=EPOCHS, select_by="loss")
         classes = {f"meta.{split}_classes": ",".join(names) for split, names in held.items()}
         given = {"weights": first} | settings | classes | COMMON | EPISODES
-        run = finish(out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}", partial(begin, **given))
-        starts[name] = str(run.path)
-        if name not in told:
-            tell(log, {"start": name, "seed": seed, "kind": "episodes", **measured(run)})
+        starts[name] = str(finish(folder_of(out, name, seed), partial(begin, **given)).path)
     return starts
+
+
+def folder_of(out: Path, name: str, seed: int) -> Path:
+    return out / f"{name.replace(', ', '-').replace(' ', '-')}-{seed}"
 
 
 def arguments() -> argparse.Namespace:
@@ -109,6 +106,7 @@ def arguments() -> argparse.Namespace:
         parser.add_argument(f"--{name}", required=True)
     parser.add_argument("--per-class", type=int, default=90)
     parser.add_argument("--tasks", type=int, default=20, help="for each seed")
+    parser.add_argument("--table", action="store_true", help="of what is there so far, and train nothing")
     parser.add_argument(
         "--seeds", type=lambda text: [int(part) for part in text.split(",")], default=[0, 1, 2]
     )
@@ -177,12 +175,6 @@ def finish(folder: Path, begin: Callable[..., object]) -> Run:
     return Run(folder)
 
 
-def measured(run: Run) -> dict[str, Any]:
-    (gain,) = run.gains
-    kept = ("start", "best", "difference", "low", "high", "best_step")
-    return {name: gain[name] for name in kept} | {"seconds": run.status["seconds"]}
-
-
 def tuned(folder: Path, pool: Path, weights: str | None, of: tuple[int, int]) -> float:
     """Test accuracy after fine-tuning from a start to a 5-way 1-shot task, which (seed, number) draws."""
     generator, classes = counters.generator(*of, counters.FIXED_EPISODE), held_out(of[0])["test"]
@@ -215,30 +207,34 @@ def rows(log: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()] if log.exists() else []
 
 
-def table(found: list[dict[str, Any]]) -> str:
-    """Means, with intervals over episodes (of one seed: the first) and over all tasks, in Markdown."""
+def table(out: Path, seeds: list[int]) -> str:
+    """Means over seeds, in Markdown, with the mean interval over episodes, and the interval over all tasks."""
     lines = [
-        "| start | seeds | 600 episodes, before | after (interval) | spread over seeds | after fine-tuning to 5 images"
-        " (interval over tasks) | against `plain`, the same tasks | tasks | seconds |",
+        "| start | seeds | 600 episodes: accuracy before | after | loss before, after | paired difference, by seed"
+        " | after `finetune` to 5 images | against `plain` on the same tasks | tasks |",
         "|---" * 9 + "|",
     ]
-    tasks = {row["start"]: {} for row in found if row["kind"] == "task"}
-    for row in found:
-        if row["kind"] == "task":
-            tasks[row["start"]][row["seed"], row["task"]] = row["accuracy"]
+    tasks: dict[str, dict[tuple[int, int], float]] = {name: {} for name in STARTS}
+    for row in (row for seed in seeds for row in rows(out / f"LOG-{seed}.jsonl")):
+        tasks[row["start"]][row["seed"], row["task"]] = row["accuracy"]
     for name in STARTS:
-        own = [row for row in found if row["kind"] == "episodes" and row["start"] == name]
-        after = [row["best"]["accuracy"] for row in own]
-        half = [(row["best"]["accuracy_high"] - row["best"]["accuracy_low"]) / 2 for row in own]
-        cells = [name, str(len(own) or len({seed for seed, _ in tasks.get(name, {})})), "-", "-", "-"]
+        runs = [Run(folder_of(out, name, seed)) for seed in seeds if name in METHODS]
+        own = [gain for run in runs if (run.path / layout.GAINS).exists() for gain in run.gains]
+        cells = [name, str(len(own) or len({seed for seed, _ in tasks[name]})), "-", "-", "-", "-"]
         if own:
-            cells[2] = f"{mean(row['start']['accuracy'] for row in own):.3f}"
-            cells[3] = f"{mean(after):.3f} ± {mean(half):.3f}"
-            cells[4] = f"{stdev(after):.3f}" if len(after) > 1 else "-"
-        cells += _tasks(tasks.get(name, {}), tasks.get("plain", {}))
-        cells.append(f"{mean(row['seconds'] for row in own):.0f}" if own else "-")
-        lines.append(f"| {' | '.join(cells)} |")
+            half = mean((gain["best"]["accuracy_high"] - gain["best"]["accuracy_low"]) / 2 for gain in own)
+            before, after = ([gain[when] for gain in own] for when in ("start", "best"))
+            cells[2] = spread([row["accuracy"] for row in before])
+            cells[3] = f"{spread([row['accuracy'] for row in after])} (each ± {half:.3f})"
+            cells[4] = ", ".join(f"{mean(row['loss'] for row in rows_):.2f}" for rows_ in (before, after))
+            differences = (f"{g['difference']:+.3f} [{g['low']:+.3f}, {g['high']:+.3f}]" for g in own)
+            cells[5] = "; ".join(differences)
+        lines.append(f"| {' | '.join([*cells, *_tasks(tasks[name], tasks['plain'])])} |")
     return "\n".join(lines) + "\n"
+
+
+def spread(values: list[float]) -> str:
+    return f"{mean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
 def _tasks(own: dict[tuple[int, int], float], plain: dict[tuple[int, int], float]) -> list[str]:
