@@ -99,7 +99,7 @@ STAGES = {
     "dropout": 0,
 }
 KEPT = {"freeze": "conv*", "feature_cache": "on", "views": 2, "dropout": 0, "freeze_bn": True}
-TAUGHT = {"distill.hints": 1.0, "dropout": 0, "freeze_bn": True, "batch_size": 7}
+TAUGHT = {"distill.hints": 1.0, "seed": 1, "dropout": 0, "freeze_bn": True, "batch_size": 7}
 LIVE = {"dropout": 0.5, "ema": 0.7, "batch_size": 8}
 
 
@@ -168,20 +168,20 @@ def test_a_teacher_and_its_hints_are_shared(
     taught = [[row for row in rows(run) if row["kind"] == "train"] for run in (one, two)]
     for one_row, two_row in zip(*taught, strict=True):
         for name in ("loss", "distill", "hints"):
-            assert two_row[name] == pytest.approx(one_row[name], rel=1e-3), one_row
+            assert two_row[name] == pytest.approx(one_row[name], rel=1e-3, abs=1e-6), one_row
 
 
 def test_all_processes_get_the_result_and_one_tells_the_story(told: Told) -> None:
     _, lines, stderr = told
     assert lines[0] == [
-        *["done 6"] * 3,
+        *["done 6"] * 4,
         "Interrupted interrupted at step 4 of 9; everything up to it is saved",
         "done 6",
         f"UserError {DIED}",
         "UserError another of the 2 processes ended without a word (killed, or out of memory?)",
     ]
     quiet = "ReportedElsewhere interrupted at step 4 of 9; everything up to it is saved"
-    assert lines[1] == [*["done 6"] * 3, quiet, "done 6", "MemoryError no more memory here"]
+    assert lines[1] == [*["done 6"] * 4, quiet, "done 6", "MemoryError no more memory here"]
     assert stderr.count("2 processes: each takes its part of every batch of 7") == 1
 
 
