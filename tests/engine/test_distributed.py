@@ -99,7 +99,7 @@ STAGES = {
     "dropout": 0,
 }
 KEPT = {"freeze": "conv*", "feature_cache": "on", "views": 2, "dropout": 0, "freeze_bn": True}
-TAUGHT = {"distill.hints": 1.0, "seed": 1, "dropout": 0, "freeze_bn": True, "batch_size": 7}
+TAUGHT = {"distill.hints": 1.0, "seed": 1, "dropout": 0, "freeze_bn": True, "batch_size": 6}
 LIVE = {"dropout": 0.5, "ema": 0.7, "batch_size": 8}
 
 
