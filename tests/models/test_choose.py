@@ -165,7 +165,7 @@ def test_globs_and_the_rules(tmp_path: Path) -> None:
 
     def complaints(weights: str) -> list[str]:
         config = Config.model_validate({"data": {"path": str(tmp_path)}, "model": {"weights": weights}})
-        return [str(problem) for problem in problems(config)]
+        return [str(problem) for problem in problems(config, {})]
 
     assert complaints(pattern) == []
     assert "does not exist" in complaints(pattern + "x")[0]

@@ -91,7 +91,7 @@ def test_torchvisions_grid_is_moved_as_torchvision_does_it(tmp_path: Path) -> No
     wanted = interpolate_embeddings(96, 32, OrderedDict({key: state[key]}))[key]
     torch.testing.assert_close(built.module.get_parameter(key), wanted)
     assert built.preprocessing.image_size == (96, 96)
-    with pytest.raises(UserError, match="square images of a multiple of 32 pixels"):
+    with pytest.raises(UserError, match="takes square images, not 96x64"):
         loaded(state, "torchvision:vit_b_32", tmp_path, image_size=(96, 64))
 
 

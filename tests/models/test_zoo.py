@@ -93,18 +93,16 @@ def test_transformers_are_built_for_the_image_size() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "size", "smallest"),
+    ("name", "size", "nearest"),
     [
         ("fashion_cnn", (4, 4), "8x8"),
         ("timm:vit_tiny_patch16_224", (8, 8), "16x16"),
         ("timm:inception_v3", (64, 64), "80x80"),
     ],
 )
-def test_impossible_sizes_name_the_smallest_that_works(
-    name: str, size: tuple[int, int], smallest: str
-) -> None:
+def test_impossible_sizes_name_the_nearest_that_works(name: str, size: tuple[int, int], nearest: str) -> None:
     with pytest.raises(
-        UserError, match=f"images of {size[0]}x{size[1]} pixels[\\s\\S]*{smallest} is the smallest"
+        UserError, match=f"images of {size[0]}x{size[1]} pixels[\\s\\S]*the nearest that work: {nearest}"
     ):
         create(name, num_classes=2, image_size=size)
 

@@ -83,9 +83,9 @@ class Evaluation(Shown):
         rows += [(f"{kind} average", *(mean[name] for name in names)) for kind, mean in means.items()]
         told = "".join(f"{line}\n" for line in evaluation_report.lines(self._beyond)) if means else ""
         kept = self.folder or "not kept; pass --output-dir to keep tables and pictures"
-        how = "" if self.zero_shot is None else f", {self.zero_shot.text}"
+        how = "" if self.zero_shot is None else f", {self.zero_shot.text},"
         return (
-            f"{self.model}{how}, on {self.split} of {self.data}: {self.num_samples} images\n{self._quality()}\n\n"
+            f"{self.model}{how} on {self.split} of {self.data}: {self.num_samples} images\n{self._quality()}\n\n"
             f"{table('', ('class', *names), rows)}\n\n{told}{self._suspects()}tables and pictures: {kept}"
         )
 

@@ -32,9 +32,9 @@ def check_adapters(job: Job) -> tuple[str, ...]:
     Raises:
         UserError: an adapter has no gradient, and no scale of zero explains it.
     """
-    module, adapters = job.built.module, _adapters(job)
-    if not adapters:
+    if job.built.lora is None:  # a model's own layers may be called like adapters
         return ()
+    module, adapters = job.built.module, _adapters(job)
     with _modes_kept(module), _filled(_second_factors(module), _SPREAD):
         silent = _silent(job, adapters, (0,))
         zeros = _zeros(module) if silent else {}
