@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from warmstart.data import fetch
+from warmstart.data import workers as workers_module
 from warmstart.data.augment import Augment
 from warmstart.data.batches import (
     View,
@@ -258,6 +259,38 @@ def test_a_read_that_hangs_in_an_evaluation_is_told_with_its_file(hanging, caplo
         list(deliver(hanging(9), [np.arange(10)], View(GREY28, True), workers=workers))
     assert "reading hangs, for 0.6 s now, at train/00008" in str(error.value)
     assert "from reading train/00008: once more" in caplog.text
+
+
+class Dead(ArrayPixels):
+    """A disk that answers nothing any more."""
+
+    def __init__(self, array: np.ndarray) -> None:
+        super().__init__(array)
+        self.release = threading.Event()
+
+    def read(self, index: int) -> np.ndarray:
+        self.release.wait(20)
+        return super().read(index)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_disk_that_hangs_as_a_whole_ends_the_reading(monkeypatch, workers):
+    monkeypatch.setattr(fetch, "_PATIENCE", 0.2)
+    monkeypatch.setattr(workers_module, "_GRACE", 0.2)
+    dead = Dead(array_samples().pixels.array)
+    samples, orders = replace(array_samples(), pixels=dead), [np.arange(4), np.arange(4, 8)]
+    lost = Unreadable(10, 0.1)
+    try:
+        with pytest.raises(UserError, match="reading hangs"):
+            list(deliver(samples, orders, View(GREY28, True), workers=workers))
+        with pytest.raises(UserError, match="can no longer be read"):
+            list(
+                deliver(
+                    samples, orders, View(GREY28, True, Augment(seed=1), unreadable=lost), workers=workers
+                )
+            )
+    finally:
+        dead.release.set()
 
 
 @pytest.mark.parametrize("workers", [1, 5])

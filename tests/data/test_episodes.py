@@ -12,7 +12,14 @@ from warmstart.config.meta_section import MetaConfig
 from warmstart.config.schema import Config
 from warmstart.data import counters
 from warmstart.data.dataset import Dataset, open_dataset
-from warmstart.data.episodes import by_classes, episode_windows, episodes, fixed_episodes, held_out
+from warmstart.data.episodes import (
+    by_classes,
+    episode_windows,
+    episodes,
+    fixed_episodes,
+    has_episodes,
+    held_out,
+)
 from warmstart.data.memory import keep
 from warmstart.errors import UserError
 
@@ -97,22 +104,31 @@ def _skip(targets: np.ndarray, settings: Config, epoch: int, number: int) -> Any
 
 def test_all_images_are_one_pool_and_each_split_has_whole_classes() -> None:
     settings = config()
-    data = by_classes(opened(settings), settings)
+    data = by_classes(opened(settings), settings, 0)
     found = {split: set(samples.targets.tolist()) for split, samples in data.splits.items()}
     assert set.union(*found.values()) == set(range(9)) and sum(map(len, found.values())) == 9
     assert all(np.bincount(samples.targets).max() == 24 for samples in data.splits.values())
-    assert data.facts.sizes == {"train": 72, "val": 72, "test": 72} and data.divided == {}
+    assert data.facts.sizes == {"train": 72, "val": 72, "test": 72}
+    assert {name for name, split in data.divided.items() if split == "val"} == {*data.splits["val"].ids}
+
+
+def test_classes_that_have_lost_too_many_images_are_drawn_no_more() -> None:
+    meta = MetaConfig(method="maml", way=3, shot=1, query=4)
+    targets = np.repeat(np.arange(4), [5, 4, 5, 5])
+    drawn = next(episodes(targets, meta, 0, 0, counters.EPISODE))
+    assert has_episodes(targets, meta) and set(targets[drawn]) == {0, 2, 3}
+    assert not has_episodes(targets[5:], meta)
 
 
 def test_too_few_images_and_several_labels_are_refused() -> None:
     settings = config(**{"meta.query": 24})
     with pytest.raises(UserError, match=r"25 different images of each class \(1 \+ 24\)"):
-        by_classes(opened(settings), settings)
+        by_classes(opened(settings), settings, 0)
     images = np.zeros((40, 8, 8), np.uint8)
     several = keep((images, (np.arange(40)[:, None] % np.array([2, 3, 5]) == 0).astype(np.uint8)))
     settings = config(several)
     with pytest.raises(UserError, match="several labels per image"):
-        by_classes(opened(settings), settings)
+        by_classes(opened(settings), settings, 0)
 
 
 @pytest.mark.parametrize(

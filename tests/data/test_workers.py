@@ -70,8 +70,8 @@ def test_a_thread_that_is_given_up_is_replaced_and_not_waited_for():
     behind = pool.submit(int, "1")
     while not thread:
         pass
-    pool.give_up(thread[0])
-    assert behind.result(5) == 1
+    again = pool.again(thread[0], int, "3")
+    assert again.result(5) == 3 and behind.result(5) == 1
     waiting = [pool.submit(release.wait, 0.2), pool.submit(int, "2")]
     pool.shutdown(cancel_futures=True)
     assert waiting[1].cancelled() and not hanging.done()

@@ -251,14 +251,14 @@ def test_a_signal_during_the_first_validation_ends_the_run_after_one_step(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     straight = run_through(settings("straight"))
-    real = loop.measure
+    real = loop.measure_all
 
     def measure(*args: Any) -> dict[str, float]:
         os.kill(os.getpid(), signal.SIGINT)
         return real(*args)
 
     with monkeypatch.context() as patch:
-        patch.setattr(loop, "measure", measure)
+        patch.setattr(loop, "measure_all", measure)
         with pytest.raises(UserError, match="interrupted at step 1 of 9"):
             run_through(settings("run"))
     assert_same_run(Run(train.resume(str(tmp_path / "run"), {})), straight)

@@ -29,6 +29,7 @@ from warmstart.engine.prepare import prepare
 from warmstart.engine.teachers import Teacher, open_teachers
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference.inputs import InputBuffer
+from warmstart.inference.onnx_model import answering, open_onnx
 from warmstart.records import Preprocessing
 from warmstart.run import layout
 from warmstart.run.reader import Run
@@ -354,16 +355,16 @@ def test_models_without_a_resolution_in_common_are_refused(teacher: Run, setting
 
 
 def write_onnx(
-    path: Path, matrix: np.ndarray, metadata: dict[str, str], softmax: bool = False, num: Any = "N"
+    path: Path, matrix: np.ndarray, metadata: dict[str, str], last: str = "", num: Any = "N"
 ) -> Path:
     """A linear classifier (pixels, K) of grey images of 16 px."""
     nodes = [helper.make_node("Flatten", ["x"], ["flat"]), helper.make_node("MatMul", ["flat", "w"], ["z"])]
-    nodes += [helper.make_node("Softmax", ["z"], ["y"], axis=1)] if softmax else []
+    nodes += [helper.make_node(last, ["z"], ["y"])] if last else []  # softmax is over the last axis
     graph = helper.make_graph(
         nodes,
         "linear",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, [num, 1, 16, 16])],
-        [helper.make_tensor_value_info("y" if softmax else "z", TensorProto.FLOAT, [num, matrix.shape[1]])],
+        [helper.make_tensor_value_info("y" if last else "z", TensorProto.FLOAT, [num, matrix.shape[1]])],
         [numpy_helper.from_array(matrix.astype(np.float32), "w")],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -372,14 +373,12 @@ def write_onnx(
     return path
 
 
-@pytest.mark.parametrize("softmax", [False, True])
+@pytest.mark.parametrize("last", ["", "Softmax"])
 @pytest.mark.parametrize("num", ["N", 1, 5])
-def test_an_onnx_file_answers_as_its_formula(
-    softmax: bool, num: Any, settings: SETTINGS, tmp_path: Path
-) -> None:
+def test_an_onnx_file_answers_as_its_formula(last: str, num: Any, settings: SETTINGS, tmp_path: Path) -> None:
     matrix = np.random.default_rng(0).normal(0, 0.02, (256, 4))
     metadata = {"classes": json.dumps(["bee", "elk", "ant", "cat"]), "mean": "[0.5]", "std": "[0.25]"}
-    path = write_onnx(tmp_path / "teacher.onnx", matrix, metadata, softmax, num)
+    path = write_onnx(tmp_path / "teacher.onnx", matrix, metadata, last, num)
     job = job_of(settings("student", teacher=str(path)))
     assert job.teachers is not None and job.teachers.each[0].columns == (2, 0, 3)
     batch = first_batch(job)
@@ -387,6 +386,34 @@ def test_an_onnx_file_answers_as_its_formula(
     p = np.exp(z)[:, [2, 0, 3]]
     found = job.teachers(batch.images).double().softmax(1).numpy()
     np.testing.assert_allclose(found, p / p.sum(1, keepdims=True), rtol=1e-4)
+
+
+def test_probabilities_of_an_onnx_file_are_those_of_its_task(tmp_path: Path) -> None:
+    matrix = np.random.default_rng(0).normal(0, 0.02, (256, 3))
+    plain, sigmoid, softmax = (
+        open_onnx(write_onnx(tmp_path / f"{last}.onnx", matrix, {}, last))
+        for last in ("", "Sigmoid", "Softmax")
+    )
+    noise = torch.randn(5, 1, 16, 16)
+    logits = answering(plain, 1, (16, 16), "plain", multi_label=True)(noise)
+    found = answering(sigmoid, 1, (16, 16), "sigmoid", multi_label=True)
+    assert found.gives_probabilities
+    torch.testing.assert_close(found(noise), logits, rtol=1e-3, atol=1e-3)
+    with pytest.raises(UserError, match="probabilities of each label by itself"):
+        answering(sigmoid, 1, (16, 16), "sigmoid")
+    with pytest.raises(UserError, match="probabilities of one class"):
+        answering(softmax, 1, (16, 16), "softmax", multi_label=True)
+
+
+def test_a_student_of_other_weights_is_told_what_its_teacher_was_trained_on(
+    finetune: FINETUNE, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    teacher = finetune("teacher", seed=1)
+    start = finetune("start", seed=2)
+    finetune("student", weights=str(start.path), teacher=str(teacher.path))
+    assert f"images have the ids of training images of {teacher.path}" in caplog.text
+    with pytest.raises(UserError, match="has the weights of another one"):
+        finetune("twice", teacher=f"{teacher.path},{teacher.path.parent}/./teacher")
 
 
 def test_a_run_with_an_onnx_teacher(

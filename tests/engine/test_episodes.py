@@ -124,6 +124,33 @@ def test_a_run_measures_held_out_classes_and_is_a_start_for_others(
     train.finetune(tuned)
 
 
+def test_what_a_run_of_episodes_has_learned_from_is_known_to_its_children(
+    settings: SETTINGS, classes: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(train.finetune(settings("run", **given(classes))))
+    start = {"model": None, "weights": str(run.path)}
+    child = Run(train.finetune(settings("child", **given(classes, seed=5, **start))))
+    assert child.resolved["episodes"] == run.resolved["episodes"], "the parent's seed holds classes out"
+    assert "training images of" not in caplog.text
+    other = {name: value for name, value in given(classes, **start).items() if "meta" not in name}
+    train.finetune(settings("tuned", **other))
+    assert "images have the ids of training images of" in caplog.text
+    assert Run(run.path.parent / "tuned").resolved["data"]["sizes"]["val"] < 10, (
+        "divided by images, not by classes"
+    )
+
+
+def test_mixed_images_are_not_taken_over_into_episodes(settings: SETTINGS, classes: str) -> None:
+    mixed = Run(train.finetune(settings("mixed", data=classes, mixup=0.4, cutmix=0.5)))
+    loaded = settings("run", **given(classes, model=None, weights=str(mixed.path)))
+    assert prepare(loaded.config, {}, mixed.path.parent / "run").job.train_view.mixing is None
+
+
+def test_anil_needs_a_head_that_trains(settings: SETTINGS, classes: str) -> None:
+    with pytest.raises(UserError, match="the head is frozen"):
+        train.finetune(settings("run", **given(classes, meta="anil", freeze="head")))
+
+
 def test_continued_and_started_again_the_run_keeps_its_classes(settings: SETTINGS, classes: str) -> None:
     run = Run(train.finetune(settings("run", **given(classes))))
     child = api.continue_run(str(run.path), epochs=3, output_dir=str(run.path.parent / "child"))

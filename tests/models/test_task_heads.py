@@ -12,7 +12,7 @@ from torch import nn
 from warmstart.config.schema import ModelConfig
 from warmstart.errors import UserError
 from warmstart.models.build import BuiltModel, build, metadata_for
-from warmstart.models.task_files import alone, find_task, with_name
+from warmstart.models.task_files import alone, find_task, nearest_task, with_name
 from warmstart.models.task_heads import add_label_head, called, with_heads
 from warmstart.models.weights import read_weights
 
@@ -159,3 +159,12 @@ def test_a_file_of_one_task_is_one_of_several(tmp_path: Path) -> None:
     assert old.head_change.kind == "kept"
     wanted = own.module.eval()(images())
     torch.testing.assert_close(called(old, after.module.eval())(images()), wanted, rtol=0, atol=0)
+
+
+def test_a_head_is_taken_by_its_classes_where_one_alone_has_them(tmp_path: Path) -> None:
+    wanted = [("one", "labels", AB), ("two", "labels", XYZ), ("three", "labels", AB)]
+    built, _ = with_heads(classifier(), wanted, "one", None, 0)
+    file = read_weights(write(built, tmp_path / "several.safetensors"))
+    assert nearest_task(file, ("y", "a")) is None, "three heads have one of them each"
+    assert nearest_task(file, ("x", "y")) == "two"
+    assert nearest_task(file, AB) is None, "two tasks call their classes so"

@@ -24,6 +24,7 @@ _REFUSED = {
     "train.compile": False,
     "train.gradient_checkpointing": False,
     "output.output_style": "warmstart",
+    "output.save_as": None,
 }
 _UNREAD = ("data.batch_size", "data.eval_batch_size", "data.train_ratio", "data.val_ratio", "data.group")
 _INNER = ("inner_steps", "inner_lr", "second_order")

@@ -26,10 +26,10 @@ if TYPE_CHECKING:
     from warmstart.data.dataset import Dataset
 
 
-def by_classes(dataset: Dataset, config: Config) -> Dataset:
+def by_classes(dataset: Dataset, config: Config, seed: int) -> Dataset:
     """The data set with splits of classes in place of splits of images: no class is in two of them.
 
-    All images of all splits are the pool. Targets keep the numbers of the classes.
+    All images of all splits are the pool. Targets keep the numbers of the classes. The `seed` draws what is held out.
 
     Raises:
         UserError: masks or sets of labels, classes that are not there, too few classes or images for an episode.
@@ -43,7 +43,7 @@ def by_classes(dataset: Dataset, config: Config) -> Dataset:
         )
     ids = tuple(name for part in whole for name in part.ids)
     pool = whole[0] if len(whole) == 1 else joined(whole, ids)
-    held = held_out(dataset.classes, meta, config.train.seed)
+    held = held_out(dataset.classes, meta, seed)
     splits = {
         split: pool.subset(np.flatnonzero(np.isin(pool.targets, numbers))) for split, numbers in held.items()
     }
@@ -63,7 +63,8 @@ def by_classes(dataset: Dataset, config: Config) -> Dataset:
             f"all images are one pool, divided by classes: {', '.join(told)}",
         ),
     )
-    return replace(dataset, splits=splits, facts=facts, divided={})
+    divided = {name: split for split, samples in splits.items() for name in samples.ids}
+    return replace(dataset, splits=splits, facts=facts, divided=divided)
 
 
 def held_out(classes: tuple[str, ...], meta: MetaConfig, seed: int) -> dict[str, tuple[int, ...]]:
@@ -134,6 +135,16 @@ def fixed_episodes(targets: np.ndarray, config: Config, num: int) -> list[np.nda
     return list(islice(episodes(targets, config.meta, config.train.seed, 0, counters.FIXED_EPISODE), num))
 
 
+def _full_classes(targets: np.ndarray, meta: MetaConfig) -> np.ndarray:
+    """The classes with images enough for an episode: while training, some may be lost."""
+    labels, counts = np.unique(targets, return_counts=True)
+    return labels[counts >= meta.shot + meta.query]
+
+
+def has_episodes(targets: np.ndarray, meta: MetaConfig) -> bool:
+    return len(_full_classes(targets, meta)) >= meta.way
+
+
 def episodes(
     targets: np.ndarray, meta: MetaConfig, seed: int, epoch: int, purpose: int
 ) -> Iterator[np.ndarray]:
@@ -141,7 +152,7 @@ def episodes(
 
     W different classes, each with S + Q different images, all equally likely.
     """
-    members = [np.flatnonzero(targets == label) for label in np.unique(targets)]
+    members = [np.flatnonzero(targets == label) for label in _full_classes(targets, meta)]
     number = 0
     while True:
         generator = counters.generator(seed, epoch, purpose, number)

@@ -74,22 +74,27 @@ class Fetch:
                     self._going.remove((piece, future))
                     self._again(piece)
 
-    def _start(self, rows: Sequence[int]) -> None:
+    def _start(self, rows: Sequence[int], instead_of: Thread | None = None) -> None:
+        """By whoever is free, or by a new thread instead of one that hangs: others may hang on later batches."""
         piece = Piece(rows)
-        self._going.append((piece, self._pool.submit(self._fill, piece)))
+        if instead_of is None:
+            future = self._pool.submit(self._fill, piece)
+        else:
+            future = self._pool.again(instead_of, self._fill, piece)
+        self._going.append((piece, future))
 
     def _again(self, piece: Piece) -> None:
         """Read the rows in another thread; without the one that hangs, if it did so before."""
         row, piece.is_given_up = piece.row, True
-        assert piece.thread is not None, "a piece that hangs has begun"
-        self._pool.give_up(piece.thread)
+        thread = piece.thread
+        assert thread is not None, "a piece that hangs has begun"
         if row < 0:  # it has come just now, too late
-            self._start(piece.rows)
+            self._start(piece.rows, thread)
             return
         self._hung[row] += 1
         if self._hung[row] == 1:
             log.warning("nothing has come for %g s from reading %s: once more", _PATIENCE, self._name(row))
-            self._start(piece.rows)
+            self._start(piece.rows, thread)
             return
         if self._unreadable is None:
             raise UserError(
@@ -99,4 +104,4 @@ class Fetch:
             )
         self._unreadable.add(self._name(row), f"reading it hangs, {_PATIENCE:g} s, twice")
         self._left_out.append(row)
-        self._start([other for other in piece.rows if other != row])
+        self._start([other for other in piece.rows if other != row], thread)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from queue import Empty, SimpleQueue
 from threading import Thread, current_thread
+from time import monotonic
 from typing import Any, ParamSpec, TypeVar
 
 import cv2
@@ -19,6 +20,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 _Call = tuple[Future[Any], Callable[[], Any]]
 _MAX_THREADS = 8  # more threads wait for each other's Python
+_GRACE = 5.0  # seconds that the end of a pool waits for its threads
 _CANDIDATES = (0, 1, 2, 4, 8)
 TIE = 0.03  # a gain that is not worth more threads, nor can be told from chance
 
@@ -91,6 +93,7 @@ class DecodePool(Executor):
         calm_opencv()
         self._calls: SimpleQueue[_Call | None] = SimpleQueue()
         self._threads: list[Thread] = []
+        self._num_given_up = 0
         for _ in range(workers):
             self._add()
 
@@ -99,9 +102,15 @@ class DecodePool(Executor):
         self._calls.put((future, partial(function, *arguments, **settings)))
         return future
 
-    def give_up(self, thread: Thread) -> None:
+    def again(
+        self, thread: Thread, function: Callable[P, T], /, *arguments: P.args, **settings: P.kwargs
+    ) -> Future[T]:
+        """Give up a thread that hangs; the one in its place begins with this call, before all that waits."""
         self._threads.remove(thread)
-        self._add()
+        self._num_given_up += 1
+        future: Future[T] = Future()
+        self._add((future, partial(function, *arguments, **settings)))
+        return future
 
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         while cancel_futures:
@@ -111,19 +120,23 @@ class DecodePool(Executor):
                 break
             if call is not None:
                 call[0].cancel()
-        for _ in self._threads:
+        for _ in range(len(self._threads) + self._num_given_up):
             self._calls.put(None)
-        for thread in self._threads if wait else ():
-            thread.join()
+        end = monotonic() + _GRACE
+        for thread in self._threads if wait else ():  # one that hangs now reads what nobody waits for
+            thread.join(max(0.0, end - monotonic()) if cancel_futures else None)
 
-    def _add(self) -> None:
-        thread = Thread(target=self._work, name=f"warmstart-decode-{len(self._threads)}", daemon=True)
+    def _add(self, first: _Call | None = None) -> None:
+        thread = Thread(
+            target=self._work, args=(first,), name=f"warmstart-decode-{len(self._threads)}", daemon=True
+        )
         self._threads.append(thread)
         thread.start()
 
-    def _work(self) -> None:
-        while current_thread() in self._threads and (call := self._calls.get()) is not None:
+    def _work(self, call: _Call | None) -> None:
+        while call or (current_thread() in self._threads and (call := self._calls.get()) is not None):
             future, compute = call
+            call = None
             if not future.set_running_or_notify_cancel():
                 continue
             try:

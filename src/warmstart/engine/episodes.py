@@ -15,7 +15,7 @@ from warmstart.config.schema import AdaptConfig, Config
 from warmstart.data.episodes import fixed_episodes
 from warmstart.data.samples import Samples
 from warmstart.engine.job import Job
-from warmstart.errors import listing
+from warmstart.errors import UserError, listing
 from warmstart.inference.episodes import EpisodePart
 from warmstart.models.build import BuiltModel
 
@@ -40,6 +40,12 @@ def plan_episodes(
     if meta.method == "protonet":
         adapt = adapt.model_copy(update={"freeze": (*adapt.freeze, names[-1])})
     plan = make_plan(built.blocks, dict(sizes), adapt, config.optim)
+    if meta.method == "anil" and not plan.rows[-1].trainable:
+        raise UserError(
+            "--meta anil moves the head alone in an episode, and the head is frozen",
+            "a head that trains",
+            f"leave {names[-1]} out of --freeze",
+        )
     live = [row.name for row in plan.rows if row.norms == "train"]
     if live and not own_statistics:
         rows = tuple(replace(row, norms="held") if row.norms == "train" else row for row in plan.rows)

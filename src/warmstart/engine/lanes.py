@@ -120,13 +120,10 @@ def combined_metric(asked: str, lanes: Sequence[Lane]) -> str:
     """What `--select-by` looks at. Raises UserError for a metric that a task does not measure."""
     if asked in ("auto", COMBINED):
         return COMBINED
-    common = [
-        name
-        for name in lanes[0].task.metrics
-        if all(name in lane.task.metrics for lane in lanes if lane.share)
-    ]
+    lanes = [lane for lane in lanes if lane.share]
+    common = [name for name in lanes[0].task.metrics if all(name in lane.task.metrics for lane in lanes)]
     if asked not in common:
-        lacking = next((lane.name for lane in lanes if lane.share and asked not in lane.task.metrics), "")
+        lacking = next(lane.name for lane in lanes if asked not in lane.task.metrics)
         raise UserError(
             f"--select-by {asked}: the task {lacking} does not measure it",
             f"combined, or a metric of all tasks: {listing(common)}",

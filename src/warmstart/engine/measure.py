@@ -13,6 +13,7 @@ from torch import nn
 from warmstart.config.schema import SELECTION_METRICS
 from warmstart.console import log
 from warmstart.data import counters
+from warmstart.data.episodes import has_episodes
 from warmstart.data.sources import Samples
 from warmstart.engine.clock import Clock
 from warmstart.engine.feed import Feed
@@ -51,7 +52,9 @@ def measure(job: Job, state: TrainState, weights: nn.Module, feed: Feed) -> dict
         if job.config.meta.is_on
         else train_subset(splits["train"], size, job.config.train.seed)
     )
-    parts["train"] = train.without(feed.unreadable())
+    train = train.without(feed.unreadable())
+    if not job.config.meta.is_on or has_episodes(train.targets, job.config.meta):
+        parts["train"] = train
     rows: dict[str, dict[str, Any]] = {}
     task = job.task
     for split, samples in parts.items():

@@ -74,8 +74,17 @@ def open_inputs(
             models.append(build_model(config, everything, reference, device, resolved))
         return plan_store(config.data, models[0].preprocessing)
 
-    parent = reference.run or _teaching_run(config)
-    dataset, split = open_divided(config, _known(parent), Run(run).splits, resolved, store)
+    teachers = _teaching_runs(config)
+    parent = reference.run or next(iter(teachers), None)
+    known = _known(parent, config.data.path)
+    dataset, split = open_divided(config, known, Run(run).splits, resolved, store)
+    for teacher in teachers:
+        if (
+            parent is not None
+            and teacher.path != parent.path
+            and (taught := _known(teacher, config.data.path))
+        ):
+            _warn_of_leaks(dataset, taught)
     (built,) = models
     check_channels(dataset.facts.num_channels, built.preprocessing.num_channels)
 
@@ -91,10 +100,10 @@ def open_inputs(
     return Inputs(dataset, built, split, sources, retained)
 
 
-def _teaching_run(config: Config) -> Run | None:
-    """The first teacher that is a run of ours: its student is not measured on what it was trained on."""
+def _teaching_runs(config: Config) -> list[Run]:
+    """The teachers that are runs of ours: a student should not be measured on what they were trained on."""
     names = (name for name in config.distill.teacher if not (is_onnx(name) or name.startswith("hf:")))
-    return next((run for name in names if (run := resolve_weights(expanded(name)).run) is not None), None)
+    return [run for name in names if (run := resolve_weights(expanded(name)).run) is not None]
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,9 @@ def _kept_split(config: Config, own: dict[str, Any], parent: Known, dataset: Dat
     """By what the data are to be split: as the parent's, as `own` besides the ids that it knows, or as `own`."""
     recorded = parent.data
     num = len(dataset.divided)
-    shared = sum(name in parent.splits for name in dataset.divided)
+    # A run of episodes has divided classes: images of all of them are wanted in every split here.
+    is_by_class = Run(parent.run).resolved.get("episodes") is not None
+    shared = 0 if is_by_class else sum(name in parent.splits for name in dataset.divided)
     known = {"known": shared} if shared else {}
     if recorded["fingerprint"] == dataset.facts.fingerprint:
         inherited = {name: recorded["split"].get(name) for name in own}
@@ -218,7 +229,7 @@ def _open(
             settings, split["seed"], recorded, report, store=store, captions=config.text.captions
         )
     if config.meta.is_on:
-        dataset = by_classes(dataset, config)
+        dataset = by_classes(dataset, config, split["seed"])
     facts, known_facts = dataset.facts, resolved["data"] if resolved is not None else None
     if known_facts is not None and (
         facts.fingerprint != known_facts["fingerprint"]

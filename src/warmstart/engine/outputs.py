@@ -71,6 +71,10 @@ def write_adapter(job: Job) -> None:
 def add_thresholds(path: Path) -> None:
     """Those that a run of labels has chosen on val, into its adapter folder and the file of --save-as."""
     run = reader.Run(path)
+    if run.tasks and run.config["output"]["save_as"] is not None and any(path.glob(f"*.{layout.THRESHOLDS}")):
+        log.warning(
+            "the file of several tasks says each label is given from .5 on: %s has those chosen on val", path
+        )
     found = recorded_thresholds(resolve_weights(str(path)), tuple(run.resolved["model"]["classes"]))
     if found is None:
         return

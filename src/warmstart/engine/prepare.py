@@ -235,7 +235,7 @@ def _augment(
     if changed:
         origin += ", with --" + " --".join(name.replace("_", "-") for name in changed)
     pairs = (
-        dict.fromkeys(("mixup", "cutmix"), 0.0) if is_multitask(config) else {}
+        dict.fromkeys(("mixup", "cutmix"), 0.0) if is_multitask(config) or config.meta.is_on else {}
     )  # a parent's, of one data set
     return Augment(**{**settings, **changed, **pairs, "seed": config.train.seed}), origin
 

@@ -26,6 +26,7 @@ from warmstart.errors import UserError, closest, listing
 from warmstart.inference.features import Computed, hash_of
 from warmstart.inference.memory import AtOnce
 from warmstart.inference.onnx_model import answering, open_onnx
+from warmstart.inference.reference import resolve_weights
 from warmstart.inference.restore import restore
 from warmstart.models.build import BuiltModel
 from warmstart.records import Block, Preprocessing
@@ -148,7 +149,7 @@ def open_teachers(
     """
     if not distill.teacher:
         return None
-    opened = []
+    opened: list[Teacher] = []
     for number, name in enumerate(distill.teacher):
         teacher = _open_onnx(name, student) if is_onnx(name) else _open(name, student, device)
         if recorded is not None and teacher.sha256 != recorded[number]["sha256"]:
@@ -157,6 +158,8 @@ def open_teachers(
                 "the weights that it had: a resumed run is the run that was started",
                 "restore it, or start a new run",
             )
+        if teacher.sha256 in [other.sha256 for other in opened]:
+            raise UserError(f"the teacher {name} has the weights of another one", "each model once")
         opened.append(_aligned(teacher, student, task, distill))
     teachers = Teachers(tuple(opened), distill.temperature, student.multi_label, device)
     height, width = student.preprocessing.image_size
@@ -165,6 +168,8 @@ def open_teachers(
 
 
 def _open(name: str, student: BuiltModel, device: torch.device) -> Teacher:
+    if (several := resolve_weights(expanded(name)).run) is not None and several.tasks:
+        raise UserError(f"the teacher {name} is a run of several tasks", "a teacher of one task")
     restored = restore(expanded(name), device, merged=True)
     built = restored.built
     built.module.requires_grad_(False)
@@ -201,9 +206,9 @@ def _open_onnx(name: str, student: BuiltModel) -> Teacher:
         raise UserError(f"{name} takes {channels} channels and states {len(mean)} means", "one per channel")
     mean, std = (values if len(values) == channels else (values[0],) * channels for values in (mean, std))
     check_channels(own.num_channels, channels)
-    module = answering(file, channels, size, name)
+    module = answering(file, channels, size, name, student.multi_label)
     if module.gives_probabilities:
-        notes.append("it gives probabilities: their logarithms are taken for logits")
+        notes.append("it gives probabilities: the logits that have them are taken")
     answer = module(torch.zeros(1, channels, *size))
     _check_task(
         name, "masks" if answer.ndim == 4 else "one class", answer.ndim == 4 or student.segments, student

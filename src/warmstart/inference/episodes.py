@@ -88,7 +88,11 @@ class EpisodePart(nn.Module):
         meta = self.meta
         labels = torch.cat([labels_of(meta.way, n, images.device) for n in (meta.shot, meta.query)])
         parts = min(meta.inner_steps, meta.shot + meta.query)
-        given = [(images[k % parts :: parts], labels[k % parts :: parts]) for k in range(meta.inner_steps)]
+        order = labels.argsort(
+            stable=True
+        )  # class by class, and each has as many images as there are parts, or more
+        rows = [order[k % parts :: parts] for k in range(meta.inner_steps)]
+        given = [(images[row], labels[row]) for row in rows]
         fast = self._descend(self._fast(is_detached=True), given, {}, is_second=False)
         with torch.no_grad():
             logits = self._call(fast, images[num:])

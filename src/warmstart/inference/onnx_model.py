@@ -13,15 +13,19 @@ from torch import nn
 from warmstart.errors import UserError
 from warmstart.models.metadata import classes_in, expand, preprocessing_in
 
+_LEAST = 1e-6  # a label's probability of exactly 0 or 1 would be an infinite logit
 _PROBED = 4  # rows of noise, by which probabilities are told from logits
 
 
 class OnnxModel(nn.Module):
     """Images float32 (N, C, h, w), normalised, to logits; on the CPU, whatever device they come from."""
 
-    def __init__(self, session: Any, at_once: int | None, gives_probabilities: bool = False) -> None:
+    def __init__(
+        self, session: Any, at_once: int | None, gives_probabilities: bool = False, multi_label: bool = False
+    ) -> None:
         super().__init__()
-        self._session, self._at_once, self.gives_probabilities = session, at_once, gives_probabilities
+        self._session, self._at_once = session, at_once
+        self.gives_probabilities, self._multi_label = gives_probabilities, multi_label
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         array = images.detach().to("cpu", torch.float32).contiguous().numpy()
@@ -29,7 +33,11 @@ class OnnxModel(nn.Module):
         size = self._at_once or len(array)
         parts = [self._run({name: part}, size) for part in _parts(array, size)]
         found = torch.from_numpy(np.concatenate(parts)[: len(array)]).to(images.device)
-        return found.clamp_min(torch.finfo(found.dtype).tiny).log() if self.gives_probabilities else found
+        if not self.gives_probabilities:
+            return found
+        return (
+            found.logit(_LEAST) if self._multi_label else found.clamp_min(torch.finfo(found.dtype).tiny).log()
+        )
 
     def _run(self, given: dict[str, np.ndarray], size: int) -> np.ndarray:
         """The first output; a file of a fixed number of images gets as many."""
@@ -100,11 +108,14 @@ def open_onnx(path: Path) -> OnnxFile:
     )
 
 
-def answering(file: OnnxFile, num_channels: int, size: tuple[int, int], source: str) -> OnnxModel:
-    """The model, which gives logits: where noise comes out as probabilities, their logarithms.
+def answering(
+    file: OnnxFile, num_channels: int, size: tuple[int, int], source: str, multi_label: bool = False
+) -> OnnxModel:
+    """The model, which gives logits: where noise comes out as probabilities, the logits that have them.
 
     Raises:
-        UserError: the file cannot take such images, or gives something else than (N, K) or (N, K, h, w).
+        UserError: the file cannot take such images, or gives something else than (N, K) or (N, K, h, w); probabilities
+            of one class where each label has its own (`multi_label`), or the other way round.
     """
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
@@ -122,5 +133,12 @@ def answering(file: OnnxFile, num_channels: int, size: tuple[int, int], source: 
             f"{source} gives {tuple(found.shape)} for {_PROBED} images",
             "scores (N, classes), or of every pixel",
         )
-    is_sum_one = bool(torch.allclose(found.sum(1), torch.ones(()), atol=1e-3))
-    return OnnxModel(file.module._session, file.module._at_once, is_sum_one and bool((found >= 0).all()))
+    are_shares = bool(((found >= 0) & (found <= 1)).all())
+    add_up = are_shares and bool(torch.allclose(found.sum(1), torch.ones(()), atol=1e-3))
+    if are_shares and add_up == multi_label:
+        raise UserError(
+            f"{source} gives probabilities of {'one class' if add_up else 'each label by itself'}",
+            f"those of {'each label by itself' if multi_label else 'one class'}, as the data have them, or logits",
+            "export it without its last softmax or sigmoid, or use a teacher of the same task",
+        )
+    return OnnxModel(file.module._session, file.module._at_once, are_shares, multi_label)

@@ -61,13 +61,14 @@ def alone(file: WeightsFile, name: str | None) -> WeightsFile:
 
 
 def nearest_task(file: WeightsFile, classes: tuple[str, ...]) -> str | None:
-    """The task that has most of these classes; None where none has any."""
+    """The task that has most of these classes; None where none has any, or several have as many."""
     assert file.tasks is not None, "asked for only where there are several"
     shared = {
         head.name: len({*head.classes} & {*classes}) for head in file.tasks.heads if head.pooled is None
     }
-    best = max(shared, key=lambda name: shared[name], default=None)
-    return best if best is not None and shared[best] else None
+    most = max(shared.values(), default=0)
+    best = [name for name, num in shared.items() if num == most]
+    return best[0] if most and len(best) == 1 else None
 
 
 def head_state(file: WeightsFile, head: TaskHead) -> dict[str, Tensor]:
