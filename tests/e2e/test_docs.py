@@ -200,7 +200,7 @@ def filled_in(tokens: list[str], data: Path, weights: Path) -> list[str]:
         result.append(flag + equals + words.get(value, value) if is_flag else words.get(token, token))
     if "alexnet-tiny-imagenet" in result:  # 57 million parameters, which a checkpoint would hold three times
         result += ["--batch-size", "4", *(() if "--dry-run" in result else ("--dry-run",))]
-    elif {"finetune", "multitask", "meta"} & set(result) and "--dry-run" not in result:
+    elif {"finetune", "distill", "multitask", "meta"} & set(result) and "--dry-run" not in result:
         result += ["--max-steps", "1"]
     if "continue" in result:  # one step more than the parent, which counts where everything is kept
         parent = next(Path(token) for token in result if token.startswith("runs/") or token.endswith(".pth"))

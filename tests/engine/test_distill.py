@@ -412,7 +412,7 @@ def test_a_student_of_other_weights_is_told_what_its_teacher_was_trained_on(
     start = finetune("start", seed=2)
     finetune("student", weights=str(start.path), teacher=str(teacher.path))
     assert f"images have the ids of training images of {teacher.path}" in caplog.text
-    with pytest.raises(UserError, match="has the weights of another one"):
+    with pytest.raises(UserError, match="is named twice"):
         finetune("twice", teacher=f"{teacher.path},{teacher.path.parent}/./teacher")
 
 

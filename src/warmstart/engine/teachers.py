@@ -158,8 +158,8 @@ def open_teachers(
                 "the weights that it had: a resumed run is the run that was started",
                 "restore it, or start a new run",
             )
-        if teacher.sha256 in [other.sha256 for other in opened]:
-            raise UserError(f"the teacher {name} has the weights of another one", "each model once")
+        if teacher.name in [other.name for other in opened]:
+            raise UserError(f"the teacher {name} is named twice: {teacher.name}", "each model once")
         opened.append(_aligned(teacher, student, task, distill))
     teachers = Teachers(tuple(opened), distill.temperature, student.multi_label, device)
     height, width = student.preprocessing.image_size
