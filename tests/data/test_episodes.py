@@ -141,6 +141,7 @@ def test_too_few_images_and_several_labels_are_refused() -> None:
         ({"gradient_checkpointing": True}, "--gradient-checkpointing"),
         ({"margin_method": "cosface"}, "--margin-method"),
         ({"precision": "fp16"}, "--precision fp16"),
+        ({"save_as": "episodes.safetensors"}, "--save-as"),
         ({"meta.shot": 0}, "shot"),
         ({"meta.val_classes": "a,b", "meta.test_classes": "b,c"}, "both name 'b'"),
     ],

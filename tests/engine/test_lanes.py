@@ -19,6 +19,7 @@ from warmstart.config import io
 from warmstart.data.batches import Batch
 from warmstart.engine import train
 from warmstart.engine.lanes import TaskCost
+from warmstart.engine.prepare import prepare
 from warmstart.engine.rescue import _ids
 from warmstart.engine.start import start_of
 from warmstart.engine.step import Arithmetic, LaneStep, train_window
@@ -227,6 +228,23 @@ def test_selecting_by_what_a_task_does_not_measure_is_refused(
         train.finetune(settings(**given, select_by="miou"))
     with pytest.raises(UserError, match="top5 cannot choose among 3 classes"):
         train.finetune(settings(**given, select_by="top5"))
+
+
+def test_a_child_of_one_task_has_the_splits_that_this_task_had(
+    settings: Settings, given: dict[str, Any], places: dict[str, str]
+) -> None:
+    run = Run(train.finetune(settings(**given, epochs=1)))
+    own = {"data": places["light"], "model": None, "weights": str(run.path), "seed": 5, "epochs": 1}
+    child = Run(train.finetune(settings("child", **own)))
+    assert child.splits == run.source_splits(0)
+
+
+def test_a_metric_must_be_measured_by_the_tasks_that_select(
+    settings: Settings, places: dict[str, str], tmp_path: Path
+) -> None:
+    given = {"data": places["four"], "tasks": f"scenes={places['scenes']}", "model": "builtin:microsegformer"}
+    loaded = settings("run", **given, image_size="32", tasks_select="scenes=1", select_by="miou")
+    assert prepare(loaded.config, {}, tmp_path / "run").job.select_by == "miou"
 
 
 def test_a_broken_task_is_named(settings: Settings, given: dict[str, Any], tmp_path: Path) -> None:
