@@ -16,7 +16,6 @@ import argparse
 import io
 import json
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -25,6 +24,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
+from runs import finish
 
 import warmstart as ws
 from warmstart.run import layout
@@ -115,15 +115,6 @@ def write_a(cifar: Path, folder: Path) -> Path:
                     image.save(place / f"{row:05d}.png")
     temporary.rename(folder)
     return folder
-
-
-def finish(folder: Path, begin: Callable[..., object]) -> Run:
-    """The run in `folder`: begun, gone on with, or as it was."""
-    if not layout.is_run(folder):
-        begin(output_dir=str(folder))
-    elif Run(folder).status["state"] != "finished":
-        ws.resume(str(folder))
-    return Run(folder)
 
 
 def record(name: str, seed: int, run: Run) -> dict[str, object]:

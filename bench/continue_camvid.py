@@ -13,12 +13,12 @@ Interrupted (Ctrl-C, or `timeout`), it goes on where it was when it is started a
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+from runs import finish
+
 import warmstart as ws
-from warmstart.run import layout
 from warmstart.run.lineage import compare_with_parent
 from warmstart.run.reader import Run
 
@@ -41,19 +41,18 @@ def main() -> None:
     rows, verdicts = [], []
     for seed in range(args.seeds):
         folders = [Path(args.out) / f"{name}-{seed}" for name in ("parent", "child")]
-        settings = first(folders[0], args, seed)
+        settings = first(args, seed)
         parent = finish(folders[0], partial(ws.finetune, data=args.data, **settings))
-        child = finish(folders[1], partial(ws.continue_run, str(folders[0]), **second(folders[1], args)))
+        child = finish(folders[1], partial(ws.continue_run, str(folders[0]), **second(args)))
         rows += [row(seed, "parent", parent), row(seed, "child", child)]
         verdicts.append(f"seed {seed}: {verdict(child)}")
     print("\n".join([HEAD, "|---" * 9 + "|", *rows, "", *verdicts]))
 
 
-def first(folder: Path, args: argparse.Namespace, seed: int) -> dict[str, object]:
+def first(args: argparse.Namespace, seed: int) -> dict[str, object]:
     return {
         "model": "builtin:microsegformer",
         "weights": "none",
-        "output_dir": str(folder),
         "ignore": 11,
         "image_size": "96x128",
         "batch_size": 8,
@@ -69,18 +68,9 @@ def first(folder: Path, args: argparse.Namespace, seed: int) -> dict[str, object
     }
 
 
-def second(folder: Path, args: argparse.Namespace) -> dict[str, object]:
+def second(args: argparse.Namespace) -> dict[str, object]:
     changed = {"dropout": 0.2, "lr": 4e-4, "weight_decay": 2e-4, "patience": 30}
-    return {"keep": "weights", "output_dir": str(folder), "epochs": args.more, **changed}
-
-
-def finish(folder: Path, begin: Callable[[], object]) -> Run:
-    """The run in `folder`: begun, gone on with, or as it was."""
-    if not layout.is_run(folder):
-        begin()
-    elif Run(folder).status["state"] != "finished":
-        ws.resume(str(folder))
-    return Run(folder)
+    return {"keep": "weights", "epochs": args.more, **changed}
 
 
 def row(seed: int, name: str, run: Run) -> str:

@@ -19,6 +19,7 @@ import io as streams
 import json
 import time
 from collections.abc import Iterator
+from functools import partial
 from itertools import count, islice
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -27,6 +28,7 @@ from typing import Any
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
+from runs import finish, is_done
 
 import warmstart as ws
 from warmstart.adapt.apply import apply_stage, set_modes
@@ -38,7 +40,6 @@ from warmstart.engine.optimizer import make_optimizer
 from warmstart.engine.prepare import prepare
 from warmstart.engine.state import TrainState
 from warmstart.engine.step import Arithmetic, train_window
-from warmstart.run import layout
 from warmstart.run.reader import Run
 
 NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -145,25 +146,20 @@ def write_data(cifar: Path, folder: Path) -> Path:
     return folder
 
 
-def finish(folder: Path, settings: dict[str, Any], left: list[int]) -> Run:
+def within(left: list[int], folder: Path, settings: dict[str, Any]) -> Run:
     """The run in `folder`: begun, gone on with, or as it was. Raises Enough where no training is left."""
-    if layout.is_run(folder) and (folder / layout.CURVES).exists():
-        return Run(folder)
-    if not left[0]:
-        raise Enough
-    left[0] -= 1
-    if not layout.is_run(folder):
-        ws.finetune(**settings, output_dir=str(folder))
-    else:
-        ws.resume(str(folder))
-    return Run(folder)
+    if not is_done(folder):
+        if not left[0]:
+            raise Enough
+        left[0] -= 1
+    return finish(folder, partial(ws.finetune, **settings))
 
 
 def trained(args: argparse.Namespace, data: Path, name: str, seed: int, left: list[int]) -> dict[str, Any]:
     given = {} if name == PLAIN else {"teacher": args.teacher}
     settings = {**COMMON, "model": args.student, "data": str(data), "epochs": args.epochs, "seed": seed}
     number = list(METHODS).index(name)
-    run = finish(Path(args.out) / f"{number}-{seed}", {**settings, **given, **METHODS[name]}, left)
+    run = within(left, Path(args.out) / f"{number}-{seed}", {**settings, **given, **METHODS[name]})
     kept = run.path / "test.json"
     if not kept.exists():
         measured = ws.evaluate(f"{run.path}@last", split="test").metrics

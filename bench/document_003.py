@@ -16,7 +16,7 @@ import argparse
 from functools import partial
 from pathlib import Path
 
-from continue_camvid import finish
+from runs import finish
 
 import warmstart as ws
 from warmstart.run.reader import Run
@@ -61,7 +61,6 @@ def one(args: argparse.Namespace, name: str, changed: dict[str, object]) -> Run:
         "val_ratio": 0.2,
         "limit": 4000,
         "epochs": 3,
-        "output_dir": str(folder),
     }
     return finish(folder, partial(ws.finetune, data=args.data, **{**settings, **changed}))
 

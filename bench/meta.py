@@ -24,7 +24,6 @@ import io
 import json
 import os
 import shutil
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
@@ -34,6 +33,7 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
+from runs import finish
 
 import warmstart as ws
 from warmstart.data import counters
@@ -163,16 +163,6 @@ def plain(out: Path, pool: Path, held: dict[str, list[str]], seed: int, before: 
     begin = partial(ws.finetune, data=str(part), seed=seed, epochs=EPOCHS, train_ratio=0.9, val_ratio=0.1)
     name = "plain" if before is None else "longer"
     return str(finish(out / f"{name}-{seed}", partial(begin, lr=1e-3, **start, **COMMON)).path)
-
-
-def finish(folder: Path, begin: Callable[..., object]) -> Run:
-    """The run in `folder`: begun, gone on with, or as it was."""
-    if not layout.is_run(folder):
-        shutil.rmtree(folder, ignore_errors=True)
-        begin(output_dir=str(folder))
-    elif Run(folder).status["state"] != "finished" or not (folder / layout.CURVES).exists():
-        ws.resume(str(folder))
-    return Run(folder)
 
 
 def tuned(folder: Path, pool: Path, weights: str | None, of: tuple[int, int]) -> float:

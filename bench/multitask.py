@@ -19,6 +19,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
@@ -27,9 +28,9 @@ import cv2
 import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
+from runs import finish, is_done
 
 import warmstart as ws
-from warmstart.run import layout
 from warmstart.run.reader import Run
 
 SIZES = {"cifar": (3000, 500, 1000), "mnist": (3000, 500, 1000), "fashion": (500, 100, 300)}
@@ -56,7 +57,8 @@ def main() -> None:
                 if time.monotonic() - began > args.seconds and not is_done(folder):
                     print(f"more is left: {folder.name}; start again")
                     return
-                finish(folder, settings)
+                several = "tasks" in settings or "retain" in settings
+                finish(folder, partial(ws.multitask if several else ws.finetune, **settings))
     report(args)
 
 
@@ -96,21 +98,6 @@ def runs(
             "tasks_first": "fashion",
         }
         yield out / f"{kind}-{seed}", {**own, **more, **held}
-
-
-def is_done(folder: Path) -> bool:
-    return layout.is_run(folder) and (folder / layout.GAINS).exists()
-
-
-def finish(folder: Path, settings: dict[str, Any]) -> None:
-    """The run in `folder`: begun, gone on with, or as it was."""
-    if is_done(folder):
-        return
-    if layout.is_run(folder):
-        ws.resume(str(folder))
-        return
-    verb = ws.multitask if "tasks" in settings or "retain" in settings else ws.finetune
-    verb(output_dir=str(folder), **settings)
 
 
 def report(args: argparse.Namespace) -> None:
