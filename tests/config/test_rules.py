@@ -210,6 +210,14 @@ def test_settings_with_effect_are_not(base):
         assert load(base, **flags).warnings == ()
 
 
+def test_views_are_not_kept_of_mixed_images(base, tmp_path):
+    (tmp_path / "teacher.pth").touch()
+    taught = {"teacher": str(tmp_path / "teacher.pth"), "views": 2}
+    assert load(base, **taught).warnings == ()
+    (told,) = load(base, **taught, cutmix=0.5).warnings
+    assert told.startswith("--views has no effect with --mixup or --cutmix")
+
+
 def test_a_default_asked_for_by_name_is_warned_about(base):
     """Whoever writes `--momentum 0.9` expects it to count."""
     assert len(load(base, momentum=0.9).warnings) == 1

@@ -76,4 +76,7 @@ def unread_distill_settings(config: Config) -> dict[str, str]:
     distill = config.distill
     if not distill.teacher:
         return {}
-    return {} if distill.alpha else {"distill.temperature": "with --distill.alpha 0"}
+    found = {} if distill.alpha else {"distill.temperature": "with --distill.alpha 0"}
+    if config.data.mixup or config.data.cutmix:
+        found["data.views"] = "with --mixup or --cutmix, whose pairs are others in every epoch"
+    return found
