@@ -82,6 +82,7 @@ def small_settings(overlapping: Path) -> dict[str, object]:
         "workers": 0,
         "device": "cpu",
         "tensorboard": False,
+        "pictures": False,
     }
 
 

@@ -66,6 +66,7 @@ def settings(overlapping: Path, base: Path, tmp_path: Path) -> Settings:
             "workers": 0,
             "device": "cpu",
             "tensorboard": False,
+            "pictures": False,
             "augment": "none",
             "lora.rank": 4,
             "output_dir": str(tmp_path / name),

@@ -26,7 +26,7 @@ from warmstart.run.reader import Run
 pytestmark = pytest.mark.usefixtures("one_thread")
 SETTINGS = {
     **{"batch_size": 8, "epochs": 2, "lr": 1e-4, "augment": "none", "workers": 0, "device": "cpu"},
-    **{"tensorboard": False, "log_every": "1steps"},
+    **{"tensorboard": False, "pictures": False, "log_every": "1steps"},
 }
 
 
@@ -230,7 +230,7 @@ def test_a_run_needs_the_folder_no_more(tiny_clip: Path, tmp_path: Path) -> None
         ["evaluate", both, "--zero-shot", "--text.prompts", "a drawing of a {}.", "--data", str(place / "data")],
         ["continue", both, "--epochs", "2", "--output-dir", str(tmp_path / "child")],
         ["finetune", "--weights", both, "--data", str(place / "data"), "--output-dir", str(tmp_path / "again"),
-         "--epochs", "1", "--text.prompts", "the {}", "--no-tensorboard"],
+         "--epochs", "1", "--text.prompts", "the {}", "--no-tensorboard", "--no-pictures"],
     ]  # fmt: skip
     done = fresh.run(json.dumps(steps), code=ELSEWHERE)
     assert done.returncode == 0, done.stderr

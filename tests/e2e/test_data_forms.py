@@ -18,6 +18,7 @@ SMALL = {
     "batch_size": 16,
     "epochs": 1,
     "tensorboard": False,
+    "pictures": False,
     "augment": "none",
     "device": "cpu",
 }

@@ -201,7 +201,7 @@ def filled_in(tokens: list[str], data: Path, weights: Path) -> list[str]:
     if "alexnet-tiny-imagenet" in result:  # 57 million parameters, which a checkpoint would hold three times
         result += ["--batch-size", "4", *(() if "--dry-run" in result else ("--dry-run",))]
     elif {"finetune", "distill", "multitask", "meta"} & set(result) and "--dry-run" not in result:
-        result += ["--max-steps", "1"]
+        result += ["--max-steps", "1", "--no-pictures"]
     if "continue" in result:  # one step more than the parent, which counts where everything is kept
         parent = next(Path(token) for token in result if token.startswith("runs/") or token.endswith(".pth"))
         done = [int(path.name.removeprefix("step_")) for path in parent.glob("checkpoints/step_*")]

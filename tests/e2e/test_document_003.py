@@ -62,7 +62,14 @@ def small_cifar(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def tune(data: Path, folder: str, **settings: Any) -> Run:
-    given = {"batch_size": 8, "epochs": 2, "log_every": "1steps", "device": "cpu", "tensorboard": False}
+    given = {
+        "batch_size": 8,
+        "epochs": 2,
+        "log_every": "1steps",
+        "device": "cpu",
+        "tensorboard": False,
+        "pictures": False,
+    }
     ws.finetune(settings.pop("model", None), str(data), output_dir=folder, **{**given, **settings})
     return Run(Path(folder))
 

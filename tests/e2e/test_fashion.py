@@ -104,7 +104,7 @@ def test_tuning_a_tuned_model_again_knows_the_first_rate_and_keeps_the_splits(
 ) -> None:
     _, data = fashion
     first, second, third = (tmp_path / name for name in ("first", "second", "third"))
-    common = {"max_steps": 2, "batch_size": 64, "limit": 100, "tensorboard": False}
+    common = {"max_steps": 2, "batch_size": 64, "limit": 100, "tensorboard": False, "pictures": False}
     scratch = {"model": "builtin:fashion_cnn", "weights": "none", "lr": 0.04, "rotation": 3}
     ws.finetune(data=str(data), output_dir=str(first), **scratch, **common)
     ws.finetune(str(first), str(data), preset="stage-1", output_dir=str(second), **common)

@@ -651,6 +651,7 @@ def run(overlapping: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         workers=0,
         device="cpu",
         tensorboard=False,
+        pictures=False,
         output_dir=str(root / "run"),
     )
     torch.set_num_threads(before)

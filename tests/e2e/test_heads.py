@@ -54,6 +54,7 @@ def start(eyes: Path, tmp_path: Path) -> Callable[..., Run]:
             "workers": 0,
             "device": "cpu",
             "tensorboard": False,
+            "pictures": False,
             "log_every": "1steps",
             "output_dir": str(tmp_path / name),
         }

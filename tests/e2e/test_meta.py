@@ -17,7 +17,7 @@ from warmstart.errors import UserError
 from warmstart.run.reader import Run
 
 SMALL = "--model builtin:fashion_cnn --weights none --image-size 16 --epochs 1 --meta.way 2 --meta.query 3"
-SMALL += " --meta.episodes 4 --meta.val-episodes 4 --meta.test-episodes 6 --no-tensorboard --workers 0"
+SMALL += " --meta.episodes 4 --meta.val-episodes 4 --meta.test-episodes 6 --no-tensorboard --no-pictures --workers 0"
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -42,7 +42,7 @@ def test_the_command_learns_a_start_that_another_process_tunes(
     told = json.loads(capsys.readouterr().out)
     assert told["split"] == "test" and told["gains"][0]["num_samples"] == 6
     assert Run(Path("start")).config["meta"]["method"] == "protonet"
-    tuning = "--epochs 1 --batch-size 4 --no-tensorboard --workers 0 --output-dir tuned --json"
+    tuning = "--epochs 1 --batch-size 4 --no-tensorboard --no-pictures --workers 0 --output-dir tuned --json"
     done = subprocess.run(
         [
             sys.executable,

@@ -119,6 +119,7 @@ def test_one_task_alone_goes_on_from_the_shared_weights(
         "device": "cpu",
         "output_dir": str(tmp_path / "alone"),
         "tensorboard": False,
+        "pictures": False,
     }
     result = warmstart.finetune(trained["run"], str(light), **given)
     assert Run(Path(result.run)).resolved["model"]["head"]["kind"] == "kept"  # type: ignore[union-attr]

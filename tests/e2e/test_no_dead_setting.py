@@ -168,6 +168,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "output.save_as": ({"save_as": "weights.pt"}, {}),
     "output.output_style": ({"output_style": "ocec"}, {}),
     "output.tensorboard": ({"tensorboard": True}, {}),
+    "output.pictures": ({"pictures": False}, {}),
     "text.head": (
         {"text.head": "zero-shot"},
         {},
@@ -319,7 +320,7 @@ def test_changing_the_setting_changes_something(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     changed, common = CASES[path]
-    to_the_end = path == "output.output_style"
+    to_the_end = path in ("output.output_style", "output.pictures")
     key = json.dumps([common, to_the_end])
     if key not in seen_before:
         (tmp_path / "base").mkdir()

@@ -70,6 +70,7 @@ def settings(eyes: Path, tmp_path: Path) -> dict[str, Any]:
         "workers": 0,
         "device": "cpu",
         "tensorboard": False,
+        "pictures": False,
         "log_every": "1steps",
     }
     return {"data": str(eyes), "output_dir": str(tmp_path / "run"), **own}

@@ -517,7 +517,7 @@ def test_several_labels(finetune: FINETUNE, data: Path, tmp_path: Path) -> None:
 def test_distill_takes_the_teachers_data(teacher: Run, tmp_path: Path) -> None:
     result = api.distill(
         "builtin:fashion_cnn", teacher=str(teacher.path), weights="none", image_size=16, batch_size=8, epochs=1,
-        device="cpu", tensorboard=False, output_dir=str(tmp_path / "student"), seed=7,
+        device="cpu", tensorboard=False, pictures=False, output_dir=str(tmp_path / "student"), seed=7,
     )  # fmt: skip
     run = Run(Path(result.run))
     assert run.resolved["data"]["path"] == teacher.resolved["data"]["path"]

@@ -26,7 +26,13 @@ def run(overlapping: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
         "epochs": 3,
         "lr": 0.01,
     }
-    more: dict[str, Any] = {"workers": 0, "device": "cpu", "tensorboard": False, "keep_checkpoints": 2}
+    more: dict[str, Any] = {
+        "workers": 0,
+        "device": "cpu",
+        "tensorboard": False,
+        "pictures": False,
+        "keep_checkpoints": 2,
+    }
     ws.finetune("builtin:fashion_cnn", str(overlapping), output_dir=str(folder), **settings, **more)
     return folder
 
@@ -103,6 +109,7 @@ def test_a_child_goes_on_from_the_epoch_that_is_named(run: Path, tmp_path: Path)
         output_dir=str(tmp_path / "child"),
         keep="all",
         tensorboard=False,
+        pictures=False,
     )
     child = reader.Run(tmp_path / "child")
     assert child.resolved["pace"]["first_step"] == 2 * per_epoch

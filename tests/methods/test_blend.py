@@ -44,6 +44,7 @@ def tuned(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "lr": 0.01,
         "device": "cpu",
         "tensorboard": False,
+        "pictures": False,
         "workers": 0,
         "augment": "none",
         "keep_checkpoints": 4,
@@ -117,7 +118,14 @@ def test_the_ends_are_the_models_themselves(tuned: dict[str, str], tmp_path: Pat
 
 
 def test_a_model_in_channels_last_is_blended_too(tuned: dict[str, str], tmp_path: Path) -> None:
-    settings = {"image_size": "32", "batch_size": 8, "device": "cpu", "tensorboard": False, "workers": 0}
+    settings = {
+        "image_size": "32",
+        "batch_size": 8,
+        "device": "cpu",
+        "tensorboard": False,
+        "pictures": False,
+        "workers": 0,
+    }
     name, runs = "timm:mobilenetv3_small_050", [str(tmp_path / "start"), str(tmp_path / "tuned")]
     api.finetune(name, tuned["a"], weights="none", max_steps=1, output_dir=runs[0], **settings)
     api.finetune(runs[0], tuned["b"], max_steps=2, output_dir=runs[1], **settings)
@@ -130,7 +138,14 @@ def test_a_model_in_channels_last_is_blended_too(tuned: dict[str, str], tmp_path
 
 def test_a_blend_has_a_threshold_of_its_own_and_its_rows_no_other(tmp_path: Path) -> None:
     data = pictures(tmp_path / "two", {"ant": 100, "bee": 130}, number=20)
-    settings = {"image_size": "16", "batch_size": 8, "lr": 0.01, "device": "cpu", "tensorboard": False}
+    settings = {
+        "image_size": "16",
+        "batch_size": 8,
+        "lr": 0.01,
+        "device": "cpu",
+        "tensorboard": False,
+        "pictures": False,
+    }
     settings |= {"workers": 0, "threshold": "f1", "train_ratio": 0.5, "val_ratio": 0.25}
     start = api.finetune(
         "builtin:fashion_cnn", data, weights="none", epochs=1, output_dir=str(tmp_path / "s"), **settings

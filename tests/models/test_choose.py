@@ -187,6 +187,7 @@ def test_a_folder_of_runs(
         "image_size": "16",
         "workers": 0,
         "tensorboard": False,
+        "pictures": False,
     }
     common |= {
         "runs_dir": str(tmp_path / "runs"),

@@ -74,7 +74,9 @@ class Gain(Change, Shown):
         return {**self.__dict__, "verdict": self.verdict, "change": self.change}
 
 
-def measure_gains(run_path: Path, device: Any, workers: int) -> tuple[list[Gain], list[Evaluation]]:
+def measure_gains(
+    run_path: Path, device: Any, workers: int, pictures: bool = True
+) -> tuple[list[Gain], list[Evaluation]]:
     """Evaluate the best checkpoint on val and test and pair it with the predictions of the start.
 
     Returns the gains and the last evaluation (test where there is one): the run's result. Of several tasks, that of
@@ -92,7 +94,8 @@ def measure_gains(run_path: Path, device: Any, workers: int) -> tuple[list[Gain]
             continue
         found, result = _gains_of(restored.reference.run, restored, workers)
         gains, results = gains + found, [*results, result]
-        result.draw()  # of the reported split only: `evaluate RUN --split val` draws the others
+        if pictures:  # of the reported split only: `evaluate RUN --split val` draws the others
+            result.draw()
     writer.write_json(run.path / layout.GAINS, finite([gain.to_json() for gain in gains]))
     return gains, results
 

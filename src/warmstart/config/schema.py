@@ -79,7 +79,7 @@ _RARE_NAMES = (
     " margin_method margin margin_scale margin_eval_scale margin_ramp positive threshold mine mine_weight"
     " mine_prob"
     " loss focal_gamma focal_alpha ce_weight dice_weight dice_classes lovasz_weight tversky_weight tversky_alpha"
-    " output_style"
+    " output_style pictures"
     " masks mask_classes ignore mask_remap mask_colours flip_pairs"
     " head prompts tower captions"
     " views crop_pct mix_classes replay images l2sp ewc ewc_images lwf temperature"
@@ -230,6 +230,9 @@ class OutputConfig(Section):
         description="ocec: document 001's files too, in RUN/ocec (names with epoch and F1, history.json)",
     )
     tensorboard: bool = Field(True, description="write TensorBoard events to RUN/tb")
+    pictures: bool = Field(
+        True, description="draw the curves and what was measured, about a second for each run"
+    )
 
 
 class Config(Section):

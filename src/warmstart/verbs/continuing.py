@@ -32,20 +32,23 @@ def finish(run: Path, device: str) -> FinetuneResult:
     from warmstart.engine.outputs import add_thresholds
     from warmstart.inference.device import resolve_device
 
+    pictures = reader.Run(run).config["output"].get("pictures", True)
     if reader.Run(run).resolved.get("episodes") is not None:
         told = episode_gains(run)
-        draw_curves(run)
+        if pictures:
+            draw_curves(run)
         compared = compare_with_parent(reader.Run(run))
         return FinetuneResult(
             str(run), told[-1].best, told[-1].num_samples, told[-1].split, list(told), compared
         )
-    gains, results = measure_gains(run, resolve_device(device), workers=0)
+    gains, results = measure_gains(run, resolve_device(device), 0, pictures)
     with log_file(run / layout.LOG):
         add_thresholds(run)
         for gain in gains:
             if gain.split == RETAIN:
                 log.info(gain.text())
-    draw_curves(run)
+    if pictures:
+        draw_curves(run)
     if reader.Run(run).config["output"].get("output_style") == "ocec":
         from warmstart.analysis.ocec_files import write_ocec_files
 
@@ -95,7 +98,8 @@ def resume(path: str, execution: dict[str, Any], world: World) -> FinetuneResult
 
     run = reader.open_run(path)
     later = left_after(run)
-    lacks_results = not (run.path / layout.CURVES).exists()  # the last file of all
+    last = layout.CURVES if run.config["output"].get("pictures", True) else layout.GAINS
+    lacks_results = not (run.path / last).exists()
     if not (run.status.get("state") == "finished" and (lacks_results or later)):
         train.resume(path, execution, world)
     result = world.on_main(lambda: finish(run.path, execution["device"] or run.config["train"]["device"]))
