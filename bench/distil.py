@@ -241,6 +241,8 @@ def speed_table(speeds: list[dict[str, Any]]) -> str:
 
 
 def spread(values: list[float], digits: int) -> str:
+    if not values:  # no pair yet
+        return "-"
     return f"{mean(values):.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
 
 
