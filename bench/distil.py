@@ -35,7 +35,7 @@ from warmstart.adapt.apply import apply_stage, set_modes
 from warmstart.config import io
 from warmstart.engine.clock import Clock
 from warmstart.engine.feed import Feed
-from warmstart.engine.lessons import make_lessons
+from warmstart.engine.lessons.lessons import make_lessons
 from warmstart.engine.optimizer import make_optimizer
 from warmstart.engine.prepare import prepare
 from warmstart.engine.state import TrainState

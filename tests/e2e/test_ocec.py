@@ -23,7 +23,7 @@ from warmstart.cli import main
 from warmstart.config.aliases import translate
 from warmstart.config.ocec import shape_of
 from warmstart.config.schema import ModelConfig
-from warmstart.engine.foreign_ocec import first_epoch, ocec_settings
+from warmstart.engine.continuing.foreign_ocec import first_epoch, ocec_settings
 from warmstart.errors import UserError
 from warmstart.models.build import build
 from warmstart.models.builtin.ocec import Ocec

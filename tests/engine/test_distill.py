@@ -22,11 +22,11 @@ from warmstart import api
 from warmstart.config.distill_section import DistillConfig
 from warmstart.data.batches import training_batches
 from warmstart.engine import train
-from warmstart.engine.hints import Hints, as_map, match_hints
 from warmstart.engine.job import Job
-from warmstart.engine.lessons import make_lessons
+from warmstart.engine.lessons.hints import Hints, as_map, match_hints
+from warmstart.engine.lessons.lessons import make_lessons
+from warmstart.engine.lessons.teachers import Teacher, open_teachers
 from warmstart.engine.prepare import prepare
-from warmstart.engine.teachers import Teacher, open_teachers
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference.inputs import InputBuffer
 from warmstart.inference.onnx_model import answering, open_onnx

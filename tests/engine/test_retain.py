@@ -22,9 +22,9 @@ from warmstart.data.batches import evaluation_batches
 from warmstart.data.mixture import balanced_sample
 from warmstart.engine import probe, train
 from warmstart.engine.distributed import SOLO
-from warmstart.engine.lessons import Lessons
+from warmstart.engine.lessons.lessons import Lessons
+from warmstart.engine.lessons.start import Start, fisher_information, open_start, start_of
 from warmstart.engine.prepare import prepare
-from warmstart.engine.start import Start, fisher_information, open_start, start_of
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference.inputs import InputBuffer
 from warmstart.inference.predictor import predict_outputs

@@ -13,10 +13,10 @@ from warmstart.adapt.apply import live_norms
 from warmstart.adapt.lora import described
 from warmstart.adapt.plan import Plan, Row
 from warmstart.console import log, table
-from warmstart.engine.announce_tasks import announce_lanes
 from warmstart.engine.job import Job
-from warmstart.engine.lessons import announce_teachers
-from warmstart.engine.mining import announce_mined
+from warmstart.engine.lessons.lessons import announce_teachers
+from warmstart.engine.opening.mining import announce_mined
+from warmstart.engine.several.announce_tasks import announce_lanes
 from warmstart.errors import listing
 from warmstart.run import layout, writer
 from warmstart.tasks.binary import FEW

@@ -11,9 +11,9 @@ from warmstart.data.dataset import Dataset
 from warmstart.data.mixing import Mixing
 from warmstart.engine.checks import check_kind
 from warmstart.engine.job import Lane
-from warmstart.engine.lanes import combined_metric, make_lanes, settings_of_task
-from warmstart.engine.open_inputs import Inputs
-from warmstart.engine.open_tasks import check_val
+from warmstart.engine.opening.open_inputs import Inputs
+from warmstart.engine.several.lanes import combined_metric, make_lanes, settings_of_task
+from warmstart.engine.several.open_tasks import check_val
 from warmstart.errors import UserError
 from warmstart.models.build import BuiltModel
 from warmstart.tasks.episodes import Episodes

@@ -16,7 +16,7 @@ from warmstart.run import layout, reader
 
 
 class Beginning:
-    """How a new run begins: at step 0, with nothing but weights. `engine/continue_run.py` knows another way."""
+    """How a new run begins: at step 0, with nothing but weights. `continuing/continue_run.py` knows another."""
 
     def steps_done(self, steps_per_epoch: int) -> int:
         """The step that the run begins at."""

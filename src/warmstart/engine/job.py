@@ -18,7 +18,7 @@ from warmstart.data.mixture import training_windows
 from warmstart.data.samples import Samples
 from warmstart.data.task_windows import task_windows
 from warmstart.engine.distributed import World
-from warmstart.engine.open_sources import OtherSource, Retained
+from warmstart.engine.opening.open_sources import OtherSource, Retained
 from warmstart.engine.schedule import Schedule
 from warmstart.inference.cut import Cut
 from warmstart.models.build import BuiltModel
@@ -26,10 +26,10 @@ from warmstart.tasks.classification import Classification
 from warmstart.tasks.task import Objective, Task
 
 if TYPE_CHECKING:
-    from warmstart.engine.captions import Captions
-    from warmstart.engine.hints import HintPair
-    from warmstart.engine.start import Start
-    from warmstart.engine.teachers import Teachers
+    from warmstart.engine.lessons.hints import HintPair
+    from warmstart.engine.lessons.start import Start
+    from warmstart.engine.lessons.teachers import Teachers
+    from warmstart.engine.opening.captions import Captions
 
 
 @dataclass(frozen=True)

@@ -25,11 +25,10 @@ from warmstart.engine.episodes import episodic
 from warmstart.engine.feed import Feed
 from warmstart.engine.gradients import NUM_LOOKS, GradientWatch
 from warmstart.engine.job import Job
-from warmstart.engine.lanes import lane_steps, looks_needed
 from warmstart.engine.learner import Learner
-from warmstart.engine.lessons import hint_groups, make_hints, make_lessons
+from warmstart.engine.lessons.lessons import hint_groups, make_hints, make_lessons
+from warmstart.engine.lessons.remedies import make_penalty
 from warmstart.engine.measure import log_validation, update_best
-from warmstart.engine.measure_tasks import log_tasks, measure_all
 from warmstart.engine.metric_writer import MetricWriter
 from warmstart.engine.optimizer import (
     make_optimizer,
@@ -38,11 +37,12 @@ from warmstart.engine.optimizer import (
     state_by_name,
 )
 from warmstart.engine.recomputed import recomputed
-from warmstart.engine.remedies import make_penalty
+from warmstart.engine.several.lanes import lane_steps, looks_needed
+from warmstart.engine.several.measure_tasks import log_tasks, measure_all
+from warmstart.engine.several.task_feed import TaskFeed, make_feed
 from warmstart.engine.stages import advance_stage, announce_stage
 from warmstart.engine.state import TrainState
 from warmstart.engine.step import Arithmetic, WindowResult, pass_over, train_window
-from warmstart.engine.task_feed import TaskFeed, make_feed
 from warmstart.inference.inputs import Inputs
 from warmstart.tasks.objectives import on_device, weight_of
 

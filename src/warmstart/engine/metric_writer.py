@@ -13,9 +13,9 @@ from typing import Any
 import torch
 
 from warmstart.engine.job import Job
-from warmstart.engine.lanes import learned_weights
-from warmstart.engine.lessons import lesson_names
-from warmstart.engine.penalty import Penalty
+from warmstart.engine.lessons.lessons import lesson_names
+from warmstart.engine.lessons.penalty import Penalty
+from warmstart.engine.several.lanes import learned_weights
 from warmstart.engine.state import NotFinite, TrainState
 from warmstart.engine.step import WindowResult
 from warmstart.records import RETAIN

@@ -23,26 +23,26 @@ from warmstart.data.mixture import training_windows
 from warmstart.data.workers import WorkersChoice, candidates, resolve_workers
 from warmstart.engine.adapter_probe import check_adapters
 from warmstart.engine.asked import lanes_of, metric_of, task_of, view_of
-from warmstart.engine.captions import read_captions
 from warmstart.engine.checks import check_settings
 from warmstart.engine.compiled import check_compiler
 from warmstart.engine.distributed import SOLO, World
 from warmstart.engine.episodes import episodes_record, plan_episodes
 from warmstart.engine.feature_plan import choices_from_json, choices_to_json, choose_features, kept_features
-from warmstart.engine.hints import match_hints
 from warmstart.engine.job import Bar, Job, Pace, samples_of
-from warmstart.engine.lanes import frozen_heads, lanes_record
-from warmstart.engine.mining import find_mined, sample_weights
-from warmstart.engine.open_inputs import Inputs, open_inputs
-from warmstart.engine.open_tasks import open_tasks
+from warmstart.engine.lessons.hints import match_hints
+from warmstart.engine.lessons.teachers import open_teachers
+from warmstart.engine.opening.captions import read_captions
+from warmstart.engine.opening.mining import find_mined, sample_weights
+from warmstart.engine.opening.open_inputs import Inputs, open_inputs
+from warmstart.engine.opening.text_tower import text_remarks
 from warmstart.engine.optimizer import check_optimizer
 from warmstart.engine.pace import make_pace, within_budget
 from warmstart.engine.probe import Probe, probe, speeds_of_workers
 from warmstart.engine.recomputed import choose_recomputed
 from warmstart.engine.record import make_record
 from warmstart.engine.schedule import make_schedule
-from warmstart.engine.teachers import open_teachers
-from warmstart.engine.text_tower import text_remarks
+from warmstart.engine.several.lanes import frozen_heads, lanes_record
+from warmstart.engine.several.open_tasks import open_tasks
 from warmstart.errors import UserError
 from warmstart.inference.device import resolve_device, resolve_precision
 from warmstart.inference.reference import WeightsReference, resolve_weights

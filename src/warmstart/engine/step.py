@@ -12,16 +12,16 @@ from torch import nn
 
 from warmstart.console import log
 from warmstart.data.batches import Batch
-from warmstart.engine.captions import Captions
 from warmstart.engine.distributed import SOLO, World
-from warmstart.engine.penalty import Penalty
+from warmstart.engine.lessons.penalty import Penalty
+from warmstart.engine.opening.captions import Captions
 from warmstart.inference.inputs import Inputs
 from warmstart.inference.memory import AtOnce, within_memory
 from warmstart.tasks.task import Objective
 
 
 class Lessons(Protocol):
-    """Losses beside the objective's, whose own weight is `hard`; see engine/lessons.py."""
+    """Losses beside the objective's, whose own weight is `hard`; see engine/lessons/lessons.py."""
 
     names: tuple[str, ...]
     hard: float

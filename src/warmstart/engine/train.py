@@ -19,10 +19,12 @@ from warmstart.engine.announce import announce, plan_record, write_tables
 from warmstart.engine.beginning import Beginning, check_stopped
 from warmstart.engine.checkpoint import Saved, load_checkpoint, mend_pointers
 from warmstart.engine.clock import Clock
-from warmstart.engine.continue_run import beginning_of
+from warmstart.engine.continuing.continue_run import beginning_of
 from warmstart.engine.distributed import SOLO, World
 from warmstart.engine.job import Job
+from warmstart.engine.lessons.start import open_start
 from warmstart.engine.measure import measure_best_on_test
+from warmstart.engine.opening.text_tower import keep_processor
 from warmstart.engine.outputs import run_folder, write_outputs
 from warmstart.engine.pace import expected_seconds
 from warmstart.engine.prepare import Prepared, prepare
@@ -30,9 +32,7 @@ from warmstart.engine.probe import Probe, probe
 from warmstart.engine.rescue import run_with_rescues
 from warmstart.engine.signals import stop_on_signal
 from warmstart.engine.stages import unreached
-from warmstart.engine.start import open_start
 from warmstart.engine.state import TrainState
-from warmstart.engine.text_tower import keep_processor
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference.allocator import kept_memory
 from warmstart.run import layout, reader, writer

@@ -16,7 +16,7 @@ from warmstart.config.io import Layer, Loaded, load
 from warmstart.config.schema import Config, leaves
 from warmstart.config.tasks_rules import is_multitask
 from warmstart.console import log
-from warmstart.engine.open_inputs import Inputs, build_model, open_inputs
+from warmstart.engine.opening.open_inputs import Inputs, build_model, open_inputs
 from warmstart.engine.outputs import run_folder
 from warmstart.engine.pace import expected_seconds
 from warmstart.engine.prepare import Prepared, prepare

@@ -15,10 +15,10 @@ from warmstart.run.lineage import compare_with_parent
 
 if TYPE_CHECKING:
     from warmstart.config.io import Loaded
-    from warmstart.engine.continue_run import Child
+    from warmstart.engine.continuing.continue_run import Child
+    from warmstart.engine.continuing.parent import Parent
+    from warmstart.engine.continuing.phases import Planned
     from warmstart.engine.distributed import World
-    from warmstart.engine.parent import Parent
-    from warmstart.engine.phases import Planned
 
 
 def finish(run: Path, device: str) -> FinetuneResult:
@@ -76,7 +76,7 @@ def run_phases(
     parent: Parent, planned: list[Planned], world: World, with_info: bool, above: tuple[Layer, ...] = ()
 ) -> list[FinetuneResult]:
     """One child after the other; `above` are settings that hold for all of them from here on."""
-    from warmstart.engine.continue_run import Child, find_parent
+    from warmstart.engine.continuing.continue_run import Child, find_parent
 
     results: list[FinetuneResult] = []
     for number, phase in enumerate(planned):
@@ -93,8 +93,8 @@ def run_phases(
 def resume(path: str, execution: dict[str, Any], world: World) -> FinetuneResult | PhasesResult:
     """Finish a run; of one that has trained to its end what it lacks: its results, or the phases after it."""
     from warmstart.engine import train
-    from warmstart.engine.continue_run import find_parent
-    from warmstart.engine.phases import left_after
+    from warmstart.engine.continuing.continue_run import find_parent
+    from warmstart.engine.continuing.phases import left_after
 
     run = reader.open_run(path)
     later = left_after(run)

@@ -210,9 +210,9 @@ def continue_run(
     """
     console.setup()
     from warmstart.engine import distributed
-    from warmstart.engine.continue_run import Child, find_parent
-    from warmstart.engine.parent import OWN_PLACES
-    from warmstart.engine.phases import plan_phases
+    from warmstart.engine.continuing.continue_run import Child, find_parent
+    from warmstart.engine.continuing.parent import OWN_PLACES
+    from warmstart.engine.continuing.phases import plan_phases
 
     module = settings.pop("module", None)
     if module is not None:

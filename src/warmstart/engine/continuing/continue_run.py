@@ -17,11 +17,9 @@ from warmstart.config.io import Loaded
 from warmstart.console import log, table
 from warmstart.engine.beginning import Beginning
 from warmstart.engine.checkpoint import Saved
-from warmstart.engine.foreign import first_state, optimizer_state
-from warmstart.engine.job import Job
-from warmstart.engine.older_best import copy_best
-from warmstart.engine.optimizer import OptimizerState, without_settings
-from warmstart.engine.parent import (
+from warmstart.engine.continuing.foreign import first_state, optimizer_state
+from warmstart.engine.continuing.older_best import copy_best
+from warmstart.engine.continuing.parent import (
     ALL,
     OPTIMIZER,
     WEIGHTS,
@@ -32,10 +30,12 @@ from warmstart.engine.parent import (
     find_bar,
     find_parent,
 )
+from warmstart.engine.continuing.rates import Rates, announce_rates, rates_at_start
+from warmstart.engine.job import Job
+from warmstart.engine.lessons.start import hand_on_start, start_kept, usable_features
+from warmstart.engine.optimizer import OptimizerState, without_settings
 from warmstart.engine.prepare import Prepared
-from warmstart.engine.rates import Rates, announce_rates, rates_at_start
 from warmstart.engine.stages import has_same_stages, stage_kept, without_stages
-from warmstart.engine.start import hand_on_start, start_kept, usable_features
 from warmstart.engine.state import TrainState
 from warmstart.errors import UserError
 from warmstart.run import layout, reader, writer

@@ -22,8 +22,8 @@ from warmstart.data.mask_settings import MaskSettings
 from warmstart.data.sources import open_source
 from warmstart.data.store_plan import StorePlan, plan_store
 from warmstart.engine.checks import check_kind
-from warmstart.engine.open_inputs import Inputs, Known, build_model, open_divided
-from warmstart.engine.open_sources import OpenedTask, OtherSource
+from warmstart.engine.opening.open_inputs import Inputs, Known, build_model, open_divided
+from warmstart.engine.opening.open_sources import OpenedTask, OtherSource
 from warmstart.errors import UserError, listing
 from warmstart.inference.reference import WeightsReference
 from warmstart.models.build import BuiltModel

@@ -6,7 +6,7 @@ from warmstart.adapt.apply import live_norms
 from warmstart.console import log
 from warmstart.data.task_windows import task_places
 from warmstart.engine.job import Job, Lane
-from warmstart.engine.lanes import formula
+from warmstart.engine.several.lanes import formula
 from warmstart.errors import listing
 
 

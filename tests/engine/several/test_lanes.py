@@ -18,10 +18,10 @@ from warmstart.analysis.evaluate import evaluate
 from warmstart.config import io
 from warmstart.data.batches import Batch
 from warmstart.engine import train
-from warmstart.engine.lanes import TaskCost
+from warmstart.engine.lessons.start import start_of
 from warmstart.engine.prepare import prepare
 from warmstart.engine.rescue import _ids
-from warmstart.engine.start import start_of
+from warmstart.engine.several.lanes import TaskCost
 from warmstart.engine.step import Arithmetic, LaneStep, train_window
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference.restore import restore

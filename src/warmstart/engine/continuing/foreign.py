@@ -12,7 +12,7 @@ import torch
 
 from warmstart.config.schema import leaves
 from warmstart.config.yaml_aliases import translate_yaml
-from warmstart.engine.foreign_ocec import first_epoch, ocec_settings, plateau_factor
+from warmstart.engine.continuing.foreign_ocec import first_epoch, ocec_settings, plateau_factor
 from warmstart.engine.job import Job
 from warmstart.engine.optimizer import OptimizerState
 from warmstart.engine.schedule import Plateau

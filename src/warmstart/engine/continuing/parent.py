@@ -19,11 +19,11 @@ from warmstart.config.schema import Config, leaves
 from warmstart.console import log
 from warmstart.engine.beginning import check_stopped
 from warmstart.engine.checkpoint import Saved, load_checkpoint, load_step
-from warmstart.engine.foreign import Foreign, read_foreign
+from warmstart.engine.continuing.foreign import Foreign, read_foreign
+from warmstart.engine.continuing.older_best import decides_alike, val_outputs
+from warmstart.engine.continuing.same_data import is_same_split, trains_on_same
 from warmstart.engine.job import Bar
-from warmstart.engine.older_best import decides_alike, val_outputs
 from warmstart.engine.prepare import Prepared
-from warmstart.engine.same_data import is_same_split, trains_on_same
 from warmstart.errors import UserError, closest, listing
 from warmstart.inference.reference import at_step, resolve_weights
 from warmstart.models.zoo import disagreements

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 
 from warmstart.config.io import from_dict
 from warmstart.console import log
-from warmstart.engine.foreign import Foreign
+from warmstart.engine.continuing.foreign import Foreign
+from warmstart.engine.continuing.parent import Parent
 from warmstart.engine.job import Job
-from warmstart.engine.parent import Parent
 from warmstart.engine.schedule import Schedule, make_schedule
 
 _SAMPLES = 1000  # of a schedule, to see whether it has fallen

@@ -16,7 +16,7 @@ from warmstart.engine.clock import Clock
 from warmstart.engine.distributed import SOLO
 from warmstart.engine.feed import Feed
 from warmstart.engine.job import Job
-from warmstart.engine.open_inputs import build_model
+from warmstart.engine.opening.open_inputs import build_model
 from warmstart.engine.state import TrainState
 from warmstart.inference.reference import WeightsReference
 from warmstart.models.metadata import with_decision

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.data.batches import Batch
-from warmstart.engine.penalty import Penalty
+from warmstart.engine.lessons.penalty import Penalty
 from warmstart.engine.step import Arithmetic, train_window
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.objectives import weight_of

@@ -9,10 +9,10 @@ from torch import nn
 from warmstart.console import log
 from warmstart.engine.feed import Feed
 from warmstart.engine.job import Job, Lane
-from warmstart.engine.lanes import combined
 from warmstart.engine.measure import keep_predictions, measure, write_eval_row
+from warmstart.engine.several.lanes import combined
+from warmstart.engine.several.task_feed import TaskFeed
 from warmstart.engine.state import TrainState
-from warmstart.engine.task_feed import TaskFeed
 from warmstart.records import RETAIN
 from warmstart.run import layout
 

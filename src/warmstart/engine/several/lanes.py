@@ -21,7 +21,7 @@ from warmstart.config.tasks_rules import task_shares, task_weights
 from warmstart.data.dataset import Dataset
 from warmstart.data.task_windows import longest_wait
 from warmstart.engine.job import Job, Lane
-from warmstart.engine.open_sources import OpenedTask
+from warmstart.engine.opening.open_sources import OpenedTask
 from warmstart.engine.step import LaneStep
 from warmstart.errors import UserError, closest, listing
 from warmstart.models.task_files import LOG_VARIANCES, child_of

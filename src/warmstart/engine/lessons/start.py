@@ -27,7 +27,7 @@ from warmstart.data.samples import Samples
 from warmstart.engine.checkpoint import Saved
 from warmstart.engine.feature_plan import choices_from_json, choices_to_json, kept_features
 from warmstart.engine.job import Job
-from warmstart.engine.lanes import new_parameters
+from warmstart.engine.several.lanes import new_parameters
 from warmstart.errors import UserError, listing
 from warmstart.inference.inputs import InputBuffer
 from warmstart.models.build import BuiltModel

@@ -15,8 +15,8 @@ from safetensors.torch import load_file
 
 from warmstart import api
 from warmstart.engine import train
+from warmstart.engine.lessons.start import Start, start_of
 from warmstart.engine.prepare import prepare
-from warmstart.engine.start import Start, start_of
 from warmstart.errors import Interrupted
 from warmstart.run import layout
 from warmstart.run.reader import Run

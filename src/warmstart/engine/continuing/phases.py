@@ -10,8 +10,8 @@ from warmstart.config import io
 from warmstart.config.io import Layer
 from warmstart.config.phases import Phase
 from warmstart.console import log
+from warmstart.engine.continuing.parent import ALL, KEEPS, WEIGHTS, Parent, by_path, contradictions, inherited
 from warmstart.engine.outputs import run_folder
-from warmstart.engine.parent import ALL, KEEPS, WEIGHTS, Parent, by_path, contradictions, inherited
 from warmstart.errors import UserError, closest, listing
 from warmstart.models.zoo import split_name
 from warmstart.run import layout

@@ -21,7 +21,7 @@ from warmstart.data.decode import check_channels
 from warmstart.data.episodes import by_classes
 from warmstart.data.mixture import all_classes
 from warmstart.data.store_plan import StorePlan, plan_store
-from warmstart.engine.open_sources import (
+from warmstart.engine.opening.open_sources import (
     OpenedTask,
     OtherSource,
     Retained,

@@ -43,7 +43,7 @@ class TaskFeed:
         return self.of(self._job.lanes[0]).inputs
 
     def part(self, module: nn.Module) -> nn.Module:
-        """The model; how the batches of each task go through it, engine/lanes.py says."""
+        """The model; how the batches of each task go through it, engine/several/lanes.py says."""
         return module
 
     def training(self, windows: Iterable[list[TaskPlaces]], epoch: int) -> Generator[Batch, None, None]:

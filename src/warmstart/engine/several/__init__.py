@@ -1,0 +1,1 @@
+"""Several tasks of one run: lanes of one job."""
