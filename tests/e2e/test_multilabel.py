@@ -24,7 +24,8 @@ DIGITS = {"four": 4, "one": 1, "three": 3, "zero": 0}  # label -> digit
 COLUMNS = ",".join(DIGITS)
 SETTINGS = {
     "model": "builtin:fashion_cnn", "weights": "none", "image_size": "16x32", "augment": "none", "device": "cpu",
-    "workers": 0, "tensorboard": False, "pictures": False, "batch_size": 16, "lr": 3e-3, "val_ratio": 0.2, "train_ratio": 0.6,
+    "workers": 0,
+    "tensorboard": False, "pictures": False, "batch_size": 16, "lr": 3e-3, "val_ratio": 0.2, "train_ratio": 0.6,
 }  # fmt: skip
 
 

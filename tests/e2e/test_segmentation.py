@@ -30,7 +30,8 @@ CLASSES = ("left", "right", "ground")
 VOID = 9
 SETTINGS: dict[str, Any] = {
     "model": "builtin:microsegformer", "weights": "none", "image_size": "32x48", "augment": "standard", "workers": 0,
-    "device": "cpu", "tensorboard": False, "pictures": False, "batch_size": 8, "lr": 2e-3, "mask_classes": ",".join(CLASSES),
+    "device": "cpu", "tensorboard": False, "pictures": False, "batch_size": 8, "lr": 2e-3,
+    "mask_classes": ",".join(CLASSES),
     "ignore": VOID, "flip_pairs": "left:right", "dice_weight": 1.0,
 }  # fmt: skip
 
