@@ -6,7 +6,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from warmstart.config.io import Layer
+from warmstart.config.io import Layer, from_dict
 from warmstart.console import log, log_file
 from warmstart.records import RETAIN
 from warmstart.results import FinetuneResult, PhasesResult
@@ -32,7 +32,7 @@ def finish(run: Path, device: str) -> FinetuneResult:
     from warmstart.engine.outputs import add_thresholds
     from warmstart.inference.device import resolve_device
 
-    pictures = reader.Run(run).config["output"].get("pictures", True)
+    pictures = _has_pictures(reader.Run(run))
     if reader.Run(run).resolved.get("episodes") is not None:
         told = episode_gains(run)
         if pictures:
@@ -62,6 +62,10 @@ def finish(run: Path, device: str) -> FinetuneResult:
         split = ",".join(dict.fromkeys(each.split for each in results))
     num = sum(each.num_samples for each in results)
     return FinetuneResult(str(run), metrics, num, split, gains, compared)
+
+
+def _has_pictures(run: reader.Run) -> bool:
+    return from_dict(run.config).output.pictures
 
 
 def run_child(child: Child, loaded: Loaded, world: World) -> FinetuneResult:
@@ -98,8 +102,7 @@ def resume(path: str, execution: dict[str, Any], world: World) -> FinetuneResult
 
     run = reader.open_run(path)
     later = left_after(run)
-    last = layout.CURVES if run.config["output"].get("pictures", True) else layout.GAINS
-    lacks_results = not (run.path / last).exists()
+    lacks_results = not (run.path / (layout.CURVES if _has_pictures(run) else layout.GAINS)).exists()
     if not (run.status.get("state") == "finished" and (lacks_results or later)):
         train.resume(path, execution, world)
     result = world.on_main(lambda: finish(run.path, execution["device"] or run.config["train"]["device"]))
