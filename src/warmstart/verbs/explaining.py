@@ -9,7 +9,7 @@ from warmstart.arguments import Data, labelled_data, restore_model
 from warmstart.errors import UserError
 
 if TYPE_CHECKING:
-    from warmstart.analysis.explain.explain import Explanation
+    from warmstart.analysis.explain.result import Explanation
 
 _OWN = ("method", "class_name", "layer", "num", "limit", "start", "projection")
 
@@ -37,8 +37,8 @@ def explain(
         UserError: an unknown method, class or layer, no image of the class, a method that does not apply to the model.
     """
     console.setup()
-    from warmstart.analysis.explain.explain import Request
     from warmstart.analysis.explain.explain import explain as look_inside
+    from warmstart.analysis.explain.result import Request
 
     given = {name: value for name in _OWN if (value := settings.pop(name, None)) is not None}
     request = Request(

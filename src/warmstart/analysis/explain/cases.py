@@ -35,6 +35,7 @@ class Case:
     label: str
     answer: str
     score: float  # of the first class; of masks its IoU in this image, or its share of the pixels
+    measure: str = ""  # what the score is, where it is no probability
 
 
 def class_number(name: str, classes: Sequence[str]) -> int:
@@ -87,7 +88,7 @@ def unlabelled_cases(task: AnyTask, outputs: NDArray[np.float32], only: int | No
         few = [int(k) for k in order[:_NUM_CLASSES] if not is_mask or row[k] > 0]
         chosen = (only,) if only is not None else tuple(few)
         name = task.classes[int(order[0])]
-        found.append(Case(place, GIVEN, chosen, "", name, float(row[chosen[0]])))
+        found.append(Case(place, GIVEN, chosen, "", name, float(row[chosen[0]]), "share " if is_mask else ""))
     return found
 
 
@@ -165,9 +166,10 @@ def _of_masks(
     def case(pair: NDArray[np.int64], group: str) -> Case:
         place, number = map(int, pair)
         name = task.classes[number]
-        return Case(place, group, (number,), name, name, float(quality[place, number]))
+        return Case(place, group, (number,), name, name, float(quality[place, number]), "IoU ")
 
     worst = pairs[~is_right][::-1]
+    worst = worst[_in_turn(np.arange(len(worst)), worst[:, 1])]
     return [case(pair, RIGHT) for pair in _once(best)], [case(pair, WRONG) for pair in _once(worst)]
 
 

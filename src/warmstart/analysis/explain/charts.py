@@ -115,7 +115,8 @@ def similarity_chart(subject: Subject, start: str | None, folder: Path) -> Chart
     words = (
         f"How alike the representations of {found.num_samples} images are before ({label}) and after: 1 is equal up to "
         "a rotation and a scale, so low is where fine-tuning changed most. CKA of few images is too high; the debiased "
-        "value is about 0 for what has nothing in common. Weights moved: |w - w of the start| / |w of the start|."
+        "value is about 0 for what has nothing in common. Both follow the directions of largest variance, which a few "
+        "images far from all others can be. Weights moved: |w - w of the start| / |w of the start|."
     )
     chart = _both(CKA, "What fine-tuning changed", words, partial(draw_similarity, found))
     return Chart(**{**vars(chart), "rows": tuple(rows)})

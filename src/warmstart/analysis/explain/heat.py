@@ -38,7 +38,8 @@ class Heat:
 
     @property
     def words(self) -> str:
-        return self.method if self.name is None else f"{self.method}: {self.name}"
+        nothing = "" if self.values.max() > 0 else ", nothing"
+        return (self.method if self.name is None else f"{self.method}: {self.name}") + nothing
 
     @property
     def peak(self) -> tuple[float, float]:

@@ -129,13 +129,14 @@ def find_layer(built: BuiltModel, inputs: torch.Tensor, score: Score, path: str 
     module, image = built.module, torch.cat([inputs[:1], inputs[:1]])
     if path is not None:
         _check_layer(module, path)
+    named = [] if path is None else [path]
     first = [name for name, part in module.named_modules() if isinstance(part, nn.Conv2d)]
-    backbone = [block for block in built.blocks[:-1] if not _is_text(block)]
+    backbone = [block for block in built.blocks[:-1] if not is_text(block)]
     inside = [name for block in backbone for name in block_modules(module, block)]
     norms = [name for name, part in module.named_modules() if is_norm(part) and _under(name, inside)]
     preferred = {*inside, *norms}
     every = [name for name, _ in module.named_modules() if name and not _under(name, [built.head])]
-    outputs, found, reached = _influence(module, image, score, [*dict.fromkeys([*every, *first])])
+    outputs, found, reached = _influence(module, image, score, [*dict.fromkeys([*every, *first, *named])])
     answering = _answering(found, reached)
     maps = {name: layout for name, layout in found.items() if _places_reached(layout, reached[name])}
     if path is not None:
@@ -158,7 +159,7 @@ def find_layer(built: BuiltModel, inputs: torch.Tensor, score: Score, path: str 
             "--layer PATH names one",
         )
     chosen = _choose(maps, preferred, built.segments)
-    fine = [name for name in maps if name in preferred and maps[name].num_places >= _FEW_PLACES]
+    fine = [name for name in maps if name in inside and maps[name].num_places >= _FEW_PLACES]
     is_coarse = maps[chosen].num_places < _FEW_PLACES and fine
     return Layer(chosen, maps[chosen], answering, fine[-1] if is_coarse else None)
 
@@ -215,7 +216,8 @@ def _check_layer(module: nn.Module, path: str) -> None:
         )
 
 
-def _is_text(block: Block) -> bool:
+def is_text(block: Block) -> bool:
+    """Whether a block is of the text tower, which sees no image."""
     return all(name.startswith("text_") for name in block.parameters)
 
 

@@ -93,8 +93,8 @@ def _corners(wide: Sequence[int], row_height: float) -> tuple[list[tuple[float, 
     """The upper left corner of cards of so many pictures, in rows that are filled from the left; the height of all."""
     found, left, top = [], 0.0, 0.0
     for number in wide:
-        needed = number * _CELL + 3 * _GAP
-        if left and left + needed > _PER_ROW * (_CELL + _GAP):
+        needed = number * _CELL + 2 * _GAP
+        if left + needed > _PER_ROW * (_CELL + _GAP) + 1e-9:
             left, top = 0.0, top + row_height
         found.append((left, top))
         left += needed

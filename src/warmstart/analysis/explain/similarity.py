@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import nn
 
-from warmstart.analysis.explain.layers import block_modules, layouts, watched
+from warmstart.analysis.explain.layers import block_modules, is_text, layouts, watched
 from warmstart.models.build import BuiltModel
 
 _MOST_PLACES = 4  # on a side: what a map is averaged to
@@ -89,7 +89,7 @@ class BlockFeatures:
         self._paths = {
             block.name: block_modules(built.module, block)
             for block in built.blocks[:-1]
-            if not block.name.startswith("text_")
+            if not is_text(block)
         }
         self._parts: dict[str, list[torch.Tensor]] = {}
 
