@@ -56,13 +56,14 @@ DOORS = {
     "matplotlib": [
         *("analysis/figures.py", "analysis/plots.py", "analysis/label_plots.py", "analysis/roc_plot.py"),
         *("analysis/mask_plots.py", "analysis/overlays.py", "analysis/blend_plot.py"),
-        "analysis/image_plots.py",
+        *("analysis/image_plots.py", "analysis/explain/pictures.py"),
     ],
     "mpl_toolkits": ["analysis/figures.py"],
     "timm": ["models/", "engine/optimizer.py"],
     "torchvision": ["models/", "data/torchvision_sets.py"],
     "tensorboard": ["run/tensorboard.py"],
-    "sklearn": ["demo.py"],
+    "sklearn": ["demo.py", "analysis/explain/projection.py"],
+    "umap": ["analysis/explain/projection.py"],
     "segmentation_models_pytorch": ["models/"],
     "transformers": ["models/"],
     "bitsandbytes": ["models/adapters/four_bit.py"],
@@ -96,6 +97,7 @@ WITHOUT_TORCH += [
     "verbs.models",
     "verbs.folders",
     "verbs.advising",
+    "verbs.explaining",
     "verbs.methods",
 ]
 TORCHES = {"torch", "torchvision", "timm", "safetensors.torch"}

@@ -15,6 +15,7 @@ _VERBS = (
     "continue_run",
     "distill",
     "evaluate",
+    "explain",
     "finetune",
     "init",
     "merge",

@@ -20,6 +20,7 @@ from warmstart.flags import (
     advise_flags,
     blend_flags,
     continue_flags,
+    explain_flags,
     finetune_flags,
     merge_flags,
     meta_flags,
@@ -161,6 +162,11 @@ COMMANDS: dict[str, Command] = {
             *EXECUTION,
         ),
         _verb("predict"),
+    ),
+    "explain": Command(
+        "Look inside: what the model looked at, its filters and embeddings, what fine-tuning changed; a page.",
+        explain_flags,
+        _verb("explain"),
     ),
     "blend": Command(
         "Blend a tuned model with its start, or average a run's last checkpoints, into a new run.",

@@ -186,6 +186,37 @@ def blend_flags() -> tuple[Flag, ...]:
     )
 
 
+def explain_flags() -> tuple[Flag, ...]:
+    return (
+        MODEL,
+        Flag("images", "files and folders of images [default: a split of the data]", list, positional=True),
+        Flag("data", "data set [default: the run's own]"),
+        Flag("split", "train, val, test, several with commas, or all [default: test, else val]"),
+        Flag(
+            "method",
+            "grad-cam, rollout, filters, activations, embedding, cka, or several [default: all that apply]",
+        ),
+        Flag("class_name", "explain this class only, in images that have it [default: answer and label]"),
+        Flag("layer", "path of the layer whose maps are drawn [default: the last that lies over the image]"),
+        Flag("num", "images to look at: half right, half wrong [default: 12]", int, least=1),
+        Flag(
+            "limit",
+            "labelled images to choose from and to map, drawn at random [default: 1000]",
+            int,
+            least=1,
+        ),
+        Flag(
+            "start", "cka: run, RUN@step, file or zoo's name to compare with [default: the run's own start]"
+        ),
+        Flag("projection", "embedding: pca, tsne, umap, or several [default: pca,tsne]"),
+        Flag("output", "new folder for the page and its pictures [default: inside the run]"),
+        TASK,
+        LABELS,
+        *MASKS,
+        *EXECUTION,
+    )
+
+
 def merge_flags() -> tuple[Flag, ...]:
     return (
         Flag("model", "run with adapters, RUN@step, or adapter folder", positional=True, required=True),

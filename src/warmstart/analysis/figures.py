@@ -23,6 +23,12 @@ STYLE = {
     **{"xtick.color": "#4A4A4A", "ytick.color": "#4A4A4A", "grid.color": PALE, "axes.axisbelow": True},
     **{"font.size": 10, "legend.frameon": False, "savefig.dpi": 150, "savefig.facecolor": "white"},
 }
+# Over STYLE, for a page that follows the reader's dark mode.
+DARK = {
+    **{"figure.facecolor": "#16181D", "savefig.facecolor": "#16181D", "axes.facecolor": "#16181D"},
+    **{"text.color": "#E6E6E6", "axes.labelcolor": "#E6E6E6", "axes.edgecolor": "#777777"},
+    **{"xtick.color": "#B8B8B8", "ytick.color": "#B8B8B8", "grid.color": "#333740"},
+}
 BASE_FONT = "DejaVu Sans"  # comes with matplotlib
 CJK_FONTS = (
     *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Source Han Sans SC", "Source Han Sans CN"),
@@ -60,6 +66,11 @@ def _characters(family: str, wanted: set[str]) -> set[str]:
 
 def save(figure: Figure, path: Path, note: str = "") -> None:
     """Write the figure as PNG, with the note below it."""
+    writer.write_whole(path, encode(figure, note))
+
+
+def encode(figure: Figure, note: str = "") -> bytes:
+    """The figure as PNG, with the note below it."""
     figure.supxlabel(note, fontsize=8, color=GREY, x=0.01, ha="left")
     content = io.BytesIO()
     layout = figure.get_layout_engine()
@@ -67,4 +78,4 @@ def save(figure: Figure, path: Path, note: str = "") -> None:
     layout.execute(figure)  # once; savefig would do it twice
     figure.set_layout_engine("none")
     figure.savefig(content, format="png")
-    writer.write_whole(path, content.getvalue())
+    return content.getvalue()

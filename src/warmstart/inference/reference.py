@@ -10,9 +10,11 @@ from warmstart.config.schema import SELECTION_METRICS
 from warmstart.console import log
 from warmstart.errors import UserError, listing
 from warmstart.models.choose import Score, check_path, checkpoints_in, choose, matches
+from warmstart.models.image_text.prompts import LINEAR, split_head
 from warmstart.models.objects import keep
 from warmstart.records import Thresholds
 from warmstart.run import layout, reader
+from warmstart.run.lineage import reference_of
 from warmstart.run.reader import Run
 
 # As other programs call their checkpoints: by the step, or by the epoch (document 004).
@@ -45,6 +47,25 @@ def resolve_weights(reference: str | None) -> WeightsReference:
         run, step, file = reader.model_file(reference)
         return WeightsReference(str(file), run, step)
     return WeightsReference(reference)
+
+
+def own_start(run: Run) -> str:
+    """What the run was started from: a reference or hf:FOLDER.
+
+    Raises:
+        UserError: weights that lie in no file, of a zoo or random.
+    """
+    parent, source = run.resolved["parent"], run.resolved["model"]["source"]
+    if parent is not None:
+        return reference_of(parent)
+    if source["kind"] == "file":
+        return str(source["path"])
+    name = str(run.resolved["model"]["name"])
+    if source["kind"] == "pretrained" and name.startswith("hf:") and split_head(name)[1] != LINEAR:
+        return name
+    raise UserError(
+        f"{run.path} was started from {source['kind']} weights", "START TUNED", "name the start model first"
+    )
 
 
 def recorded_thresholds(reference: WeightsReference, classes: tuple[str, ...]) -> Thresholds | None:

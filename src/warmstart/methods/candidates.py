@@ -11,13 +11,12 @@ from torch import Tensor
 
 from warmstart.console import log
 from warmstart.errors import UserError, listing
-from warmstart.inference.reference import resolve_weights
+from warmstart.inference.reference import own_start, resolve_weights
 from warmstart.inference.restore import Restored, restore, restore_by_texts_of
 from warmstart.methods.weights import average, between, running_norms
 from warmstart.models.adapters.plain import plain_state
-from warmstart.models.image_text.prompts import LINEAR, split_head
+from warmstart.models.image_text.prompts import split_head
 from warmstart.run import layout
-from warmstart.run.lineage import reference_of
 from warmstart.run.reader import Run
 
 State = dict[str, Tensor]
@@ -83,7 +82,7 @@ def candidates_of(
     assert run is not None and tuned.reference.file is not None
     if request.last is not None:
         return None, _averages(run, request.last), ()
-    name = request.models[0] if len(request.models) == 2 else _own_start(run)
+    name = request.models[0] if len(request.models) == 2 else own_start(run)
     by_texts = name.startswith("hf:") and tuned.built.text is not None and tuned.built.text.prompts
     start = restore_by_texts_of(tuned, name, device) if by_texts else restore(name, device, merged=True)
     after = load_state(tuned.reference.file)
@@ -109,21 +108,6 @@ def _averages(run: Run, last: int) -> list[Candidate]:
     single = [Candidate(f"step {step}", None, partial(load_state, file)) for step, file in files.items()]
     mean = Candidate(f"mean of {last}", None, lambda: average([load_state(file) for file in files.values()]))
     return [*single, mean]
-
-
-def _own_start(run: Run) -> str:
-    """What the run was started from, where that can be read again."""
-    parent, source = run.resolved["parent"], run.resolved["model"]["source"]
-    if parent is not None:
-        return reference_of(parent)
-    if source["kind"] == "file":
-        return str(source["path"])
-    name = str(run.resolved["model"]["name"])
-    if source["kind"] == "pretrained" and name.startswith("hf:") and split_head(name)[1] != LINEAR:
-        return name
-    raise UserError(
-        f"{run.path} was started from {source['kind']} weights", "START TUNED", "name the start model first"
-    )
 
 
 def _not_shared(before: State, after: State, start: Restored, tuned: Restored) -> tuple[str, ...]:

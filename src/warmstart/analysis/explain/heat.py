@@ -1,0 +1,161 @@
+"""The maps of the chosen images, and what the layers make of one of them.
+
+Shapes: H x W the model's input in pixels, h x w places of a map, C channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import nn
+
+from warmstart.analysis.explain.attention import rollout
+from warmstart.analysis.explain.cases import Case
+from warmstart.analysis.explain.grad_cam import grad_cam, score_of
+from warmstart.analysis.explain.layers import Layer, block_modules, find_layer, layouts, watched
+from warmstart.analysis.explain.subject import Subject
+from warmstart.errors import UserError
+from warmstart.models.build import BuiltModel
+
+GRAD_CAM, ROLLOUT = "grad-cam", "rollout"
+_NUM_FILTERS, _NUM_BLOCKS, _NUM_CHANNELS = 64, 6, 8
+
+
+@dataclass(frozen=True, eq=False)
+class Heat:
+    """One map (h, w) of an image, of a class, or (rollout) of none; `region` (H, W) are the pixels explained."""
+
+    method: str
+    name: str | None
+    values: NDArray[np.float32]
+    region: NDArray[np.bool_] | None = None
+
+    @property
+    def words(self) -> str:
+        nothing = "" if self.values.max() > 0 else ", nothing"
+        return (self.method if self.name is None else f"{self.method}: {self.name}") + nothing
+
+    @property
+    def peak(self) -> tuple[float, float]:
+        """(x, y) of the middle of the hottest place, as shares of the image's sides."""
+        row, column = np.unravel_index(int(self.values.argmax()), self.values.shape)
+        height, width = self.values.shape
+        return (float(column) + 0.5) / width, (float(row) + 0.5) / height
+
+    def to_json(self) -> dict[str, Any]:
+        peak = [round(share, 4) for share in self.peak] if self.values.max() > 0 else None
+        return {"method": self.method, "class": self.name, "peak_xy": peak, "max": float(self.values.max())}
+
+
+@dataclass(frozen=True, eq=False)
+class Look:
+    """An image as the model takes it, uint8 (H, W, C), with its maps."""
+
+    case: Case
+    id: str
+    image: NDArray[np.uint8]
+    heats: tuple[Heat, ...]
+
+
+def choose_layer(subject: Subject, case: Case, path: str | None) -> Layer:
+    """The layer whose maps are drawn: see `find_layer`. The first case is tried."""
+    inputs = subject.inputs()(subject.batch(case.place).images)
+    return find_layer(subject.restored.built, inputs, score_of(subject.restored.built, case.classes[0]), path)
+
+
+def look_at(subject: Subject, case: Case, layer: Layer, methods: Sequence[str]) -> Look:
+    """All maps of a case.
+
+    Raises:
+        UserError: rollout of a model without attention between all places.
+    """
+    built, batch = subject.restored.built, subject.batch(case.place)
+    inputs = subject.inputs()(batch.images)
+    heats = []
+    if GRAD_CAM in methods:
+        region = None
+        for number in case.classes:
+            if built.segments:
+                region = _region(
+                    built, inputs, number, batch.targets if subject.targets is not None else None
+                )
+            values = grad_cam(built.module, layer, inputs, score_of(built, number, region))[0]
+            drawn = None if region is None else region[0].cpu().numpy()
+            heats.append(Heat(GRAD_CAM, built.classes[number], values.float().cpu().numpy(), drawn))
+    if ROLLOUT in methods:
+        values = rollout(built.module, layer, inputs, built.name)[0]
+        heats.append(Heat(ROLLOUT, None, values.float().cpu().numpy()))
+    return Look(case, subject.ids[case.place], batch.images[0].copy(), tuple(heats))
+
+
+def _region(built: BuiltModel, inputs: torch.Tensor, number: int, masks: NDArray[Any] | None) -> torch.Tensor:
+    """(1, H, W), bool: where the model answers with a class; where it does nowhere, where the mask has it."""
+    with torch.no_grad():
+        outputs = F.interpolate(built.module(inputs), inputs.shape[2:], mode="bilinear")
+    answered = outputs.argmax(dim=1) == number
+    if masks is not None and not bool(answered.any()):
+        return torch.from_numpy(masks == number).to(inputs.device)
+    return answered
+
+
+def first_filters(built: BuiltModel, inputs: torch.Tensor) -> tuple[str, NDArray[np.float32]]:
+    """The first convolution's path, and its strongest filters scaled to [0, 1] with 0 at .5: (n, h, w, 3) where the
+    image has three channels, else (n, h, w), the mean over channels.
+
+    UserError: a model without a convolution.
+    """
+    convolutions = [path for path, part in built.module.named_modules() if isinstance(part, nn.Conv2d)]
+    with torch.no_grad(), watched(built.module, convolutions) as outputs:
+        built.module(inputs)
+    if not outputs:
+        raise UserError(
+            f"filters: {built.name} has no convolution",
+            "a model whose first layer is one",
+            "another --method",
+        )
+    path = next(iter(outputs))
+    layer = built.module.get_submodule(path)
+    weights = layer.weight.detach().float().cpu().permute(0, 2, 3, 1).numpy()
+    weights = weights if weights.shape[3] == 3 else weights.mean(axis=3)
+    lengths = np.abs(weights).reshape(len(weights), -1)
+    strongest = np.argsort(-np.square(lengths).sum(axis=1), kind="stable")[:_NUM_FILTERS]
+    largest = np.maximum(lengths[strongest].max(axis=1), 1e-12)
+    return path, 0.5 + weights[strongest] / (2 * largest.reshape(-1, *[1] * (weights.ndim - 1)))
+
+
+def activation_maps(built: BuiltModel, inputs: torch.Tensor) -> list[tuple[str, NDArray[np.float32]]]:
+    """Of one image: (block and its places, maps (n, h, w) in [0, 1]) from stem to end, of the channels that differ
+    most over the image.
+
+    UserError: no block gives a map.
+    """
+    convolutions = [path for path, part in built.module.named_modules() if isinstance(part, nn.Conv2d)]
+    owners = {path: block.name for block in built.blocks[:-1] for path in block_modules(built.module, block)}
+    # Twice, so that windows of one image are not taken for images.
+    image = torch.cat([inputs[:1], inputs[:1]])
+    with torch.no_grad(), watched(built.module, dict.fromkeys([*owners, *convolutions])) as outputs:
+        built.module(image)
+    found = {}
+    for path, layout in layouts(built.module, image, outputs).items():
+        if path in owners:
+            found[owners[path]] = layout, layout.to_map(outputs[path])[0].float().cpu().numpy()
+    if not found:
+        raise UserError(
+            f"activations: no block of {built.name} gives a map over the image", "another --method"
+        )
+    names = list(found)
+    chosen = dict.fromkeys(names[i] for i in np.linspace(0, len(names) - 1, _NUM_BLOCKS).round().astype(int))
+    return [(f"{name}: {found[name][0]}", _most_varied(found[name][1])) for name in chosen]
+
+
+def _most_varied(maps: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(C, h, w) -> those of the largest deviation, each from its smallest value (0) to its largest (1)."""
+    chosen = maps[np.argsort(-maps.std(axis=(1, 2)), kind="stable")[:_NUM_CHANNELS]]
+    low, high = (f(axis=(1, 2), keepdims=True) for f in (chosen.min, chosen.max))
+    return np.asarray((chosen - low) / np.maximum(high - low, 1e-12), np.float32)
