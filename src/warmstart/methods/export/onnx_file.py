@@ -20,6 +20,7 @@ from torch import nn
 
 from warmstart.errors import UserError
 from warmstart.models.build import BuiltModel, metadata_for
+from warmstart.models.image_text.model import ContrastiveModel, with_fixed_texts
 from warmstart.models.metadata import expand
 from warmstart.models.sizes import first_line
 
@@ -75,6 +76,8 @@ def write_onnx(
 def for_tracing(built: BuiltModel, batch: int) -> tuple[nn.Module, torch.Tensor]:
     """A copy of the module in evaluation mode, on the CPU, in float32 and plain memory layout; and images for it."""
     module = copy.deepcopy(built.module)
+    if isinstance(module, ContrastiveModel):
+        module = with_fixed_texts(module)
     module.to(device="cpu", dtype=torch.float32, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     shape = (batch, built.preprocessing.num_channels, *built.preprocessing.image_size)
     return module.eval(), torch.randn(shape, generator=torch.Generator().manual_seed(0))
