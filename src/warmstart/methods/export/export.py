@@ -11,11 +11,20 @@ from typing import Any
 from warmstart.config.schema import DataConfig
 from warmstart.errors import UserError, closest
 from warmstart.inference.restore import Restored
+from warmstart.methods.export.card import CARD, card_text
 from warmstart.methods.export.hub_folders import write_hf, write_timm
 from warmstart.methods.export.lineage import licence_of
 from warmstart.methods.export.onnx_file import write_onnx
 from warmstart.methods.export.parity import Parity, check_parity, make_probe
 from warmstart.methods.export.program_file import write_program
+from warmstart.methods.export.source_file import (
+    Change,
+    Source,
+    class_notes,
+    open_source_file,
+    told_of,
+    write_source,
+)
 from warmstart.models.build import metadata_for
 from warmstart.models.metadata import LICENCE, with_entries
 from warmstart.models.tensor_file import TensorFile
@@ -24,6 +33,7 @@ from warmstart.run import writer
 from warmstart.shown import Shown
 from warmstart.tasks.multilabel import MultiLabel
 
+SOURCE = "source"
 # Format -> what the name of its file ends in; a folder's has no suffix.
 _ENDS = {
     "onnx": ".onnx",
@@ -38,6 +48,7 @@ _NEXT = {
     "safetensors": "warmstart predict {path} IMAGES, or finetune --weights {path}",
     "hf": "transformers.{auto}.from_pretrained({path!r})",
     "timm": "timm.create_model('local-dir:{path}', pretrained=True)",
+    SOURCE: "whatever read {source} reads {path}",
 }
 
 
@@ -63,6 +74,7 @@ class Exported(Shown):
     classes: tuple[str, ...]
     licence: str | None
     parity: Parity
+    change: Change | None  # of a source
     look: str
     notes: tuple[str, ...]
 
@@ -75,6 +87,7 @@ class Exported(Shown):
                 f"{self.model} as {self.to}: {self.path}, {self.num_bytes / 1e6:.2f} MB",
                 *(f"note: {note}" for note in self.notes),
                 f"licence of the weights it was started from: {self.licence or 'not stated'}",
+                *(() if self.change is None else (self.change.text(),)),
                 f"check: {self.parity.text()}",
                 f"look: {self.look}",
             ]
@@ -89,14 +102,21 @@ def export(request: ExportRequest, restored: Restored) -> Exported:
             answers are others: then nothing is kept.
     """
     check_format(request.to)
-    target = _target(request, restored)
+    source = open_source_file(restored) if request.to == SOURCE else None
+    target = _target(request, restored, _end(request.to, source))
     restored = _with_thresholds(restored)
     probe = make_probe(restored, request.data, request.num_images, request.workers)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".export-") as place:
-        made = Path(place) / target.name
-        _WRITERS[request.to](restored, made)
-        parity = check_parity(restored, probe, request.to, made, {})
+        made, change = Path(place) / target.name, None
+        if source is None:
+            _WRITERS[request.to](restored, made)
+            parity = check_parity(restored, probe, request.to, made, {})
+        else:
+            change = write_source(restored, source, made)
+            told = told_of(restored)
+            parity = check_parity(restored, probe, SOURCE, source.file_in(made), told, source.stored)
+            writer.write_text(target.with_name(f"{target.name}.{CARD}"), card_text(restored))
         made.replace(target)
     return Exported(
         model=restored.label,
@@ -106,19 +126,26 @@ def export(request: ExportRequest, restored: Restored) -> Exported:
         classes=restored.built.classes,
         licence=licence_of(restored),
         parity=parity,
-        look=_look(request.to, target, restored),
-        notes=restored.built.notes,
+        change=change,
+        look=_look(request.to, target, restored, source),
+        notes=(*restored.built.notes, *(() if source is None else class_notes(restored, source))),
     )
 
 
 def check_format(to: str) -> None:
-    if to not in _WRITERS:
-        raise UserError(f"--to {to}", f"one of {', '.join(_WRITERS)}", closest(to, list(_WRITERS)))
+    if to not in _NEXT:
+        raise UserError(f"--to {to}", f"one of {', '.join(_NEXT)}", closest(to, list(_NEXT)))
 
 
-def _target(request: ExportRequest, restored: Restored) -> Path:
+def _end(to: str, source: Source | None) -> str:
+    if source is None:
+        return _ENDS[to]
+    return "-source" + ("" if source.container.index is not None else source.path.suffix)
+
+
+def _target(request: ExportRequest, restored: Restored, end: str) -> Path:
     """Where to write: as asked, else beside the run or the file. UserError: something is there already."""
-    run, end = restored.reference.run, _ENDS[request.to]
+    run = restored.reference.run
     source = Path(str(restored.built.source["path"] or restored.built.name)) if run is None else run.path
     source = source.resolve() if source.name in ("", "..") else source
     name = source.stem if source.is_file() else source.name
@@ -153,9 +180,10 @@ def _write_safetensors(restored: Restored, path: Path) -> None:
     writer.write_whole(path, TensorFile(restored.built.module.state_dict(), metadata))
 
 
-def _look(to: str, target: Path, restored: Restored) -> str:
+def _look(to: str, target: Path, restored: Restored, source: Source | None) -> str:
     kind = "SemanticSegmentation" if restored.built.segments else "ImageClassification"
-    return _NEXT[to].format(path=str(target), auto=f"AutoModelFor{kind}")
+    known = {"path": str(target), "source": "" if source is None else str(source.path)}
+    return _NEXT[to].format(**known, auto=f"AutoModelFor{kind}")
 
 
 _WRITERS: dict[str, Callable[[Restored, Path], None]] = {

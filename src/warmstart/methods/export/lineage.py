@@ -10,6 +10,8 @@ from warmstart.inference.restore import Restored
 from warmstart.run import layout
 from warmstart.run.reader import Run
 
+_BEGINNINGS = ("file", "pretrained", "random", "object")
+
 
 @dataclass(frozen=True)
 class Lineage:
@@ -26,20 +28,20 @@ def lineage_of(restored: Restored) -> Lineage:
     while run is not None:
         runs.append(run)
         source = run.resolved["model"]["source"]
-        run = _run_of(source)
+        run = _run_before(run)
     return Lineage(tuple(runs), source)
 
 
-def _run_of(source: dict[str, Any]) -> Run | None:
-    """The run whose checkpoint the file is."""
+def _run_before(run: Run) -> Run | None:
+    """The run whose checkpoint this one was started from, or that it was made of without training."""
+    source, parent = run.resolved["model"]["source"], run.resolved["parent"]
     path = Path(source["path"] or "")
-    if (
-        source["kind"] != "file"
-        or path.name != layout.MODEL
-        or layout.checkpoint_step(path.parent.name) is None
-    ):
+    if source["kind"] == "file" and layout.checkpoint_step(path.parent.name) is not None:
+        folder = path.parent.parent.parent
+    elif source["kind"] not in _BEGINNINGS and parent is not None:
+        folder = Path(parent["run"])
+    else:
         return None
-    folder = path.parent.parent.parent
     return Run(folder) if layout.is_run(folder) else None
 
 

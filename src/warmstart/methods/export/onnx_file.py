@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from warmstart.errors import UserError
 from warmstart.models.build import BuiltModel, metadata_for
@@ -48,7 +49,8 @@ def write_onnx(
         ) from None
     module, images = for_tracing(built, batch)
     try:
-        with quiet():
+        # The layout of fused attention's output, which a reshape may rely on, is not that of what ONNX makes of it.
+        with quiet(), sdpa_kernel(SDPBackend.MATH):
             program = torch.onnx.export(
                 module,
                 (images,),
