@@ -103,6 +103,10 @@ def export(request: ExportRequest, restored: Restored) -> Exported:
             answers are others: then nothing is kept.
     """
     check_format(request.to)
+    if restored.built.source["kind"] == "onnx":
+        raise UserError(
+            f"{restored.label} is exported already", "a run or a file of weights", "export what it came from"
+        )
     if request.to in (SOURCE, "hf", "timm"):
         _check_uncompressed(request.to, restored)
     source = open_source_file(restored) if request.to == SOURCE else None
@@ -164,6 +168,7 @@ def _target(request: ExportRequest, restored: Restored, end: str) -> Path:
     run = restored.reference.run
     source = Path(str(restored.built.source["path"] or restored.built.name)) if run is None else run.path
     source = source.resolve() if source.name in ("", "..") else source
+    source = source if source.exists() else Path(source.name)  # OWNER/NAME of the hub
     name = source.stem if source.is_file() else source.name
     name = name if run is None or run.task is None else f"{name}-{run.task}"
     target = Path(request.output) if request.output else source.with_name(f"{name}{end}")
