@@ -19,8 +19,10 @@ from warmstart.flags import (
     Flag,
     advise_flags,
     blend_flags,
+    compress_flags,
     continue_flags,
     explain_flags,
+    export_flags,
     finetune_flags,
     merge_flags,
     meta_flags,
@@ -173,10 +175,20 @@ COMMANDS: dict[str, Command] = {
         blend_flags,
         _verb("blend"),
     ),
+    "compress": Command(
+        "Make a model smaller: prune, factorise, quantise; recover what is lost, and measure both.",
+        compress_flags,
+        _verb("compress"),
+    ),
     "merge": Command(
         "Merge low-rank adapters into the weights: a plain checkpoint, compared with the unmerged model.",
         merge_flags,
         _verb("merge"),
+    ),
+    "export": Command(
+        "Write a model for other programs (ONNX, torch, timm, transformers, its own source), its answers compared.",
+        export_flags,
+        _verb("export"),
     ),
     "check": Command(
         "Load a checkpoint and run three batches through it, before spending anything.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from warmstart.config.compress_section import CompressConfig
 from warmstart.config.schema import Config, leaves
 from warmstart.run.layout import CONTINUE_INFO
 
@@ -43,7 +44,10 @@ MASKS = (
     ),
 )
 MODEL = Flag(
-    "model", "run directory, RUN@step, file of weights, or hf:FOLDER", positional=True, required=True
+    "model",
+    "run directory, RUN@step, file of weights, FILE.onnx, or hf:FOLDER",
+    positional=True,
+    required=True,
 )
 TASK = Flag("task", "name of a task, where the model has several")
 _FOREIGN = tuple(
@@ -214,6 +218,40 @@ def explain_flags() -> tuple[Flag, ...]:
         LABELS,
         *MASKS,
         *EXECUTION,
+    )
+
+
+def export_flags() -> tuple[Flag, ...]:
+    return (
+        Flag(
+            "model", "run directory, RUN@step, file of weights, or hf:FOLDER", positional=True, required=True
+        ),
+        Flag("to", "onnx, torch-export, safetensors, hf, timm or source", required=True),
+        Flag("output", "file or folder to write [default: beside the run or the file]"),
+        Flag("data", "images to compare the answers on [default: the run's own; else noise]"),
+        Flag("num_images", "how many [default: 32]", int, least=1),
+        TASK,
+        WORKERS,
+        JSON,
+        *_FOREIGN,
+    )
+
+
+def compress_flags() -> tuple[Flag, ...]:
+    """The command's own section."""
+    own = (
+        Flag(
+            name,
+            (field.description or "") + _default_text(field.default),
+            bool if field.annotation is bool else str,
+        )
+        for name, field in CompressConfig.model_fields.items()
+    )
+    return (
+        Flag("model", "run directory, RUN@step, or file of weights", positional=True, required=True),
+        *own,
+        Flag("dry_run", "say what it would take, write nothing", bool),
+        JSON,
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import torch
 from torch import nn
 
 from warmstart.errors import UserError
-from warmstart.models.metadata import classes_in, expand, preprocessing_in
+from warmstart.models.metadata import NAME, classes_in, expand, preprocessing_in
 
 _LEAST = 1e-6  # a label's probability of exactly 0 or 1 would be an infinite logit
 _PROBED = 4  # rows of noise, by which probabilities are told from logits
@@ -26,6 +27,8 @@ class OnnxModel(nn.Module):
         super().__init__()
         self._session, self._at_once = session, at_once
         self.gives_probabilities, self._multi_label = gives_probabilities, multi_label
+        # Empty: by the parameters of a module one asks to which device its images go.
+        self.place = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         array = images.detach().to("cpu", torch.float32).contiguous().numpy()
@@ -53,14 +56,15 @@ def _parts(array: np.ndarray, size: int) -> list[np.ndarray]:
 
 @dataclass(frozen=True, eq=False)
 class OnnxFile:
-    """What a file is and says of itself: `classes` and `stated` (as of safetensors files) by its metadata_props,
-    `size` and `num_channels` by the shape of its input; None where it leaves them open."""
+    """What a file is and says of itself: `classes` and `stated` (as of safetensors files) by its metadata_props, which
+    are `entries`; `size` and `num_channels` by the shape of its input; None where it leaves them open."""
 
     module: OnnxModel
     classes: tuple[str, ...] | None
     stated: dict[str, Any]
     size: tuple[int, int] | None
     num_channels: int | None
+    entries: Mapping[str, str]
 
 
 def open_onnx(path: Path) -> OnnxFile:
@@ -105,13 +109,15 @@ def open_onnx(path: Path) -> OnnxFile:
         preprocessing_in(metadata, str(path)),
         None if height is None or width is None else (height, width),
         channels,
+        metadata,
     )
 
 
 def answering(
     file: OnnxFile, num_channels: int, size: tuple[int, int], source: str, multi_label: bool = False
 ) -> OnnxModel:
-    """The model, which gives logits: where noise comes out as probabilities, the logits that have them.
+    """The model, which gives logits: where noise comes out as probabilities, the logits that have them. A file of ours
+    gives logits.
 
     Raises:
         UserError: the file cannot take such images, or gives something else than (N, K) or (N, K, h, w); probabilities
@@ -133,7 +139,8 @@ def answering(
             f"{source} gives {tuple(found.shape)} for {_PROBED} images",
             "scores (N, classes), or of every pixel",
         )
-    are_shares = bool(((found >= 0) & (found <= 1)).all())
+    is_ours = NAME in file.entries  # whose logits may lie between 0 and 1 by chance, behind a ReLU
+    are_shares = not is_ours and bool(((found >= 0) & (found <= 1)).all())
     add_up = are_shares and bool(torch.allclose(found.sum(1), torch.ones(()), atol=1e-3))
     if are_shares and add_up == multi_label:
         raise UserError(
