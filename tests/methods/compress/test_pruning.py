@@ -1,16 +1,20 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from tiny_clip import write_clip
 from torch import nn
 
+from warmstart.config.schema import ModelConfig
 from warmstart.errors import UserError
 from warmstart.methods.compress.channels import Group, Side, remove, silence
 from warmstart.methods.compress.prune import How, Target, prune
 from warmstart.methods.compress.pruning import find_groups, pruned
+from warmstart.models.build import build
 from warmstart.models.recipe import apply, difference
 from warmstart.models.zoo import create
 from warmstart.records import Recipe
@@ -22,16 +26,14 @@ MODELS = {
     "timm:mobilenetv3_small_100": (42, True),  # depthwise convolutions, squeeze and excitation
     "timm:regnetx_002": (44, True),  # grouped convolutions
     "timm:convnext_atto": (28, True),  # layer scale
-    "timm:densenet121": (120, True),  # concatenations
-    "timm:test_vit": (18, False),
-    "timm:swin_tiny_patch4_window7_224": (36, False),
+    "timm:test_vit": (12, False),
+    "timm:swin_tiny_patch4_window7_224": (24, False),
     "timm:ghostnet_100": (None, None),  # slices of concatenations
-    "torchvision:vit_b_16": (12, False),
     "builtin:fashion_cnn": (4, True),  # a linear layer behind `flatten`
     "builtin:microsegformer": (34, True),
-    "smp:Unet/resnet18": (30, True),
+    "smp:Unet/resnet18": (30, True),  # concatenations
 }
-SMALL = ("timm:test_resnet", "timm:test_vit", "builtin:microsegformer")
+SMALL = ("timm:test_resnet", "timm:test_vit", "smp:Unet/resnet18")
 
 
 def made(name: str) -> tuple[nn.Module, str, torch.Tensor]:
@@ -59,7 +61,7 @@ def test_a_model_without_channels_computes_what_it_computes_with_readers_of_zero
     module, head, example = made(name)
     groups = find_groups(module, example, head, name)
     num_layers, feeds_head = MODELS[name]
-    layers = {path for group in groups for path in group.made_by if not _is_attention(module, path)}
+    layers = {path for group in groups for path in group.made_by}
     assert head not in layers
     if num_layers is not None:
         assert len(layers) == num_layers
@@ -74,10 +76,6 @@ def test_a_model_without_channels_computes_what_it_computes_with_readers_of_zero
         assert pruned(module, groups, thirds(groups), example, name)(example).isfinite().all()
     sizes = [sum(p.numel() for p in m.parameters()) for m in (module, smaller)]
     assert not plain or sizes[1] < 0.95 * sizes[0]
-
-
-def _is_attention(module: nn.Module, path: str) -> bool:
-    return isinstance(getattr(module.get_submodule(path), "num_heads", None), int)
 
 
 def _counts(module: nn.Module, path: str) -> bool:
@@ -102,7 +100,7 @@ def test_heads_go_with_their_queries_keys_values_and_biases(one_thread: None) ->
     module, head, example = made("timm:swin_tiny_patch4_window7_224")
     groups = find_groups(module, example, head, "swin")
     path = "layers.1.blocks.1.attn"
-    (group,) = [group for group in groups if path in group.made_by]
+    (group,) = [group for group in groups if f"{path}.qkv" in group.made_by]
     assert group.num_units == 6 and {m.side for m in group.members} == {
         Side.OUT,
         Side.IN,
@@ -191,3 +189,18 @@ def test_features_of_an_embedding_are_selected(one_thread: None) -> None:
     vit, head, example = made("timm:test_vit")
     with pytest.raises(UserError, match="they are the stream that all its blocks add to"):
         prune(Target(vit, head, example, "test_vit"), 0.25, How("l2", "embedding"))
+
+
+def test_the_image_tower_of_a_clip_loses_heads_and_hidden_units(tmp_path: Path, one_thread: None) -> None:
+    folder = write_clip(tmp_path / "clip", steps=0)
+    built = build(ModelConfig(name=f"hf:{folder}"), {}, ("a", "b", "c"), 0)
+    module, size = built.module.eval(), built.preprocessing.image_size
+    example = torch.randn(1, 3, *size)
+    groups = find_groups(module, example, built.head, "clip")
+    made_by = [path for group in groups for path in group.made_by]
+    assert sum(path.endswith("fc1") for path in made_by) == sum(path.endswith("q_proj") for path in made_by) > 1
+    smaller = pruned(module, groups, thirds(groups), example, "clip")
+    silent = copy.deepcopy(module)
+    silence(silent, groups, thirds(groups))
+    with torch.no_grad():
+        torch.testing.assert_close(smaller(example), silent(example), rtol=1e-4, atol=1e-5)

@@ -66,8 +66,8 @@ class Group:
 
     @property
     def made_by(self) -> tuple[str, ...]:
-        """Paths of the layers (or attentions) whose outputs its channels are."""
-        return tuple(m.path for m in self.members if m.side in (Side.OUT, Side.HEADS))
+        """Paths of the layers whose outputs its channels are."""
+        return tuple(m.path for m in self.members if m.side is Side.OUT)
 
     def feeds(self, path: str) -> bool:
         return any(m.path == path and m.side is Side.IN for m in self.members)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import random
 import warnings
 from collections.abc import Sequence
 from importlib.util import find_spec
@@ -62,7 +63,12 @@ def find_groups(module: nn.Module, example: Tensor, head: str, name: str) -> tup
             found.append(group)
             taken.update(own)
     order = {path: number for number, path in enumerate(dict(traced.named_modules()))}
-    groups = sorted((*found, *head_groups(traced)), key=lambda group: order[group.name])
+    order |= {path: number for number, path in enumerate(dict(traced.named_parameters()))}
+    named = [
+        Group(tuple(sorted(group.members, key=lambda m: (m.side is not Side.OUT, order[m.path]))))
+        for group in (*found, *head_groups(traced))
+    ]
+    groups = sorted(named, key=lambda group: order[group.name])
     groups = _proven(traced, groups, example)
     if not groups:
         raise UserError(
@@ -98,7 +104,7 @@ def pruned(
 
 
 def _proven(module: nn.Module, groups: list[Group], example: Tensor) -> list[Group]:
-    """Those groups whose units can go: without half of them, the module computes what it computes where their readers
+    """Those groups whose units can go: without some of them, the module computes what it computes where their readers
     read zeros. Together first; where that fails, one after the other."""
     if not groups or _is_sound(module, groups, example):
         return groups
@@ -110,14 +116,18 @@ def _proven(module: nn.Module, groups: list[Group], example: Tensor) -> list[Gro
 
 
 def _is_sound(module: nn.Module, groups: list[Group], example: Tensor) -> bool:
+    chance = random.Random(0)  # without any pattern: channels of two halves may be confused with each other
+    drawn = [frozenset(chance.sample(range(n := group.num_units), n // 2)) for group in groups]
     counting = [any(_counts(module, member) for member in group.members) for group in groups]
-    plain = [group for group, counts in zip(groups, counting, strict=True) if not counts]
-    for tested, is_exact in ((plain, True), (groups, False)):
-        half = [frozenset(range(0, group.num_units - group.num_units % 2, 2)) for group in tested]
+    none = frozenset[int]()
+    exact = [none if counts else units for units, counts in zip(drawn, counting, strict=True)]
+    for chosen, is_exact in ((exact, True), (drawn, False)):
+        if is_exact and not any(chosen):
+            continue
         smaller, silent = copy.deepcopy(module), copy.deepcopy(module)
         try:
-            remove(smaller, tested, half)
-            silence(silent, tested, half)
+            remove(smaller, groups, chosen)
+            silence(silent, groups, chosen)
             with torch.no_grad():
                 found, wanted = smaller(example), silent(example)
         except (RuntimeError, ValueError, IndexError):  # as forwards say that sizes do not fit
@@ -126,6 +136,8 @@ def _is_sound(module: nn.Module, groups: list[Group], example: Tensor) -> bool:
             return False
         if is_exact and not torch.allclose(found, wanted, rtol=1e-3, atol=1e-4 * float(wanted.abs().max())):
             return False
+        if not any(counting):
+            break
     return True
 
 
