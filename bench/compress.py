@@ -17,40 +17,38 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import Any
 
-import numpy as np
 import torch
 from distil import spread, write_data
 from runs import finish, is_done
-from torch.nn import functional as F
 
 import warmstart as ws
-from warmstart.analysis.samples import open_evaluation_set
-from warmstart.config.schema import DataConfig
-from warmstart.data.batches import evaluation_batches
-from warmstart.inference.inputs import InputBuffer
-from warmstart.inference.restore import Restored, restore
-from warmstart.methods.compress.choosing import Costs
-from warmstart.methods.compress.cost import compare_latencies
-from warmstart.methods.compress.importance import Loss
-from warmstart.methods.compress.prune import How, Target, prune
+from warmstart.config.compress_section import CompressConfig
+from warmstart.inference.restore import restore
+from warmstart.methods.compress.bare_file import run_of_file
+from warmstart.methods.compress.cost import compare_latencies, count_macs
+from warmstart.methods.compress.editors import EDITORS
+from warmstart.methods.compress.rounds import edited_model
+from warmstart.methods.compress.subject import open_subject
 from warmstart.models.build import metadata_for
-from warmstart.models.recipe import difference
 from warmstart.models.tensor_file import TensorFile
-from warmstart.records import Recipe
 from warmstart.run import writer
 
 CPU = torch.device("cpu")
 ORIGINAL = "original"
-KINDS = (ORIGINAL, "taylor", "random", "l1", "factorised")
+KINDS: dict[str, dict[str, Any]] = {
+    ORIGINAL: {},
+    "taylor": {"importance": "taylor"},
+    "random": {"importance": "random"},
+    "l1": {"importance": "l1"},
+    "factorised": {"method": "factorise"},
+}
 EXAMPLE = torch.zeros(1, 3, 64, 64)
-NUM_IMAGES, PER_BATCH = 256, 16  # that Taylor's scores are of
 AMOUNT = 0.5
 TRAINING: dict[str, Any] = {
     "image_size": "64",
@@ -63,7 +61,10 @@ TRAINING: dict[str, Any] = {
     "tensorboard": False,
     "device": "cpu",
 }
-HEAD = "| | MMACs | parameters | test accuracy at once | after recovery | less the original | time at batch 1 | at batch 32 |"
+HEAD = (
+    "| | MMACs | parameters | test accuracy at once | after recovery | less the original, by seed "
+    "| time at batch 1 | at batch 32 |"
+)
 
 
 class Enough(Exception):
@@ -133,36 +134,20 @@ def trained(args: argparse.Namespace, data: Path, kind: str, seed: int, left: li
 
 
 def write_smaller(args: argparse.Namespace, data: Path, kind: str, seed: int, path: Path) -> None:
-    restored = restore(args.weights, CPU)
-    built = restored.built
-    if kind == "factorised":
-        built = factorised(restored, data)
-    elif kind != ORIGINAL:
-        target = Target(built.module, built.head, EXAMPLE, built.name)
-        losses = list(losses_of(restored, data)) if kind == "taylor" else ()
-        smaller = prune(target, AMOUNT, How(kind, "global", seed), losses)
-        recipe = Recipe((difference(built.module, smaller.module),))
-        built = replace(built, module=smaller.module, recipe=recipe)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    settings = CompressConfig(**KINDS[kind], data=str(data), seed=seed)
+    reference = run_of_file(args.weights, settings, Path(args.out) / "whole", False)
+    subject = open_subject(reference, settings, CPU)
+    built = subject.built
+    if kind != ORIGINAL:
+        built = edited_model(subject, EDITORS[settings.method](subject, AMOUNT))
     state = {name: tensor.contiguous() for name, tensor in built.module.state_dict().items()}
     writer.write_whole(path, b"".join(bytes(part) for part in TensorFile(state, metadata_for(built))))
-
-
-def losses_of(restored: Restored, data: Path) -> Iterator[Loss]:
-    """Cross-entropy of each batch of NUM_IMAGES training images, evenly spread."""
-    chosen = open_evaluation_set(None, DataConfig(path=str(data)), "train", restored.built)
-    (samples,) = chosen.samples
-    rows = np.linspace(0, len(samples) - 1, NUM_IMAGES).astype(np.int64)
-    inputs = InputBuffer(restored.built.preprocessing, CPU, restored.built.channels_last)
-    for batch in evaluation_batches(samples.subset(rows), restored.built.preprocessing, True, PER_BATCH, 0):
-        images, targets = inputs(batch.images).clone(), torch.from_numpy(batch.targets)
-        yield lambda module, images=images, targets=targets: F.cross_entropy(module(images), targets)
 
 
 def sizes(path: Path) -> dict[str, float]:
     module = restore(str(path), CPU).built.module
     return {
-        "macs": Costs(module, (), EXAMPLE).total,
+        "macs": count_macs(module, EXAMPLE),
         "parameters": sum(parameter.numel() for parameter in module.parameters()),
     }
 

@@ -27,7 +27,9 @@ def plot_sensitivity(
         colours = colormaps["viridis"](np.linspace(0, 0.9, len(names)))
         for number, (name, values) in enumerate(zip(names, curves.values(), strict=True)):
             mark = _MARKS[number % len(_MARKS)]
-            axes.plot((0, *shares), (whole, *values), f"{mark}-", color=colours[number], label=name, markersize=4)
+            axes.plot(
+                (0, *shares), (whole, *values), f"{mark}-", color=colours[number], label=name, markersize=4
+            )
         axes.axhline(whole, color=GREY, linestyle=":", linewidth=1.2)
         axes.set_xlabel("share of the block's channels that is gone, the least important first")
         axes.xaxis.set_major_formatter(PercentFormatter(1))

@@ -114,9 +114,7 @@ def test_heads_go_with_their_queries_keys_values_and_biases(one_thread: None) ->
     assert attention.num_heads == 4 and attention.relative_position_bias_table.shape[1] == 4
     kept = torch.cat([torch.arange(32, 96), torch.arange(128, 192)])
     assert torch.equal(attention.proj.weight, old.proj.weight[:, kept])
-    assert torch.equal(
-        attention.qkv.bias, old.qkv.bias[torch.cat([kept + part * 192 for part in range(3)])]
-    )
+    assert torch.equal(attention.qkv.bias, old.qkv.bias[torch.cat([kept + part * 192 for part in range(3)])])
 
 
 def test_grouped_convolutions_lose_the_same_of_each_group() -> None:
@@ -198,7 +196,9 @@ def test_the_image_tower_of_a_clip_loses_heads_and_hidden_units(tmp_path: Path, 
     example = torch.randn(1, 3, *size)
     groups = find_groups(module, example, built.head, "clip")
     made_by = [path for group in groups for path in group.made_by]
-    assert sum(path.endswith("fc1") for path in made_by) == sum(path.endswith("q_proj") for path in made_by) > 1
+    assert (
+        sum(path.endswith("fc1") for path in made_by) == sum(path.endswith("q_proj") for path in made_by) > 1
+    )
     smaller = pruned(module, groups, thirds(groups), example, "clip")
     silent = copy.deepcopy(module)
     silence(silent, groups, thirds(groups))

@@ -10,9 +10,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from warmstart.methods.compress.channels import Chosen, Group, Side
+from warmstart.methods.compress.cost import counted
 
 # Of one group at once: a layer that loses nearly all of its channels breaks what it is in.
 MOST_OF_A_GROUP = 0.8
@@ -53,9 +53,7 @@ class Costs:
 
 def _own_macs(module: nn.Module, example: Tensor) -> Mapping[str, float]:
     """Of each module without its children's, for one image."""
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        module(example)
-    prefix = type(module).__name__
+    counter, prefix = counted(module, example), type(module).__name__
     whole = {
         "" if path in (prefix, "Global") else path.removeprefix(f"{prefix}."): sum(counts.values()) / 2
         for path, counts in counter.get_flop_counts().items()

@@ -54,8 +54,8 @@ def find_groups(module: nn.Module, example: Tensor, head: str, name: str) -> tup
     taken: set[tuple[str, Side, int]] = set()
     for raw in _raw_groups(traced, example, traced.get_submodule(head), name):
         group = _translated(raw, names, traced)
-        if group is None:
-            continue
+        if group is None or any(len(set(map(len, member.units))) > 1 for member in group.members):
+            continue  # of slices, where units differ in what they have of a layer
         own = [(m.path, m.side, index) for m in group.members for unit in m.units for index in unit]
         if len(set(own)) == len(own) and not taken.intersection(
             own

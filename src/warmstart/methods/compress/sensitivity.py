@@ -1,21 +1,20 @@
 """How much each block stands: val after pruning it alone, at a few shares of its channels, without any recovery.
 
-Li et al. 2017 (arXiv 1608.08710, section 3.2) choose a share per layer by such curves. Here it is one level for all: the
+Li et al. 2017 (arXiv 1608.08710, section 3.2) choose a share per layer by such curves. Here one level is for all: the
 loss of the metric that no block alone may go beyond; each block loses as much of its channels as its curve allows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 
-from warmstart.console import progress, table
+from warmstart.console import log, progress, table
 from warmstart.methods.compress.channels import Group
 from warmstart.methods.compress.choosing import MOST_OF_A_GROUP, Costs, ShareOf, lowest
-from warmstart.methods.compress.importance import importance
 from warmstart.methods.compress.prune import Target, groups_of
 from warmstart.methods.compress.pruning import pruned
 from warmstart.records import Block
@@ -104,9 +103,14 @@ def measure_sensitivity(
     """
     groups = groups_of(target, "block")
     scores = scores_of(groups)
-    costs, ordered, block_of = Costs(target.module, groups, target.example), lowest(groups, scores), block_finder(blocks)
+    costs, ordered, block_of = (
+        Costs(target.module, groups, target.example),
+        lowest(groups, scores),
+        block_finder(blocks),
+    )
     names = [block.name for block in blocks if any(block_of(group) == block.name for group in groups)]
     metric, whole, num_images = measure(target.module)
+    log.info("sensitivity: %d passes over %d images of val", len(names) * len(SHARES), num_images)
     curves = []
     with progress("measuring blocks", len(names) * len(SHARES)) as bar:
         for number, name in enumerate(names):
