@@ -9,7 +9,13 @@ from torch import nn
 from warmstart.methods.compress.choosing import MOST_OF_A_GROUP
 from warmstart.methods.compress.importance import importance
 from warmstart.methods.compress.prune import Target, groups_of
-from warmstart.methods.compress.sensitivity import SHARES, Curve, Sensitivity, block_finder, measure_sensitivity
+from warmstart.methods.compress.sensitivity import (
+    SHARES,
+    Curve,
+    Sensitivity,
+    block_finder,
+    measure_sensitivity,
+)
 from warmstart.models.blocks import find_blocks
 from warmstart.models.zoo import create
 from warmstart.records import Block
@@ -52,7 +58,9 @@ def test_a_block_that_stands_more_loses_more(one_thread: None) -> None:
     names = list(dict.fromkeys(map(block_of, groups)))
     curves = (
         Curve(names[0], (0.8, 0.6, 0.2), (0.1, 0.2, 0.3)),
-        Curve(names[1], (0.9, 0.95, 0.85), (0.1, 0.2, 0.3)),  # noise: better with half than with three quarters
+        Curve(
+            names[1], (0.9, 0.95, 0.85), (0.1, 0.2, 0.3)
+        ),  # noise: better with half than with three quarters
     )
     share = Sensitivity("accuracy", 1.0, 100, curves).share_of(blocks)
     weak, tough, unknown = (
