@@ -3,8 +3,8 @@
 The start is `--weights`, trained on all 50,000 training images. Each kind makes it smaller once, to half of its MACs,
 and recovers for two epochs on 10,000 of these images (1,000 of each class, drawn by a fixed seed), with the start as
 its teacher (as by `compress --distil`); 1,000 others are val; test has all 10,000. Kinds: `taylor` and `l1` (what makes
-a channel important), `random` (the control), `factorised` (low rank, by SVD), and `original`, which is trained on in the
-same way without losing anything. All have the same steps and rate; the seed draws the order of the images, and the
+a channel important), `random` (the control), `factorised` (low rank, by SVD), and `original`, which is trained on in
+the same way without losing anything. All have the same steps and rate; the seed draws the order of the images, and the
 channels of `random`. Accuracy is that of the last step.
 
 Latency is measured at the end, in one process: medians of rounds in which the original and one model take turns.

@@ -17,6 +17,7 @@ import warmstart as ws
 from warmstart.config.compress_section import CompressConfig
 from warmstart.errors import UserError
 from warmstart.inference.restore import restore
+from warmstart.methods.compress import cost
 from warmstart.methods.compress.prune_subject import losses_of
 from warmstart.methods.compress.subject import open_subject
 from warmstart.models.recipe import RESIZE
@@ -25,6 +26,12 @@ from warmstart.run.reader import Run
 
 CPU = torch.device("cpu")
 QUICK: dict[str, Any] = {"device": "cpu", "epochs": 0}
+
+
+@pytest.fixture(autouse=True)
+def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Latency is measured, but not for long."""
+    monkeypatch.setattr(cost, "_SECONDS", 0.01)
 
 
 @pytest.fixture(scope="module")

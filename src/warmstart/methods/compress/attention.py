@@ -53,8 +53,8 @@ def _group(
     own = {name for name, _ in attention.named_parameters(recurse=False)} - {_BIAS_TABLE}
     out = children[out_name]
     gate = children.get("gate")
-    makers = [children[name] for name in inner]
-    if strange or own or not all(isinstance(layer, nn.Linear) for layer in (out, *makers)):
+    makers = [layer for name in inner if isinstance(layer := children[name], nn.Linear)]
+    if strange or own or not isinstance(out, nn.Linear) or len(makers) < len(inner):
         return None
     width = out.in_features
     repeats = 3 if inner == ("qkv",) else 1

@@ -150,7 +150,7 @@ def _shorten_parameter(module: nn.Module, path: str, gone: set[int]) -> None:
 def _take_heads(attention: nn.Module, number: int) -> None:
     left = int(attention.num_heads) - number  # type: ignore[arg-type]
     if isinstance(getattr(attention, "attn_dim", None), int):
-        attention.attn_dim = attention.attn_dim // attention.num_heads * left  # type: ignore[operator, assignment]
+        attention.attn_dim = attention.attn_dim // attention.num_heads * left  # type: ignore[operator]
     attention.num_heads = left  # type: ignore[assignment]
 
 

@@ -79,7 +79,7 @@ def _taylor(module: nn.Module, groups: Sequence[Group], losses: Iterable[Loss]) 
     for loss in losses:
         module.zero_grad(set_to_none=True)
         with torch.enable_grad():
-            loss(module).backward()  # type: ignore[no-untyped-call]
+            loss(module).backward()
         changes = {path: _products(module.get_submodule(path)) for path in wanted}
         for total, group in zip(totals, groups, strict=True):
             parts = [

@@ -49,7 +49,7 @@ def find_groups(module: nn.Module, example: Tensor, head: str, name: str) -> tup
         )
     traced = copy.deepcopy(module).eval().requires_grad_(True)
     names = {layer: path for path, layer in traced.named_modules()}
-    names |= {parameter: path for path, parameter in traced.named_parameters()}  # type: ignore[dict-item]
+    names |= {parameter: path for path, parameter in traced.named_parameters()}
     found = []
     taken: set[tuple[str, Side, int]] = set()
     for raw in _raw_groups(traced, example, traced.get_submodule(head), name):
