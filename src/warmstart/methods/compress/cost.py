@@ -33,7 +33,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Cost:
-    """`num_nonzero` of the parameters are not zero; `num_bytes` are those of the file.
+    """`num_nonzero` of the parameters are no zeros in a matrix; `num_bytes` are those of the file.
 
     `latency` by batch size is this model's, `original` that of the original in the same rounds.
     """
@@ -75,9 +75,10 @@ def counted(module: nn.Module, images: Tensor) -> FlopCounterMode:
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:
-    """(all, those that are not zero)"""
+    """(all, those of them that are no zeros in a matrix)"""
     parameters = list(module.parameters())
-    return sum(p.numel() for p in parameters), sum(int(torch.count_nonzero(p)) for p in parameters)
+    num, zeros = sum(p.numel() for p in parameters), [(p == 0).sum() for p in parameters if p.ndim > 1]
+    return num, num - int(sum(zeros))
 
 
 def latencies(calls: Mapping[str, Callable[[], object]], wait: Callable[[], None]) -> dict[str, Latency]:

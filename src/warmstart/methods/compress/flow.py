@@ -106,6 +106,12 @@ def compress(
     folder = _folder(reference, settings)
     if resolve_weights(reference).run is None:
         reference = run_of_file(reference, settings, folder / ROUNDS / "00", dry_run)
+    elif settings.data is not None:
+        raise UserError(
+            f"--data {settings.data}: {reference} is a run, and has its own",
+            "--data with a file of weights",
+            "leave it out",
+        )
     original = open_subject(reference, settings, device)
     if dry_run:
         return _dry_run(original, folder)
