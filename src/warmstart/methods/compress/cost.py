@@ -59,6 +59,11 @@ class Cost:
 
 def count_macs(module: nn.Module, images: Tensor) -> int:
     """Multiply-adds of one forward pass: those of matrix products and convolutions, half of torch's count of FLOPs."""
+    return int(counted(module, images).get_total_flops()) // 2
+
+
+def counted(module: nn.Module, images: Tensor) -> FlopCounterMode:
+    """A forward pass, with its floating-point operations by module."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its fused kernels are not counted
     try:
@@ -66,7 +71,7 @@ def count_macs(module: nn.Module, images: Tensor) -> int:
             module(images)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    return int(counter.get_total_flops()) // 2
+    return counter
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:

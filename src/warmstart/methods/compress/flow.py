@@ -24,6 +24,7 @@ from warmstart.inference.restore import restore
 from warmstart.methods.compress.bare_file import run_of_file
 from warmstart.methods.compress.cost import BATCHES
 from warmstart.methods.compress.point import Point, header, row
+from warmstart.methods.compress.prune_subject import with_sensitivity
 from warmstart.methods.compress.recovery import tell_cost
 from warmstart.methods.compress.rounds import ROUNDS, measure_cost, run_rounds
 from warmstart.methods.compress.run_files import write_run
@@ -116,7 +117,7 @@ def compress(
         return _dry_run(original, folder)
     _begin(folder, reference, settings)
     tell_cost(original, settings, folder)
-    points = run_rounds(original, folder)
+    points = run_rounds(with_sensitivity(original, folder), folder)
     number, why = chosen(settings, points)
     return _finish(original, folder, tuple(points), number, why)
 
