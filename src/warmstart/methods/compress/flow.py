@@ -103,8 +103,14 @@ def compress(
     Raises:
         UserError: a model that is not compressed, settings that do not fit it, a folder in use, an interruption.
     """
-    folder = _folder(reference, settings)
-    if resolve_weights(reference).run is None:
+    folder, run = _folder(reference, settings), resolve_weights(reference).run
+    if run is not None and run.tasks:
+        raise UserError(
+            f"{reference} is a run of several tasks, which are not compressed",
+            "a run of one task",
+            f"`warmstart finetune --weights {reference} --data DATA` makes one of it",
+        )
+    if run is None:
         reference = run_of_file(reference, settings, folder / ROUNDS / "00", dry_run)
     elif settings.data is not None:
         raise UserError(
@@ -190,12 +196,15 @@ def _finish(original: Subject, folder: Path, points: tuple[Point, ...], number: 
     settings, run = original.settings, original.run
     subject = original.of(points[number].reference)
     step = original.restored.reference.step
-    record = {"method": settings.method, "from": points[number].reference, "removed": points[number].removed}
-    recipe = subject.built.recipe
-    write_run(
-        folder, run, step, subject.built, record | {"edits": [] if recipe is None else sorted(recipe.kinds)}
-    )
-    point = points[number]
+    point, recipe = points[number], subject.built.recipe
+    macs = " to ".join(f"{each.cost.macs / 1e6:.2f}" for each in (points[0], point))
+    record = {
+        "method": settings.method,
+        "told": f"{macs} million MACs ({point.name} of {len(points) - 1}: {why})",
+        "from": point.reference,
+        "edits": [] if recipe is None else sorted(recipe.kinds),
+    }
+    write_run(folder, run, step, subject.built, record)
     row = {"step": 0, "epoch": 0.0, "split": "val"}
     writer.append_row(folder / layout.EVALS, row | point.metrics)
     select_by = run.resolved["select_by"]
