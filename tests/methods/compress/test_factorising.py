@@ -18,6 +18,7 @@ from warmstart.inference.restore import Restored
 from warmstart.methods.compress.cost import count_macs
 from warmstart.methods.compress.factorising import _of_layer, _of_pair, _product, factorise
 from warmstart.methods.compress.subject import Subject
+from warmstart.models.blocks import find_blocks
 from warmstart.models.build import build
 from warmstart.models.recipe import FACTORISE, LOW_RANK, RESIZE, SEPARABLE
 from warmstart.records import Recipe
@@ -82,7 +83,8 @@ def test_the_share_of_macs_is_gone(name: str) -> None:
 def test_another_round_makes_ranks_smaller_and_no_layer_four() -> None:
     given = subject("timm:resnet10t")
     first = factorise(given, 0.3)
-    built = replace(given.built, module=first.module.eval(), recipe=Recipe(first.edits))
+    blocks = find_blocks(first.module.eval(), given.built.head)
+    built = replace(given.built, module=first.module, blocks=blocks, recipe=Recipe(first.edits))
     second = factorise(replace(given, restored=replace(given.restored, built=built)), 0.3)
     assert RESIZE in [edit.kind for edit in second.edits]
     for path in first.edits[0].layers:

@@ -6,6 +6,7 @@ What was asked for lies in OUT/compress.json from the first moment on; called ag
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -123,7 +124,10 @@ def compress(
         return _dry_run(original, folder)
     _begin(folder, reference, settings)
     tell_cost(original, settings, folder)
-    points = run_rounds(with_sensitivity(original, folder), folder)
+    try:
+        points = run_rounds(with_sensitivity(original, folder), folder)
+    finally:
+        _leave_no_trace(folder)
     number, why = chosen(settings, points)
     return _finish(original, folder, tuple(points), number, why)
 
@@ -180,6 +184,15 @@ def _begin(folder: Path, reference: str, settings: CompressConfig) -> None:
             f"`warmstart resume {folder}` goes on with it",
         )
     log.info("going on with the compression in %s", folder)
+
+
+def _leave_no_trace(folder: Path) -> None:
+    """Of a compression that was refused before it had made anything."""
+    inside, rounds = [path.name for path in folder.iterdir()], folder / ROUNDS
+    if inside == [layout.COMPRESS] or (
+        set(inside) == {layout.COMPRESS, ROUNDS} and not any(rounds.iterdir())
+    ):
+        shutil.rmtree(folder)
 
 
 def unfinished(folder: Path) -> tuple[str, CompressConfig] | None:
