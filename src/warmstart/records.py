@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 RETAIN = "retain"  # the split of rows about what must not be forgotten
@@ -164,6 +165,42 @@ class Tasks:
             values["head"],
             tuple(TaskHead(**{**head, "classes": tuple(head["classes"])}) for head in values["heads"]),
         )
+
+
+@dataclass(frozen=True)
+class Edit:
+    """One change of a model's layers. `kind` is resize, factorise, sparse or quantised: models/recipe.py does them.
+
+    `layers` says what becomes of the layer at each path. `shapes` are those of tensors that got smaller, where a side
+    that is None stays as the model has it: the rows of a classifier follow the classes, a stem's channels the images.
+    """
+
+    kind: str
+    layers: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int | None, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What was made of a zoo's model, in order: with it, its name says the architecture of a compressed one."""
+
+    edits: tuple[Edit, ...]
+
+    @property
+    def kinds(self) -> frozenset[str]:
+        return frozenset(edit.kind for edit in self.edits)
+
+    def then(self, edit: Edit) -> Recipe:
+        return Recipe((*self.edits, edit))
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Recipe:
+        """Inverse of `asdict`. Raises AttributeError, TypeError or KeyError for anything else."""
+        edits = []
+        for edit in values["edits"]:
+            shapes = {name: tuple(sides) for name, sides in edit["shapes"].items()}
+            edits.append(Edit(str(edit["kind"]), dict(edit["layers"].items()), shapes))
+        return cls(tuple(edits))
 
 
 @dataclass(frozen=True)

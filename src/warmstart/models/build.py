@@ -30,7 +30,7 @@ from warmstart.models.naming import resolve_name
 from warmstart.models.task_files import alone, find_task, nearest_task
 from warmstart.models.weights import WeightsFile, load_into, read_weights
 from warmstart.models.zoo import outline
-from warmstart.records import Base, Block, Decision, Lora, Margin, Preprocessing, Tasks, Thresholds
+from warmstart.records import Base, Block, Decision, Lora, Margin, Preprocessing, Recipe, Tasks, Thresholds
 
 _DEFAULT_TASK, _NO_TEXTS = TaskConfig(), Texts()
 _PREPROCESSING_KEYS = frozenset({"mean", "std", "image_size", "crop_pct"})
@@ -62,6 +62,7 @@ class BuiltModel:
     text: TextPart | None = None  # of an image-text model
     tasks: Tasks | None = None  # whose heads it has, where these are several (task_heads.py)
     task: str | None = None  # the one that it is seen as
+    recipe: Recipe | None = None  # what was made of the model of this name
 
     def move_to(self, device: torch.device) -> None:
         """Move the module, in the memory layout that it computes fastest in."""
@@ -137,6 +138,7 @@ def build(
         thresholds=None if kept is None else own_thresholds(kept, classes),
         text=created.text,
         notes=notes,
+        recipe=None if file is None else file.recipe,
     )
     return _adapted(built, file, choose, seed)
 
@@ -170,7 +172,7 @@ def _opened(
     if file is not None and file.adapter is not None:
         file = on_base(file, settings.name, partial(build, choose=no_adapters))
     name = named_head(resolve_name(settings, file), text.settings, file, is_random)
-    return settings, None if file is None else fit_names(file, outline(name), name), name
+    return settings, None if file is None else fit_names(file, outline(name, file.recipe), name), name
 
 
 def _adapted(built: BuiltModel, file: WeightsFile | None, choose: ChooseLora | None, seed: int) -> BuiltModel:
@@ -206,7 +208,10 @@ def metadata_for(built: BuiltModel) -> dict[str, str]:
         built.preprocessing,
         built.multi_label,
         hf_config,
-        (built.margin, built.decision, built.thresholds, built.lora, built.base, built.tasks),
+        (
+            *(built.margin, built.decision, built.thresholds),
+            *(built.lora, built.base, built.tasks, built.recipe),
+        ),
     )
 
 
@@ -243,7 +248,7 @@ def _load(
     if by_text is None:
         fit_kind(created.module, created.head, own_margin(created, file), seed)
     source: dict[str, str | None] = {"kind": "file", "path": str(file.path), "sha256": file.sha256}
-    known = outline(name)
+    known = outline(name, file.recipe)
     state, adapted = fit_values(created, with_decoder(created, _needed(created, file), known), known)
     loaded = load_into(created.module, state, created.head, str(file.path), name)
     if by_text is not None:

@@ -11,6 +11,7 @@ from warmstart.config.schema import ModelConfig
 from warmstart.models.created import Created, Outline
 from warmstart.models.fitting import image_size_in
 from warmstart.models.image_text.prompts import ClassTexts
+from warmstart.models.recipe import apply
 from warmstart.models.sizes import resize
 from warmstart.models.weights import WeightsFile
 from warmstart.models.zoo import create, outline
@@ -25,11 +26,11 @@ def create_for(
     outputs: tuple[int | None, ClassTexts | None],
     stated: Mapping[str, Any],
 ) -> Created:
-    """Create with the outputs, input channels and image size that the file has, so that it loads as it is."""
+    """Create with the outputs, input channels, image size and recipe that the file has, so that it loads as it is."""
     channels, image_size = None, stated.get("image_size")
     num_classes, texts = outputs
     if file is not None:
-        known = outline(name)
+        known = outline(name, file.recipe)
         if known.fixed_size:  # as the file has it; build resizes it once loaded
             image_size = image_size_in(file.state, known) or file.preprocessing.get("image_size")
         head = file.state.get(f"{known.head}.weight")
@@ -38,7 +39,10 @@ def create_for(
     elif name.startswith("timm:") and len(stated.get("mean") or ()) > 1:
         channels = len(stated["mean"])  # timm repeats or sums the stem's pretrained filters
     pretrained = settings.weights is None
-    return create(name, num_classes, settings.dropout, pretrained, channels, image_size, texts)
+    created = create(name, num_classes, settings.dropout, pretrained, channels, image_size, texts)
+    if file is not None and file.recipe is not None:
+        apply(created.module, file.recipe, str(file.path))
+    return created
 
 
 def _channels(name: str, file: WeightsFile, known: Outline, stated: Mapping[str, Any]) -> int | None:

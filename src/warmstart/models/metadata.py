@@ -12,12 +12,12 @@ from safetensors import safe_open
 
 from warmstart.errors import UserError
 from warmstart.models.builtin import is_builtin
-from warmstart.records import Base, Decision, Lora, Margin, Preprocessing, Tasks, Thresholds
+from warmstart.records import Base, Decision, Lora, Margin, Preprocessing, Recipe, Tasks, Thresholds
 
 NAME = "warmstart.name"  # with its zoo, `timm:resnet18`; `arch` in files of others
 _TASK, _MULTI_LABEL = "task", "multi-label"  # without the entry, an image has one class
 _MARGIN, _DECISION, _THRESHOLDS, _LORA, _BASE = "margin_head", "decision", "thresholds", "lora", "base"
-_TASKS = "tasks"
+_TASKS, _RECIPE = "tasks", "recipe"
 _KEYS = {
     Margin: _MARGIN,
     Decision: _DECISION,
@@ -25,6 +25,7 @@ _KEYS = {
     Lora: _LORA,
     Base: _BASE,
     Tasks: _TASKS,
+    Recipe: _RECIPE,
 }
 _STRETCH = "stretch"  # without the entry, as the model's name says
 HF_CONFIG = "hf_config"  # of a model of transformers, whose name is that of a folder
@@ -37,7 +38,7 @@ def write_metadata(
     preprocessing: Preprocessing,
     multi_label: bool = False,
     hf_config: str | None = None,
-    records: Iterable[Margin | Decision | Thresholds | Lora | Base | Tasks | None] = (),
+    records: Iterable[Margin | Decision | Thresholds | Lora | Base | Tasks | Recipe | None] = (),
 ) -> dict[str, str]:
     """The text entry that makes a saved model self-describing.
 
@@ -198,6 +199,16 @@ def tasks_in(metadata: Mapping[str, str], source: str) -> Tasks | None:
         return Tasks.from_json(_json(metadata[_TASKS]))
     except (TypeError, KeyError):
         raise _bad(_TASKS, metadata, source, "what `warmstart multitask` writes") from None
+
+
+def recipe_in(metadata: Mapping[str, str], source: str) -> Recipe | None:
+    """What was made of the model that the file names; None: it is that model."""
+    if _RECIPE not in metadata:
+        return None
+    try:
+        return Recipe.from_json(_json(metadata[_RECIPE]))
+    except (AttributeError, TypeError, KeyError):
+        raise _bad(_RECIPE, metadata, source, "what `warmstart compress` writes") from None
 
 
 def preprocessing_in(metadata: Mapping[str, str], source: str) -> dict[str, Any]:

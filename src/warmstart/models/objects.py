@@ -96,6 +96,11 @@ def _kind(bare: str) -> str:
     return bare.rpartition("-")[0] or bare
 
 
+def copy_of(bare: str) -> nn.Module:
+    """The kept object with its own classes, to be changed."""
+    return copy.deepcopy(_KEPT[bare].module)
+
+
 def create_object(bare: str, wanted: Wanted) -> Created:
     """A copy of the kept object, as `zoo.create` promises; its own weights are where it starts from."""
     kept, name = _KEPT[bare], f"object:{bare}"
@@ -107,7 +112,7 @@ def create_object(bare: str, wanted: Wanted) -> Created:
         )
     preprocessing, notes = _preprocessing(kept, name, wanted.image_size)
     check_image_size(lambda _: copy.deepcopy(kept.module), name, preprocessing.image_size, kept.num_channels)
-    module = copy.deepcopy(kept.module)
+    module = copy_of(bare)
     if wanted.num_classes is not None:
         fit_head(module, kept.head, (), [str(number) for number in range(wanted.num_classes)], seed=0)
     return Created(

@@ -47,6 +47,7 @@ from warmstart.models.metadata import (
     lora_in,
     margin_in,
     preprocessing_in,
+    recipe_in,
     tasks_in,
     thresholds_in,
 )
@@ -54,7 +55,7 @@ from warmstart.models.mismatch import explain
 from warmstart.models.shards import INDEX_SUFFIX, check_shard, digest, shard_files
 from warmstart.models.sizes import first_line
 from warmstart.models.unwrap import SAVE_BARE, Unwrapped, harmless_classes, strip_prefixes, unwrap
-from warmstart.records import Base, Decision, Lora, Margin, Tasks, Thresholds
+from warmstart.records import Base, Decision, Lora, Margin, Recipe, Tasks, Thresholds
 
 _NUM_EXAMPLES = 5
 _LFS_POINTER = b"version https://git-lfs"
@@ -84,6 +85,7 @@ class WeightsFile:
     base: Base | None = None  # what the adapters were trained on
     adapter: Adapter | None = None  # the folder of adapters without their base, of which `state` has the head
     tasks: Tasks | None = None  # whose heads it holds; None: it is of one task
+    recipe: Recipe | None = None  # what was made of the model `arch`
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -145,6 +147,7 @@ def read_weights(path: str | Path) -> WeightsFile:
         base=base_in(metadata, str(file)) if adapter is None else adapter.base,
         adapter=adapter,
         tasks=tasks_in(metadata, str(file)),
+        recipe=recipe_in(metadata, str(file)),
     )
 
 

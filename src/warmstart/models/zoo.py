@@ -15,7 +15,8 @@ from warmstart.models.created import Created, Outline, Wanted, check_in_channels
 from warmstart.models.heads import num_outputs
 from warmstart.models.hf_zoo import check_hf, create_hf, outline_hf
 from warmstart.models.image_text.prompts import ClassTexts
-from warmstart.models.objects import check_kept, create_object, outline_object
+from warmstart.models.objects import check_kept, copy_of, create_object, outline_object
+from warmstart.models.recipe import apply
 from warmstart.models.sizes import Size, check_image_size
 from warmstart.models.smp_zoo import check_smp, create_smp, outline_smp
 from warmstart.models.timm_zoo import create_timm, import_timm, in_timm, outline_timm, timm_groups
@@ -26,6 +27,7 @@ from warmstart.models.torchvision_zoo import (
     outline_torchvision,
     torchvision_names,
 )
+from warmstart.records import Recipe
 
 __all__ = ["create", "import_timm", "outline", "recognise", "split_name", "timm_groups"]
 
@@ -143,9 +145,14 @@ _MAKERS = {
 }
 
 
-def outline(name: str) -> Outline:
-    """Found on the meta device, which costs no memory."""
+def outline(name: str, recipe: Recipe | None = None) -> Outline:
+    """Found on the meta device, which costs no memory. `recipe` is what was made of the model since."""
     zoo, bare = split_name(name)
+    if recipe is not None:
+        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+            module = copy_of(bare) if zoo == "object" else create(name, num_classes=2).module
+        apply(module, recipe)
+        return replace(outline(name), shapes=shapes_of(module))
     if zoo == "hf":
         return outline_hf(bare)
     return outline_object(bare) if zoo == "object" else _outline(zoo, bare)

@@ -67,6 +67,7 @@ def on_base(
         ),
         base=base_of(built.source),
         adapter=None,
+        recipe=built.recipe,
     )
 
 
