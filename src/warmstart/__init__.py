@@ -15,6 +15,7 @@ _VERBS = (
     "continue_run",
     "distill",
     "evaluate",
+    "export",
     "finetune",
     "init",
     "merge",

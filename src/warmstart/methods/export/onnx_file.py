@@ -17,9 +17,11 @@ from pathlib import Path
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from warmstart.errors import UserError
 from warmstart.models.build import BuiltModel, metadata_for
+from warmstart.models.image_text.model import ContrastiveModel, with_fixed_texts
 from warmstart.models.metadata import expand
 from warmstart.models.sizes import first_line
 
@@ -47,7 +49,8 @@ def write_onnx(
         ) from None
     module, images = for_tracing(built, batch)
     try:
-        with quiet():
+        # The layout of fused attention's output, which a reshape may rely on, is not that of what ONNX makes of it.
+        with quiet(), sdpa_kernel(SDPBackend.MATH):
             program = torch.onnx.export(
                 module,
                 (images,),
@@ -75,6 +78,8 @@ def write_onnx(
 def for_tracing(built: BuiltModel, batch: int) -> tuple[nn.Module, torch.Tensor]:
     """A copy of the module in evaluation mode, on the CPU, in float32 and plain memory layout; and images for it."""
     module = copy.deepcopy(built.module)
+    if isinstance(module, ContrastiveModel):
+        module = with_fixed_texts(module)
     module.to(device="cpu", dtype=torch.float32, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     shape = (batch, built.preprocessing.num_channels, *built.preprocessing.image_size)
     return module.eval(), torch.randn(shape, generator=torch.Generator().manual_seed(0))
