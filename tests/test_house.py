@@ -56,7 +56,7 @@ DOORS = {
     "matplotlib": [
         *("analysis/figures.py", "analysis/plots.py", "analysis/label_plots.py", "analysis/roc_plot.py"),
         *("analysis/mask_plots.py", "analysis/overlays.py", "analysis/blend_plot.py"),
-        "analysis/image_plots.py",
+        *("analysis/image_plots.py", "analysis/compression_plot.py"),
     ],
     "mpl_toolkits": ["analysis/figures.py"],
     "timm": ["models/", "engine/optimizer.py", "methods/export/answer.py"],
@@ -99,6 +99,7 @@ WITHOUT_TORCH += [
     "verbs.advising",
     "verbs.exporting",
     "verbs.methods",
+    "verbs.compressing",
 ]
 TORCHES = {"torch", "torchvision", "timm", "safetensors.torch"}
 

@@ -12,6 +12,7 @@ _VERBS = (
     "advise",
     "blend",
     "check",
+    "compress",
     "continue_run",
     "distill",
     "evaluate",

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from warmstart.verbs.advising import advise as advise
+from warmstart.verbs.compressing import compress as compress
 from warmstart.verbs.exporting import export as export
 from warmstart.verbs.folders import init as init
 from warmstart.verbs.folders import prepare as prepare

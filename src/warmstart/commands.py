@@ -19,6 +19,7 @@ from warmstart.flags import (
     Flag,
     advise_flags,
     blend_flags,
+    compress_flags,
     continue_flags,
     export_flags,
     finetune_flags,
@@ -167,6 +168,11 @@ COMMANDS: dict[str, Command] = {
         "Blend a tuned model with its start, or average a run's last checkpoints, into a new run.",
         blend_flags,
         _verb("blend"),
+    ),
+    "compress": Command(
+        "Make a model smaller: prune, factorise, quantise; recover what is lost, and measure both.",
+        compress_flags,
+        _verb("compress"),
     ),
     "merge": Command(
         "Merge low-rank adapters into the weights: a plain checkpoint, compared with the unmerged model.",

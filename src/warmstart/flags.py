@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+from warmstart.config.compress_section import CompressConfig
 from warmstart.config.schema import Config, leaves
 from warmstart.run.layout import CONTINUE_INFO
 
@@ -197,6 +198,24 @@ def export_flags() -> tuple[Flag, ...]:
         WORKERS,
         JSON,
         *_FOREIGN,
+    )
+
+
+def compress_flags() -> tuple[Flag, ...]:
+    """The command's own section."""
+    own = (
+        Flag(
+            name,
+            (field.description or "") + _default_text(field.default),
+            bool if field.annotation is bool else str,
+        )
+        for name, field in CompressConfig.model_fields.items()
+    )
+    return (
+        Flag("model", "run directory, RUN@step, or file of weights", positional=True, required=True),
+        *own,
+        Flag("dry_run", "say what it would take, write nothing", bool),
+        JSON,
     )
 
 

@@ -118,6 +118,15 @@ def open_evaluation_set(
     )
 
 
+def splits_of(everything: EvaluationSet) -> dict[str, EvaluationSet]:
+    """A set of all splits, taken apart."""
+    found, first = {}, 0
+    for name, samples in zip(everything.split.split(","), everything.samples, strict=True):
+        rows = slice(first, first := first + len(samples))
+        found[name] = replace(everything, samples=(samples,), targets=everything.targets[rows], split=name)
+    return found
+
+
 def task_and_targets(
     chosen: EvaluationSet, restored: Restored
 ) -> tuple[Classification | MultiLabel | Segmentation, np.ndarray]:

@@ -283,6 +283,7 @@ def leaves() -> Iterator[Leaf]:
 
 
 def flag_of(section: type[Section], name: str | int) -> str:
-    """The flag of a leaf, without its dashes, by the class of its section."""
+    """The flag of a leaf, without its dashes, by the class of its section; a command's own section has its names."""
     owners = {key: field.annotation for key, field in Config.model_fields.items()}
-    return next(leaf.flag for leaf in leaves() if leaf.name == name and owners[leaf.section] is section)
+    flags = (leaf.flag for leaf in leaves() if leaf.name == name and owners[leaf.section] is section)
+    return next(flags, str(name).replace("_", "-"))

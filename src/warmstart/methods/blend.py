@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from warmstart.analysis.paired import Change, Scored, change_between
-from warmstart.analysis.samples import EvaluationSet, open_evaluation_set, task_and_targets
+from warmstart.analysis.samples import EvaluationSet, open_evaluation_set, splits_of, task_and_targets
 from warmstart.config.io import from_dict
 from warmstart.config.schema import SELECTION_METRICS, DataConfig
 from warmstart.console import log, progress
@@ -64,19 +64,19 @@ def blend(request: Request, device: torch.device) -> Blended:
     tuned = open_tuned(request, device)
     run = tuned.reference.run
     assert run is not None, "the tuned model is a run"
-    own = _splits(open_evaluation_set(run, None, "all", tuned.built))
+    own = splits_of(open_evaluation_set(run, None, "all", tuned.built))
     if "val" not in own:
         raise UserError(f"{run.path} has no val split", "a val split, on which a blend is chosen")
     retained = {}
     if request.retain is not None:
-        retained = _splits(open_evaluation_set(None, DataConfig(path=request.retain), "all", tuned.built))
+        retained = splits_of(open_evaluation_set(None, DataConfig(path=request.retain), "all", tuned.built))
     # Test chooses nothing; data without splits serve for both, which the result says.
     chosen_on = next((name for name in ("val", "train", "all") if name in retained), None)
     judge = None if chosen_on is None else _part(retained[chosen_on])
     start, candidates, kept = candidates_of(request, tuned, device)
     points = []
     before_choice = tuned.built.decision and tuned.built.decision.for_other_weights
-    score = partial(_score, tuned, request.workers, before_choice)
+    score = partial(score_weights, tuned, request.workers, before_choice)
     with progress("blending", len(candidates)) as bar:
         for number, candidate in enumerate(candidates, 1):
             _load(tuned, candidate.weights(), own["train"], request)
@@ -88,7 +88,7 @@ def blend(request: Request, device: torch.device) -> Blended:
     rule = request.choose or ("mean" if request.retain else "best")
     chosen = choose(points, rule, metric)
     weights = _load(tuned, candidates[chosen].weights(), own["train"], request)
-    decision = _decided(tuned, own["val"], request.workers)
+    decision = decided(tuned, own["val"], request.workers)
     judged = [("own data", own, "test" if "test" in own else "val")]
     if retained:
         split = "test" if "test" in retained else str(chosen_on)
@@ -96,14 +96,14 @@ def blend(request: Request, device: torch.device) -> Blended:
         judged.append((f"retained data{too_kind}", retained, split))
     changes = []
     for where, splits, split in judged:
-        after = _score(tuned, request.workers, decision, splits[split])
+        after = score_weights(tuned, request.workers, decision, splits[split])
         for reference in ("tuned",) if start is None else ("tuned", "start"):
             if reference == "start" and (kept or where == "own data"):
                 continue  # a start with another head has no answers of its own
             other = load_state(tuned.reference.file) if reference == "tuned" else candidates[0].weights()
             tuned.built.module.load_state_dict(other)
             own_decision = tuned.built.decision if reference == "tuned" else before_choice
-            before = _score(tuned, request.workers, own_decision, splits[split])
+            before = score_weights(tuned, request.workers, own_decision, splits[split])
             _, targets = task_and_targets(splits[split], tuned)
             changes.append((where, split, reference, change_between(before, after, targets)))
         tuned.built.module.load_state_dict(weights)
@@ -150,21 +150,12 @@ def choose(points: list[Point], rule: str, metric: str) -> int:
     return int(np.flatnonzero(near >= near[0] + share * (near[-1] - near[0]) - 1e-12)[0])
 
 
-def _splits(everything: EvaluationSet) -> dict[str, EvaluationSet]:
-    """A set of all splits, taken apart."""
-    found, first = {}, 0
-    for name, samples in zip(everything.split.split(","), everything.samples, strict=True):
-        rows = slice(first, first := first + len(samples))
-        found[name] = replace(everything, samples=(samples,), targets=everything.targets[rows], split=name)
-    return found
-
-
 def _load(tuned: Restored, weights: State, train: EvaluationSet, request: Request) -> State:
     """Put weights into the module; those in force afterwards, with the statistics that `--bn` asks for."""
     module = tuned.built.module
     module.load_state_dict(weights)
     if request.bn == "estimate":
-        estimate_statistics(module, _inputs(tuned, train, request.workers))
+        estimate_statistics(module, inputs_of(tuned, train, request.workers))
     # Of the module's own memory layout, in which safetensors keeps nothing.
     return {
         key: value.to("cpu", copy=True, memory_format=torch.contiguous_format)
@@ -172,7 +163,7 @@ def _load(tuned: Restored, weights: State, train: EvaluationSet, request: Reques
     }
 
 
-def _inputs(tuned: Restored, chosen: EvaluationSet, workers: int) -> Iterator[Tensor]:
+def inputs_of(tuned: Restored, chosen: EvaluationSet, workers: int) -> Iterator[Tensor]:
     device = next(tuned.built.module.parameters()).device
     to_tensor = InputBuffer(tuned.built.preprocessing, device, tuned.built.channels_last)
     for samples in chosen.samples:
@@ -181,7 +172,7 @@ def _inputs(tuned: Restored, chosen: EvaluationSet, workers: int) -> Iterator[Te
             yield to_tensor(batch.images)
 
 
-def _score(model: Restored, workers: int, decision: Decision | None, chosen: EvaluationSet) -> Scored:
+def score_weights(model: Restored, workers: int, decision: Decision | None, chosen: EvaluationSet) -> Scored:
     """What the weights in force make of a split; `decision` is theirs, not that of the model's file."""
     task, targets = task_and_targets(chosen, model)
     if isinstance(task, Classification):
@@ -190,7 +181,7 @@ def _score(model: Restored, workers: int, decision: Decision | None, chosen: Eva
     return Scored(task, task.scores(outputs), task.evaluate(outputs, targets))
 
 
-def _decided(model: Restored, val: EvaluationSet, workers: int) -> Decision | None:
+def decided(model: Restored, val: EvaluationSet, workers: int) -> Decision | None:
     """How the weights in force decide between two classes, by the rule of the run: chosen on its val."""
     task, targets = task_and_targets(val, model)
     if not isinstance(task, Classification) or model.reference.run is None:

@@ -1,7 +1,8 @@
-"""What a state_dict is, told by its names and types alone: adapters, quantised, pruned, a detector, ..."""
+"""What a file holds, told by its first bytes, or by names and types alone: adapters, quantised, a detector, ..."""
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ _TRANSFORMERS = re.compile(
     r"embeddings\.patch_embeddings\.projection\.|attention\.attention\.query\.|embedder\.embedder\.convolution\."
     r"|encoder\.stages\.\d+\.layers\.\d+\.(dwconv|layer)\."
 )
+_LFS_POINTER = b"version https://git-lfs"
 _NUM_EXAMPLES = 5
 _VIT_WIDTHS = {192: "tiny", 384: "small", 768: "base", 1024: "large", 1280: "huge"}
 
@@ -42,6 +44,21 @@ class Content:
     what: str
     expected: str
     fix: str
+
+
+def look_at(file: Path) -> tuple[bytes, str]:
+    """(its first bytes, the sha256 of all); UserError where these are no weights."""
+    with file.open("rb") as stream:
+        start = stream.read(64)
+        stream.seek(0)
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    if not start:
+        raise UserError(f"{file} is empty (0 bytes)", "a file of weights", "copy or download it again")
+    if start.startswith(_LFS_POINTER):
+        raise UserError(
+            f"{file} is a git-lfs pointer, not the weights", "the file it points to", "run git lfs pull"
+        )
+    return start, sha256
 
 
 def plain(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import re
 import warnings
@@ -31,7 +30,7 @@ from warmstart.models.choose import (
     is_weights,
     matches,
 )
-from warmstart.models.contents import check_numbers, not_finite, plain, unusable
+from warmstart.models.contents import check_numbers, look_at, not_finite, plain, unusable
 from warmstart.models.created import shapes_of
 from warmstart.models.gaps import compare, under
 from warmstart.models.hf_folder import CONFIG, described
@@ -58,7 +57,6 @@ from warmstart.models.unwrap import SAVE_BARE, Unwrapped, harmless_classes, stri
 from warmstart.records import Base, Decision, Lora, Margin, Recipe, Tasks, Thresholds
 
 _NUM_EXAMPLES = 5
-_LFS_POINTER = b"version https://git-lfs"
 
 
 @dataclass(frozen=True)
@@ -97,7 +95,7 @@ def read_weights(path: str | Path) -> WeightsFile:
     check_path(Path(path))
     choice = _find_file(Path(path).expanduser())
     file = choice.path
-    start, sha256 = _look_at(file)
+    start, sha256 = look_at(file)
     metadata: dict[str, str] = {}
     if file.name.endswith(INDEX_SUFFIX):
         found, sha256 = _read_shards(file), digest(file)
@@ -149,21 +147,6 @@ def read_weights(path: str | Path) -> WeightsFile:
         tasks=tasks_in(metadata, str(file)),
         recipe=recipe_in(metadata, str(file)),
     )
-
-
-def _look_at(file: Path) -> tuple[bytes, str]:
-    """(its first bytes, the sha256 of all); UserError where these are no weights."""
-    with file.open("rb") as stream:
-        start = stream.read(64)
-        stream.seek(0)
-        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
-    if not start:
-        raise UserError(f"{file} is empty (0 bytes)", "a file of weights", "copy or download it again")
-    if start.startswith(_LFS_POINTER):
-        raise UserError(
-            f"{file} is a git-lfs pointer, not the weights", "the file it points to", "run git lfs pull"
-        )
-    return start, sha256
 
 
 def _stripped(tensors: Mapping[str, Tensor], *notes: str) -> Unwrapped:

@@ -24,12 +24,13 @@ from warmstart.config.tasks_rules import task_name_of
 from warmstart.errors import UserError
 from warmstart.results import DryRunResult, FinetuneResult, PhasesResult
 from warmstart.run import layout, reader
-from warmstart.verbs import continuing
+from warmstart.verbs import compressing, continuing
 
 if TYPE_CHECKING:
     from torch import nn
 
     from warmstart.engine.beginning import Beginning
+    from warmstart.methods.compress.flow import Compressed
     from warmstart.verify.resume import Proof
 
 
@@ -166,8 +167,10 @@ def resume(
     workers: int | None = None,
     data: Data | None = None,
     module: nn.Module | None = None,
-) -> FinetuneResult | PhasesResult:
+) -> FinetuneResult | PhasesResult | Compressed:
     """Finish exactly the run that was started, from its last intact checkpoint, and go on with the phases after it.
+
+    The folder of a compression is one as well.
 
     `data` are the arrays of a run whose data were arrays, `module` is an object like that of a run whose model
     was one; other runs find theirs themselves.
@@ -180,6 +183,8 @@ def resume(
 
     if workers is not None:
         config_io.validate_section(DataConfig, {"workers": workers})
+    if (made := compressing.go_on(run, {"device": device, "workers": workers})) is not None:
+        return made
     if data is not None:
         check_same(run, place_of(data), reader.open_run(run).resolved["data"]["path"])
     if module is not None:
