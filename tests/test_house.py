@@ -66,7 +66,11 @@ DOORS = {
     "segmentation_models_pytorch": ["models/"],
     "transformers": ["models/", "methods/export/answer.py"],
     "bitsandbytes": ["models/adapters/four_bit.py"],
-    "onnxruntime": ["inference/onnx_model.py", "methods/export/answer.py"],
+    "onnxruntime": [
+        *("inference/onnx_model.py", "methods/export/answer.py"),
+        "methods/compress/static_int8.py",
+    ],
+    "onnx": ["methods/compress/static_int8.py"],
     "onnxscript": ["methods/export/onnx_file.py"],
     "pyarrow": ["inference/predictions.py", "data/tables.py", "data/arrow_files.py"],
     "torch.distributed": ["engine/distributed.py"],

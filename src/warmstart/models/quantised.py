@@ -1,11 +1,11 @@
 """Layers that compute as int8 arithmetic will, and train on: quantisation-aware training.
 
-Jacob et al. 2018 (arXiv 1712.05877). Activations are uint8, asymmetric, one grid per tensor, whose range calibration fixes.
-Weights are int8, symmetric, one scale per output channel, so a BatchNorm behind a convolution goes into the scales
-without moving an integer: in evaluation a convolution computes both, as the integers will. Weights take `levels` steps to
-each side: 63 (7 bits), since processors without VNNI add two products of 8 bits in 16, and saturate. Gradients pass
-straight through inside a range, and are zero outside (Bengio et al. 2013, arXiv 1308.3432). A grid is (2,), scale and
-zero point: a buffer, which checkpoints hold like any other. Shapes: E outputs, D inputs of a layer.
+Jacob et al. 2018 (arXiv 1712.05877). Activations are uint8, asymmetric, one grid per tensor, whose range calibration
+fixes. Weights are int8, symmetric, one scale per output channel, so a BatchNorm behind a convolution goes into the
+scales without moving an integer: in evaluation a convolution computes both, as the integers will. Weights take `levels`
+steps to each side: 63 (7 bits), since processors without VNNI add two products of 8 bits in 16, and saturate. Gradients
+pass straight through inside a range, and are zero outside (Bengio et al. 2013, arXiv 1308.3432). A grid is (2,), scale
+and zero point: a buffer, which checkpoints hold like any other. Shapes: E outputs, D inputs of a layer.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ _LEAST_SCALE = 1e-12
 class _Snap(torch.autograd.Function):
     """x / scale to the nearest whole number from `low` to `high` and back, all shifted by `zero`.
 
-    torch.fake_quantize_per_tensor_affine does the same: this is seven times as fast forward on a CPU, and twice with the
-    gradient.
+    torch.fake_quantize_per_tensor_affine does the same: on a CPU this is seven times as fast forward, and twice with
+    the gradient.
     """
 
     @staticmethod

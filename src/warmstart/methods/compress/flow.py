@@ -23,9 +23,10 @@ from warmstart.inference.reference import resolve_weights
 from warmstart.inference.restore import restore
 from warmstart.methods.compress.bare_file import run_of_file
 from warmstart.methods.compress.cost import BATCHES
+from warmstart.methods.compress.graphs import keep_graph, quantised_graphs, score_graph, trained_graph
 from warmstart.methods.compress.point import Point, header, row
 from warmstart.methods.compress.recovery import tell_cost
-from warmstart.methods.compress.rounds import ROUNDS, measure_cost, run_rounds
+from warmstart.methods.compress.rounds import ROUNDS, measure_cost, measure_original, run_rounds
 from warmstart.methods.compress.run_files import write_run
 from warmstart.methods.compress.search import chosen
 from warmstart.methods.compress.subject import Subject, open_subject
@@ -110,9 +111,14 @@ def compress(
         return _dry_run(original, folder)
     _begin(folder, reference, settings)
     tell_cost(original, settings, folder)
-    points = run_rounds(original, folder)
-    number, why = chosen(settings, points)
-    return _finish(original, folder, tuple(points), number, why)
+    if settings.method == "int8":
+        points, number, why = quantised_graphs(
+            original, [measure_original(original)], folder / ROUNDS / "int8"
+        )
+    else:
+        points = run_rounds(original, folder)
+        number, why = chosen(settings, points)
+    return _finish(original, folder, points, number, why)
 
 
 def _dry_run(original: Subject, folder: Path) -> CompressionCost:
@@ -178,17 +184,18 @@ def unfinished(folder: Path) -> tuple[str, CompressConfig] | None:
     return known["model"], CompressConfig(**known["settings"], output_dir=str(folder))
 
 
-def _finish(original: Subject, folder: Path, points: tuple[Point, ...], number: int, why: str) -> Compressed:
-    """The result as a run, measured on test beside the original."""
+def _finish(original: Subject, folder: Path, points: list[Point], number: int, why: str) -> Compressed:
+    """The result as a run, measured on test beside the original; of int8 after training, the original and a graph."""
     settings, run = original.settings, original.run
-    subject = original.of(points[number].reference)
+    is_graph = settings.method == "int8"
+    point = points[0 if is_graph else number]
+    subject = original.of(point.reference)
     step = original.restored.reference.step
-    record = {"method": settings.method, "from": points[number].reference, "removed": points[number].removed}
+    record = {"method": settings.method, "from": point.reference, "removed": point.removed}
     recipe = subject.built.recipe
     write_run(
         folder, run, step, subject.built, record | {"edits": [] if recipe is None else sorted(recipe.kinds)}
     )
-    point = points[number]
     row = {"step": 0, "epoch": 0.0, "split": "val"}
     writer.append_row(folder / layout.EVALS, row | point.metrics)
     select_by = run.resolved["select_by"]
@@ -197,16 +204,23 @@ def _finish(original: Subject, folder: Path, points: tuple[Point, ...], number: 
     )
     written = restore(str(folder), original.device)
     evaluate(written, split="val", workers=settings.workers, choose_thresholds=True)
-    test = _on_test(original, str(folder)) if "test" in original.splits else None
-    result = Compressed(str(folder), settings.method, points, number, why, test)
+    extra: tuple[str, ...] = ()
+    if settings.method in ("int8", "qat"):
+        points = points if is_graph else trained_graph(original, points, subject, folder / ROUNDS / "int8")
+        extra = keep_graph(points[number if is_graph else -1], folder)
+    graph = points[number].reference if is_graph else None
+    test = _on_test(original, str(folder), graph) if "test" in original.splits else None
+    result = Compressed(str(folder), settings.method, tuple(points), number, why, test, extra)
     write_table(result, folder)
     return result
 
 
-def _on_test(original: Subject, run: str) -> Change:
-    """The paired change from the original to the result, which is evaluated as a run is."""
+def _on_test(original: Subject, run: str, graph: str | None) -> Change:
+    """The paired change from the original to the result, which is evaluated as a run is, or to a graph of it."""
     found = evaluate(restore(run, original.device), split="test", workers=original.settings.workers).draw()
     after = Scored(found.task, found.task.scores(found.outputs), found.metrics)
+    if graph is not None:
+        after = score_graph(original, graph, "test")
     return change_between(original.score("test"), after, found.targets)
 
 
