@@ -25,6 +25,7 @@ from warmstart.methods.compress.bare_file import run_of_file
 from warmstart.methods.compress.cost import BATCHES
 from warmstart.methods.compress.graphs import keep_graph, quantised_graphs, score_graph, trained_graph
 from warmstart.methods.compress.point import Point, header, row
+from warmstart.methods.compress.prune_subject import with_sensitivity
 from warmstart.methods.compress.recovery import tell_cost
 from warmstart.methods.compress.rounds import ROUNDS, measure_cost, measure_original, run_rounds
 from warmstart.methods.compress.run_files import write_run
@@ -106,6 +107,12 @@ def compress(
     folder = _folder(reference, settings)
     if resolve_weights(reference).run is None:
         reference = run_of_file(reference, settings, folder / ROUNDS / "00", dry_run)
+    elif settings.data is not None:
+        raise UserError(
+            f"--data {settings.data}: {reference} is a run, and has its own",
+            "--data with a file of weights",
+            "leave it out",
+        )
     original = open_subject(reference, settings, device)
     if dry_run:
         return _dry_run(original, folder)
@@ -116,7 +123,7 @@ def compress(
             original, [measure_original(original)], folder / ROUNDS / "int8"
         )
     else:
-        points = run_rounds(original, folder)
+        points = run_rounds(with_sensitivity(original, folder), folder)
         number, why = chosen(settings, points)
     return _finish(original, folder, points, number, why)
 

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.analysis.paired import Scored
-from warmstart.analysis.samples import EvaluationSet, open_evaluation_set, splits_of, task_and_targets
+from warmstart.analysis.samples import EvaluationSet, open_evaluation_set, splits_of
 from warmstart.config.compress_section import CompressConfig
 from warmstart.errors import UserError
 from warmstart.inference.restore import Restored, restore
 from warmstart.methods.blend import inputs_of, score_weights
+from warmstart.methods.compress.sensitivity import Sensitivity
 from warmstart.models.build import BuiltModel
 from warmstart.models.image_text.prompts import CONTRASTIVE
 from warmstart.models.recipe import QUANTISED
@@ -37,6 +38,7 @@ class Subject:
     restored: Restored
     splits: dict[str, EvaluationSet]
     settings: CompressConfig
+    sensitivity: Sensitivity | None = None  # of the original's blocks, where it was asked for
 
     @property
     def built(self) -> BuiltModel:
@@ -65,15 +67,10 @@ class Subject:
 
     def training_images(self) -> Iterator[Tensor]:
         """Normalised batches of --calibration training images, evenly spread, without augmentation."""
-        return inputs_of(self.restored, self._calibration(), self.settings.workers)
+        return inputs_of(self.restored, self.calibration(), self.settings.workers)
 
-    def calibration_targets(self) -> Tensor:
-        """What these images show, in the model's own class numbers; masks have none here."""
-        chosen = self._calibration()
-        _, targets = task_and_targets(chosen, self.restored)
-        return torch.as_tensor(targets)
-
-    def _calibration(self) -> EvaluationSet:
+    def calibration(self) -> EvaluationSet:
+        """--calibration of the training images, evenly spread. UserError: there is none."""
         train = self.splits["train"]
         (samples,) = train.samples
         num = min(self.settings.calibration, len(samples))
