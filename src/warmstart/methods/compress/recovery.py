@@ -109,6 +109,9 @@ def most_rounds(settings: CompressConfig) -> int:
 
 def tell_cost(subject: Subject, settings: CompressConfig, folder: Path) -> float:
     """Say before it begins what the rounds take; the seconds."""
+    if settings.method == "int8":
+        log.info("nothing is trained: %d training images are seen, and val some times", settings.calibration)
+        return 0.0
     per_round, num = seconds_of_recovery(subject, settings, folder), most_rounds(settings)
     what = "1 round" if num == 1 else f"at most {num} rounds"
     log.info(
