@@ -213,7 +213,11 @@ def _finish(original: Subject, folder: Path, points: list[Point], number: int, w
     evaluate(written, split="val", workers=settings.workers, choose_thresholds=True)
     extra: tuple[str, ...] = ()
     if settings.method in ("int8", "qat"):
-        points = points if is_graph else trained_graph(original, points, subject, folder / ROUNDS / "int8")
+        points = (
+            points
+            if is_graph
+            else trained_graph(original, points, original.of(str(folder)), folder / ROUNDS / "int8")
+        )
         extra = keep_graph(points[number if is_graph else -1], folder)
     graph = points[number].reference if is_graph else None
     test = _on_test(original, str(folder), graph) if "test" in original.splits else None

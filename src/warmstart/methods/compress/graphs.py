@@ -19,7 +19,7 @@ from warmstart.methods.compress.point import Point
 from warmstart.methods.compress.rounds import metrics_of
 from warmstart.methods.compress.static_int8 import FORMS, grids_text, quantise_static
 from warmstart.methods.compress.subject import Subject
-from warmstart.methods.export.onnx_file import write_onnx
+from warmstart.methods.export.export import write_graph
 from warmstart.methods.export.parity import check_parity, make_probe
 from warmstart.run import writer
 
@@ -34,11 +34,12 @@ def quantised_graphs(original: Subject, points: list[Point], folder: Path) -> tu
     Raises:
         UserError: no training images, a model that ONNX has no word for, or packages that are missing.
     """
+    images = original.training_images()
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / "float.onnx"
-    write_onnx(original.built, source)
+    write_graph(original.restored, source)
     files = {_FLOATS: source}
-    for form, file in quantise_static(source, original.training_images(), folder, FORMS):
+    for form, file in quantise_static(source, images, folder, FORMS):
         log.info("int8, %s: %.2f MB", form.name, file.stat().st_size / 1e6)
         files[f"int8, {form.name}"] = file
     found = [*points, *measure_graphs(original, points[0].cost, files)]
@@ -55,7 +56,7 @@ def trained_graph(original: Subject, points: list[Point], subject: Subject, fold
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / INT8
-    write_onnx(subject.built, file)
+    write_graph(subject.restored, file)
     probe = make_probe(subject.restored, None, _COMPARED, subject.settings.workers)
     parity = check_parity(subject.restored, probe, "onnx", file, {})
     (point,) = measure_graphs(original, points[-1].cost, {"int8, ONNX Runtime": file})

@@ -66,6 +66,7 @@ def quantise_static(
             return None if batch is None else {IMAGES: np.ascontiguousarray(batch.cpu().numpy())}
 
     prepared, ranges = folder / "prepared.onnx", folder / "ranges.json"
+    ranges.unlink(missing_ok=True)
     with quiet():
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
     said = [(entry.key, entry.value) for entry in onnx.load(source).metadata_props]
