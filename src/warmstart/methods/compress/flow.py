@@ -24,10 +24,11 @@ from warmstart.inference.reference import resolve_weights
 from warmstart.inference.restore import restore
 from warmstart.methods.compress.bare_file import run_of_file
 from warmstart.methods.compress.cost import BATCHES
+from warmstart.methods.compress.graphs import keep_graph, quantised_graphs, score_graph, trained_graph
 from warmstart.methods.compress.point import Point, header, row
 from warmstart.methods.compress.prune_subject import with_sensitivity
 from warmstart.methods.compress.recovery import tell_cost
-from warmstart.methods.compress.rounds import ROUNDS, measure_cost, run_rounds
+from warmstart.methods.compress.rounds import ROUNDS, measure_cost, measure_original, run_rounds
 from warmstart.methods.compress.run_files import write_run
 from warmstart.methods.compress.search import chosen
 from warmstart.methods.compress.subject import Subject, open_subject
@@ -125,11 +126,18 @@ def compress(
     _begin(folder, reference, settings)
     tell_cost(original, settings, folder)
     try:
-        points = run_rounds(with_sensitivity(original, folder), folder)
+        points, number, why = _candidates(original, folder)
     finally:
         _leave_no_trace(folder)
-    number, why = chosen(settings, points)
-    return _finish(original, folder, tuple(points), number, why)
+    return _finish(original, folder, points, number, why)
+
+
+def _candidates(original: Subject, folder: Path) -> tuple[list[Point], int, str]:
+    """All that was measured, the number of the result among it, and why it is that."""
+    if original.settings.method == "int8":
+        return quantised_graphs(original, [measure_original(original)], folder / ROUNDS / "int8")
+    points = run_rounds(with_sensitivity(original, folder), folder)
+    return points, *chosen(original.settings, points)
 
 
 def _dry_run(original: Subject, folder: Path) -> CompressionCost:
@@ -204,16 +212,21 @@ def unfinished(folder: Path) -> tuple[str, CompressConfig] | None:
     return known["model"], CompressConfig(**known["settings"], output_dir=str(folder))
 
 
-def _finish(original: Subject, folder: Path, points: tuple[Point, ...], number: int, why: str) -> Compressed:
-    """The result as a run, measured on test beside the original."""
+def _finish(original: Subject, folder: Path, points: list[Point], number: int, why: str) -> Compressed:
+    """The result as a run, measured on test beside the original; of int8 after training, the original and a graph."""
     settings, run = original.settings, original.run
-    subject = original.of(points[number].reference)
+    is_graph = settings.method == "int8"
+    point = points[0 if is_graph else number]
+    subject = original.of(point.reference)
     step = original.restored.reference.step
-    point, recipe = points[number], subject.built.recipe
-    macs = " to ".join(f"{each.cost.macs / 1e6:.2f}" for each in (points[0], point))
+    made, recipe = points[number], subject.built.recipe
+    size, macs = (
+        f"{getattr(points[0].cost, name) / 1e6:.2f} to {getattr(made.cost, name) / 1e6:.2f}"
+        for name in ("num_bytes", "macs")
+    )
     record = {
         "method": settings.method,
-        "told": f"{macs} million MACs ({point.name} of {len(points) - 1}: {why})",
+        "told": f"{size} MB, {macs} million MACs ({made.name}: {why})",
         "from": point.reference,
         "edits": [] if recipe is None else sorted(recipe.kinds),
     }
@@ -226,16 +239,27 @@ def _finish(original: Subject, folder: Path, points: tuple[Point, ...], number: 
     )
     written = restore(str(folder), original.device)
     evaluate(written, split="val", workers=settings.workers, choose_thresholds=True)
-    test = _on_test(original, str(folder)) if "test" in original.splits else None
-    result = Compressed(str(folder), settings.method, points, number, why, test)
+    extra: tuple[str, ...] = ()
+    if settings.method in ("int8", "qat"):
+        points = (
+            points
+            if is_graph
+            else trained_graph(original, points, original.of(str(folder)), folder / ROUNDS / "int8")
+        )
+        extra = keep_graph(points[number if is_graph else -1], folder)
+    graph = points[number].reference if is_graph else None
+    test = _on_test(original, str(folder), graph) if "test" in original.splits else None
+    result = Compressed(str(folder), settings.method, tuple(points), number, why, test, extra)
     write_table(result, folder)
     return result
 
 
-def _on_test(original: Subject, run: str) -> Change:
-    """The paired change from the original to the result, which is evaluated as a run is."""
+def _on_test(original: Subject, run: str, graph: str | None) -> Change:
+    """The paired change from the original to the result, which is evaluated as a run is, or to a graph of it."""
     found = evaluate(restore(run, original.device), split="test", workers=original.settings.workers).draw()
     after = Scored(found.task, found.task.scores(found.outputs), found.metrics)
+    if graph is not None:
+        after = score_graph(original, graph, "test")
     return change_between(original.score("test"), after, found.targets)
 
 
