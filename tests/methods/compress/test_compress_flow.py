@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -122,7 +123,7 @@ def test_an_interrupted_compression_goes_on(
     out = str(tmp_path / "out")
     given = {"method": "factorise", "amount": 0.5, "epochs": 1, "device": "cpu", "output_dir": out}
     interrupt_at(2)  # type: ignore[operator]
-    with pytest.raises(Interrupted):
+    with pytest.raises(Interrupted, match=f"warmstart resume {re.escape(out)}$"):
         api.compress(original, **given)
     assert not (Path(out) / "resolved.json").exists()
     with pytest.raises(UserError, match=r"--amount was 0\.5"):
