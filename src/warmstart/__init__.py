@@ -16,6 +16,7 @@ _VERBS = (
     "continue_run",
     "distill",
     "evaluate",
+    "export",
     "finetune",
     "init",
     "merge",

@@ -10,6 +10,7 @@ from typing import Any
 
 from warmstart.verbs.advising import advise as advise
 from warmstart.verbs.compressing import compress as compress
+from warmstart.verbs.exporting import export as export
 from warmstart.verbs.folders import init as init
 from warmstart.verbs.folders import prepare as prepare
 from warmstart.verbs.folders import runs as runs

@@ -136,8 +136,10 @@ def restore_model(
     device: str,
     settings: dict[str, Any],
     zero_shot: tuple[tuple[str, ...], tuple[str, ...]] | None = None,
+    merged: bool = False,
 ) -> tuple[Any, int]:
-    """The model on its device, and the decoding threads; with `zero_shot` (classes, prompts) by its text tower."""
+    """The model on its device, and the decoding threads; with `zero_shot` (classes, prompts) by its text tower, and
+    `merged` with its adapters in the weights."""
     from warmstart.inference.device import resolve_device
     from warmstart.inference.restore import restore, restore_zero_shot
 
@@ -156,7 +158,7 @@ def restore_model(
     overrides = {key: getattr(data, key) for key in given}
     threads = 0 if data.workers == "auto" else int(data.workers)
     if zero_shot is None:
-        restored = restore(model, resolve_device(device), name, overrides, task=task)
+        restored = restore(model, resolve_device(device), name, overrides, merged, task)
     elif task is not None:
         raise UserError(f"--task {task} beside --zero-shot", "one of the two", "leave one out")
     elif name is not None:

@@ -21,6 +21,7 @@ from warmstart.flags import (
     blend_flags,
     compress_flags,
     continue_flags,
+    export_flags,
     finetune_flags,
     merge_flags,
     meta_flags,
@@ -177,6 +178,11 @@ COMMANDS: dict[str, Command] = {
         "Merge low-rank adapters into the weights: a plain checkpoint, compared with the unmerged model.",
         merge_flags,
         _verb("merge"),
+    ),
+    "export": Command(
+        "Write a model for other programs (ONNX, torch, timm, transformers, its own source), its answers compared.",
+        export_flags,
+        _verb("export"),
     ),
     "check": Command(
         "Load a checkpoint and run three batches through it, before spending anything.",

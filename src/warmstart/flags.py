@@ -187,6 +187,20 @@ def blend_flags() -> tuple[Flag, ...]:
     )
 
 
+def export_flags() -> tuple[Flag, ...]:
+    return (
+        MODEL,
+        Flag("to", "onnx, torch-export, safetensors, hf, timm or source", required=True),
+        Flag("output", "file or folder to write [default: beside the run or the file]"),
+        Flag("data", "images to compare the answers on [default: the run's own; else noise]"),
+        Flag("num_images", "how many [default: 32]", int, least=1),
+        TASK,
+        WORKERS,
+        JSON,
+        *_FOREIGN,
+    )
+
+
 def compress_flags() -> tuple[Flag, ...]:
     """The command's own section."""
     own = (

@@ -112,8 +112,9 @@ class CompressConfig(Section):
 
     @property
     def share(self) -> float:
-        """What one round removes of the original, where nothing is searched."""
-        return 0.5 if self.amount is None else self.amount
+        """What one round removes of the original, where nothing is searched; int8 leaves every weight in its place."""
+        default = 0.0 if self.method in ("int8", "qat") else 0.5
+        return default if self.amount is None else self.amount
 
 
 _GOALS = ("max_drop", "target_latency", "target_size", "target_macs")

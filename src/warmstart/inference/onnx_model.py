@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ class OnnxModel(nn.Module):
         super().__init__()
         self._session, self._at_once = session, at_once
         self.gives_probabilities, self._multi_label = gives_probabilities, multi_label
+        # Empty: by the parameters of a module one asks to which device its images go.
+        self.place = nn.Parameter(torch.empty(0), requires_grad=False)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         array = images.detach().to("cpu", torch.float32).contiguous().numpy()
@@ -53,14 +56,15 @@ def _parts(array: np.ndarray, size: int) -> list[np.ndarray]:
 
 @dataclass(frozen=True, eq=False)
 class OnnxFile:
-    """What a file is and says of itself: `classes` and `stated` (as of safetensors files) by its metadata_props,
-    `size` and `num_channels` by the shape of its input; None where it leaves them open."""
+    """What a file is and says of itself: `classes` and `stated` (as of safetensors files) by its metadata_props, which
+    are `entries`; `size` and `num_channels` by the shape of its input; None where it leaves them open."""
 
     module: OnnxModel
     classes: tuple[str, ...] | None
     stated: dict[str, Any]
     size: tuple[int, int] | None
     num_channels: int | None
+    entries: Mapping[str, str]
 
 
 def open_onnx(path: Path) -> OnnxFile:
@@ -105,6 +109,7 @@ def open_onnx(path: Path) -> OnnxFile:
         preprocessing_in(metadata, str(path)),
         None if height is None or width is None else (height, width),
         channels,
+        metadata,
     )
 
 

@@ -1,20 +1,24 @@
-"""A run directory, a step of it, or a file of weights -> a model ready to evaluate and predict."""
+"""A run directory, a step of it, a file of weights, or FILE.onnx -> a model ready to evaluate and predict."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from warmstart.config.distill_rules import is_onnx
+from warmstart.config.places import expanded
 from warmstart.config.schema import ModelConfig, TextConfig
 from warmstart.data.batches import evaluation_batches
 from warmstart.data.samples import Samples
 from warmstart.errors import UserError
 from warmstart.inference.inputs import InputBuffer
+from warmstart.inference.onnx_build import build_onnx
 from warmstart.inference.predictor import predict_outputs
 from warmstart.inference.reference import (
     WeightsReference,
@@ -159,7 +163,7 @@ def restore(
     task: str | None = None,
 ) -> Restored:
     """Load `model` with its own classes; `name` says which architecture where the file does not. A model hf:FOLDER has
-    its pretrained weights. Of a model of several tasks it is the one that `task` names.
+    its pretrained weights, FILE.onnx its graph. Of a model of several tasks it is the one that `task` names.
 
     `merged`: as a plain model, with low-rank adapters added to the weights.
 
@@ -169,6 +173,8 @@ def restore(
     """
     if not model:
         raise UserError("no model is named", "a run directory, RUN@step, or a file of weights")
+    if is_onnx(model):
+        return _restore_onnx(model, device, overrides or {}, {"--model-name": name, "--task": task})
     reference = WeightsReference(None) if model.startswith(_HF) else resolve_weights(model)
     if reference.run is not None and reference.run.resolved.get("episodes") is not None:
         raise UserError(
@@ -177,12 +183,24 @@ def restore(
             f"warmstart finetune --weights {model} --data DATA; `warmstart show` has what it does in episodes",
         )
     if task is not None or (reference.run is not None and reference.run.tasks):
-        return _restore_task(model, reference, device, task, overrides)
+        return _restore_task(model, reference, device, task, overrides, merged)
     settings = ModelConfig(name=model if model.startswith(_HF) else name, weights=reference.file)
     built = build(settings, overrides or {}, None, seed=0, choose=no_adapters if merged else None)
     built.move_to(device)
     built.module.eval()
     return Restored(built, reference, bool(overrides))
+
+
+def _restore_onnx(
+    model: str, device: torch.device, overrides: Mapping[str, Any], asked: Mapping[str, str | None]
+) -> Restored:
+    """`asked` is what a graph has no choice of, by flag."""
+    for flag, value in asked.items():
+        if value is not None:
+            raise UserError(f"{flag} {value}: {model} is one graph", f"no {flag}", "leave it out")
+    built = build_onnx(Path(expanded(model)), overrides)
+    built.move_to(device)
+    return Restored(built, WeightsReference(model), bool(overrides))
 
 
 def _restore_task(
@@ -191,6 +209,7 @@ def _restore_task(
     device: torch.device,
     task: str | None,
     overrides: Mapping[str, Any] | None,
+    merged: bool,
 ) -> Restored:
     """One task of a model of several, as a model of its own."""
     file = None if reference.file is None else read_weights(reference.file)
@@ -201,7 +220,9 @@ def _restore_task(
     head = find_task(file.tasks, task, model)
     # A head beside those of masks hangs on a segmenting model, which is made with one of its own.
     own = head if head.pooled is None else next(each for each in file.tasks.heads if each.pooled is None)
-    built = build(alone(file, own.name), overrides or {}, None, seed=0)
+    built = build(
+        alone(file, own.name), overrides or {}, None, seed=0, choose=no_adapters if merged else None
+    )
     if head.pooled is not None:
         built = add_label_head(built, file, head)
     built.move_to(device)

@@ -29,6 +29,7 @@ _KEYS = {
 }
 _STRETCH = "stretch"  # without the entry, as the model's name says
 HF_CONFIG = "hf_config"  # of a model of transformers, whose name is that of a folder
+LICENCE = "licence"  # of the weights that a model was started from
 _OURS = "warmstart"  # the one entry of a file of ours
 
 
@@ -79,8 +80,12 @@ def threshold_entry(thresholds: Thresholds) -> dict[str, str]:
 
 def with_thresholds(metadata: Mapping[str, str], thresholds: Thresholds) -> dict[str, str]:
     """The text entry of a file of ours, with these thresholds."""
-    entries = json.loads(metadata[_OURS]) | threshold_entry(thresholds)
-    return {_OURS: json.dumps(entries, ensure_ascii=False)}
+    return with_entries(metadata, threshold_entry(thresholds))
+
+
+def with_entries(metadata: Mapping[str, str], entries: Mapping[str, str]) -> dict[str, str]:
+    """The text entry of a file of ours, with these beside its own."""
+    return {_OURS: json.dumps({**json.loads(metadata[_OURS]), **entries}, ensure_ascii=False)}
 
 
 def model_entries(metadata: Mapping[str, str]) -> dict[str, str]:

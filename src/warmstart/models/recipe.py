@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from warmstart.errors import UserError
 from warmstart.models.adapters.layers import refusal
 from warmstart.models.created import Shape
+from warmstart.models.quantised import quantise
 from warmstart.records import Edit, Recipe
 
 RESIZE, FACTORISE, SPARSE, QUANTISED = "resize", "factorise", "sparse", "quantised"
@@ -218,8 +219,20 @@ def _hold_zeros(weight: Tensor) -> None:
     weight.register_hook(lambda gradient: gradient * (weight != 0))
 
 
+def _quantised(module: nn.Module, edit: Edit, source: str) -> None:
+    for path, form in edit.layers.items():
+        point, levels = form.get("output"), form.get("levels")
+        if not isinstance(point, str) or not isinstance(levels, int) or not 0 < levels < 128:
+            _refuse(source, f"{path} cannot become {form!r}")
+        try:
+            quantise(module, path, point, levels)
+        except (AttributeError, TypeError) as error:
+            _refuse(source, f"{path} cannot be quantised: {error}")
+
+
 _EDITS: Mapping[str, Callable[[nn.Module, Edit, str], None]] = {
     RESIZE: _resize,
     FACTORISE: _factorise,
     SPARSE: _sparse,
+    QUANTISED: _quantised,
 }

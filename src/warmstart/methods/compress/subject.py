@@ -17,6 +17,7 @@ from warmstart.methods.blend import inputs_of, score_weights
 from warmstart.methods.compress.sensitivity import Sensitivity
 from warmstart.models.build import BuiltModel
 from warmstart.models.image_text.prompts import CONTRASTIVE
+from warmstart.models.recipe import QUANTISED
 from warmstart.records import Edit
 from warmstart.run.reader import Run
 
@@ -104,6 +105,12 @@ def open_subject(reference: str, settings: CompressConfig, device: torch.device)
             f"{reference} keeps its text tower, which is not compressed",
             "an image classifier",
             "`warmstart finetune --text.head zero-shot` (or linear) makes one of it",
+        )
+    if built.recipe is not None and QUANTISED in built.recipe.kinds:
+        raise UserError(
+            f"{reference} computes in int8 already, which is the last step",
+            "the model that it was made of",
+            "`warmstart finetune` or `continue` trains it on as it is",
         )
     splits = splits_of(open_evaluation_set(run, None, "all", built))
     if "val" not in splits:

@@ -147,6 +147,18 @@ class ContrastiveModel(ImageTower):
             return self.classifier.averaged(embeddings.to(self.classifier.logit_scale.dtype))
 
 
+def with_fixed_texts(model: ContrastiveModel) -> ImageClassifier:
+    """The same answers from the image tower alone, with the texts' embeddings as they are now as rows."""
+    head = model.classifier
+    with torch.no_grad():
+        rows = head.logit_scale.exp() * model.class_embeddings().to(head.logit_scale.dtype)
+        linear = nn.Linear(rows.shape[1], len(rows), bias=head.logit_bias is not None).to(rows.device)
+        linear.weight.copy_(rows)
+        if head.logit_bias is not None:
+            linear.bias.copy_(head.logit_bias.expand(len(rows)))
+    return ImageClassifier(model.vision_model, model.visual_projection, linear, normalises=True)
+
+
 def embed_texts(text_model: Any, projection: nn.Module | None, ids: Tensor, mask: Tensor | None) -> Tensor:
     """Tokens (P, L) -> embeddings (P, D) in the space of the images."""
     pooled: Tensor = text_model(input_ids=ids, attention_mask=mask).pooler_output

@@ -1,0 +1,41 @@
+"""What an exported model needs beside its numbers, as one JSON text: for formats that have no place for all of it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from typing import Any
+
+from warmstart import __version__
+from warmstart.inference.restore import Restored
+from warmstart.methods.export.lineage import licence_of
+
+CARD = "warmstart.json"
+
+
+def card(restored: Restored) -> dict[str, Any]:
+    """Sizes are (height, width) in pixels; an image is resized to cover `resize_size` by Pillow's bilinear filter and
+    its centre taken, or with `stretch` resized to `image_size`; then (pixels / 255 - mean) / std."""
+    built = restored.built
+    kind = "masks" if built.segments else "multi-label" if built.multi_label else "one class per image"
+    return {
+        "warmstart": __version__,
+        "made_from": restored.label,
+        "model": built.name,
+        "task": kind,
+        "classes": list(built.classes) if built.names_known else None,
+        "outputs": "logits",
+        "preprocessing": {
+            **asdict(built.preprocessing),
+            "resize_size": list(built.preprocessing.resize_size),
+            "interpolation": "bilinear",
+            "takes_images_of_its_size_as_they_are": restored.native,
+        },
+        "decision": None if built.decision is None else asdict(built.decision),
+        "thresholds": None if built.thresholds is None else list(built.thresholds.values),
+        "licence": licence_of(restored),
+    }
+
+
+def card_text(restored: Restored) -> str:
+    return json.dumps(card(restored), ensure_ascii=False, indent=1) + "\n"
