@@ -133,6 +133,8 @@ def _resize(module: nn.Module, edit: Edit, source: str) -> None:
             cut = old.detach()[tuple(slice(0, side) for side in shape)].clone()
             is_parameter = isinstance(old, nn.Parameter)
             done[id(old)] = nn.Parameter(cut, old.requires_grad) if is_parameter else cut
+            if old._backward_hooks:  # its zeros were held
+                _hold_zeros(done[id(old)])
         setattr(module.get_submodule(path), last, done[id(old)])
 
 
@@ -211,7 +213,7 @@ def _sparse(module: nn.Module, edit: Edit, source: str) -> None:
         _hold_zeros(weight)
 
 
-def _hold_zeros(weight: nn.Parameter) -> None:
+def _hold_zeros(weight: Tensor) -> None:
     # Optimizers that move each weight by its own gradient then leave zeros alone, weight decay and momentum too; the
     # others are refused (engine/optimizer.check_zeros).
     weight.register_hook(lambda gradient: gradient * (weight != 0))
