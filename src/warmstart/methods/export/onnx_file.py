@@ -72,6 +72,8 @@ def write_onnx(
             "a forward pass for any number of images",
             "write x.shape[0] or x.flatten(1) instead of numbers or loops over the images",
         )
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # torch's notes on each: lines of code, by their paths on this machine
     program.model.metadata_props.update({**expand(metadata_for(built)), **(beside or {})})
     program.save(path, external_data=False)
 
