@@ -121,7 +121,7 @@ def test_curves_are_measured_once_and_decide_what_each_block_loses(
 
 
 def test_a_search_goes_as_far_as_it_is_asked(run: str, tmp_path: Path, one_thread: None) -> None:
-    ws.compress(run, target_macs=0.6, step=0.25, output_dir=str(tmp_path / "a"), **QUICK)
+    ws.compress(run, target_macs=0.6, step=0.25, max_drop=1.0, output_dir=str(tmp_path / "a"), **QUICK)
     whole, *rounds = points(tmp_path / "a")
     assert [point["removed"] for point in rounds] == [0.25, 0.4]
     assert rounds[-1]["cost"]["macs"] <= 0.6 * whole["cost"]["macs"]

@@ -6,6 +6,7 @@ What was asked for lies in OUT/compress.json from the first moment on; called ag
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,14 @@ def compress(
     Raises:
         UserError: a model that is not compressed, settings that do not fit it, a folder in use, an interruption.
     """
-    folder = _folder(reference, settings)
-    if resolve_weights(reference).run is None:
+    folder, run = _folder(reference, settings), resolve_weights(reference).run
+    if run is not None and run.tasks:
+        raise UserError(
+            f"{reference} is a run of several tasks, which are not compressed",
+            "a run of one task",
+            f"`warmstart finetune --weights {reference} --data DATA` makes one of it",
+        )
+    if run is None:
         reference = run_of_file(reference, settings, folder / ROUNDS / "00", dry_run)
     elif settings.data is not None:
         raise UserError(
@@ -118,14 +125,19 @@ def compress(
         return _dry_run(original, folder)
     _begin(folder, reference, settings)
     tell_cost(original, settings, folder)
-    if settings.method == "int8":
-        points, number, why = quantised_graphs(
-            original, [measure_original(original)], folder / ROUNDS / "int8"
-        )
-    else:
-        points = run_rounds(with_sensitivity(original, folder), folder)
-        number, why = chosen(settings, points)
+    try:
+        points, number, why = _candidates(original, folder)
+    finally:
+        _leave_no_trace(folder)
     return _finish(original, folder, points, number, why)
+
+
+def _candidates(original: Subject, folder: Path) -> tuple[list[Point], int, str]:
+    """All that was measured, the number of the result among it, and why it is that."""
+    if original.settings.method == "int8":
+        return quantised_graphs(original, [measure_original(original)], folder / ROUNDS / "int8")
+    points = run_rounds(with_sensitivity(original, folder), folder)
+    return points, *chosen(original.settings, points)
 
 
 def _dry_run(original: Subject, folder: Path) -> CompressionCost:
@@ -182,6 +194,15 @@ def _begin(folder: Path, reference: str, settings: CompressConfig) -> None:
     log.info("going on with the compression in %s", folder)
 
 
+def _leave_no_trace(folder: Path) -> None:
+    """Of a compression that was refused before it had made anything."""
+    inside, rounds = [path.name for path in folder.iterdir()], folder / ROUNDS
+    if inside == [layout.COMPRESS] or (
+        set(inside) == {layout.COMPRESS, ROUNDS} and not any(rounds.iterdir())
+    ):
+        shutil.rmtree(folder)
+
+
 def unfinished(folder: Path) -> tuple[str, CompressConfig] | None:
     """The model and the settings of a compression that was interrupted; None: there is none in this folder."""
     file = folder / layout.COMPRESS
@@ -198,11 +219,18 @@ def _finish(original: Subject, folder: Path, points: list[Point], number: int, w
     point = points[0 if is_graph else number]
     subject = original.of(point.reference)
     step = original.restored.reference.step
-    record = {"method": settings.method, "from": point.reference, "removed": point.removed}
-    recipe = subject.built.recipe
-    write_run(
-        folder, run, step, subject.built, record | {"edits": [] if recipe is None else sorted(recipe.kinds)}
+    made, recipe = points[number], subject.built.recipe
+    size, macs = (
+        f"{getattr(points[0].cost, name) / 1e6:.2f} to {getattr(made.cost, name) / 1e6:.2f}"
+        for name in ("num_bytes", "macs")
     )
+    record = {
+        "method": settings.method,
+        "told": f"{size} MB, {macs} million MACs ({made.name}: {why})",
+        "from": point.reference,
+        "edits": [] if recipe is None else sorted(recipe.kinds),
+    }
+    write_run(folder, run, step, subject.built, record)
     row = {"step": 0, "epoch": 0.0, "split": "val"}
     writer.append_row(folder / layout.EVALS, row | point.metrics)
     select_by = run.resolved["select_by"]
@@ -237,12 +265,14 @@ def _on_test(original: Subject, run: str, graph: str | None) -> Change:
 
 def write_table(result: Compressed, folder: Path) -> None:
     """compression.png, then compression.json, with which a compression is finished."""
-    marks = []
+    first, marks = result.points[0].cost.latency, []
     for point in result.points:
-        times = {f"ms at batch {batch}": point.cost.latency[batch].median * 1e3 for batch in BATCHES}
-        marks.append(
-            Mark(point.name, {"million MACs": point.cost.macs / 1e6, **times}, point.value, *point.interval)
-        )
+        cost = point.cost
+        # A machine is not equally busy in all rounds: what the original took beside each of them is the measure.
+        shares = {batch: cost.latency[batch].median / cost.original[batch].median for batch in BATCHES}
+        times = {f"ms at batch {batch}": shares[batch] * first[batch].median * 1e3 for batch in BATCHES}
+        costs = {"million MACs": cost.macs / 1e6, **times}
+        marks.append(Mark(point.name, costs, point.value, *point.interval))
     metric = METRIC_WORDS[result.points[0].metric]
     plot_compression(marks, result.chosen, metric, folder / layout.COMPRESSION_PLOT)
     writer.write_json(folder / layout.COMPRESSION, finite(result.to_json()))

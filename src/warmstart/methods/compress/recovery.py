@@ -92,8 +92,6 @@ def recover(subject: Subject, weights: str, folder: Path) -> str:
 
 def seconds_of_recovery(subject: Subject, settings: CompressConfig, folder: Path) -> float:
     """What one recovery would take with the original model, by a probe of a few steps; smaller models take less."""
-    if not settings.epochs:
-        return 0.0
     reference = reference_of({"run": subject.run.path, "step": subject.restored.reference.step})
     with quiet():
         prepared = prepare(recovery_config(subject, reference, folder), {}, folder)
@@ -112,6 +110,8 @@ def tell_cost(subject: Subject, settings: CompressConfig, folder: Path) -> float
     if settings.method == "int8":
         log.info("nothing is trained: %d training images are seen, and val some times", settings.calibration)
         return 0.0
+    if settings.method == "int8" or not settings.epochs:
+        return 0.0  # nothing is trained
     per_round, num = seconds_of_recovery(subject, settings, folder), most_rounds(settings)
     what = "1 round" if num == 1 else f"at most {num} rounds"
     log.info(

@@ -73,9 +73,9 @@ def _round(original: Subject, subject: Subject, amount: float, folder: Path) -> 
             log.info("%s", note)
         built = edited_model(subject, made)
         step = subject.restored.reference.step
-        write_run(
-            edited, subject.run, step, built, {"method": subject.settings.method, "notes": list(made.notes)}
-        )
+        told = "; ".join(made.notes)
+        record = {"method": subject.settings.method, "told": told, "notes": list(made.notes)}
+        write_run(edited, subject.run, step, built, record)
         writer.write_status(edited, "finished", step=0, best_step=0)
     notes = tuple(Run(edited).resolved["compress"]["notes"])
     if not original.settings.epochs:

@@ -21,9 +21,13 @@ def next_amount(settings: CompressConfig, points: Sequence[Point]) -> float | No
         amount = goal  # no further than asked for
     if num_rounds >= settings.max_rounds or amount >= 1 or not within(settings, last):
         return None
-    return (
-        None if num_rounds and settings.max_drop is None and not missed(settings, last, points[0]) else amount
-    )
+    is_met = has_target(settings) and not missed(settings, last, points[0])
+    return None if num_rounds and is_met else amount
+
+
+def has_target(settings: CompressConfig) -> bool:
+    """Whether there is something to reach, beside what may be lost: then no round goes beyond it."""
+    return (settings.target_latency, settings.target_size, settings.target_macs) != (None, None, None)
 
 
 def _share_to_remove(settings: CompressConfig, original: Point) -> float:
