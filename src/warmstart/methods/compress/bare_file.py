@@ -9,11 +9,12 @@ from warmstart.config.compress_section import CompressConfig
 from warmstart.config.io import from_dict, to_yaml
 from warmstart.console import log
 from warmstart.engine.announce import plan_record, write_tables
+from warmstart.engine.opening.text_tower import keep_processor
 from warmstart.engine.prepare import prepare
-from warmstart.engine.text_tower import keep_processor
 from warmstart.errors import UserError
 from warmstart.models.build import metadata_for
 from warmstart.models.tensor_file import TensorFile
+from warmstart.models.weights import read_weights
 from warmstart.run import layout, writer
 
 
@@ -25,6 +26,7 @@ def run_of_file(file: str, settings: CompressConfig, folder: Path, dry_run: bool
     """
     if layout.is_run(folder):
         return str(folder)
+    read_weights(file)  # raises where it is none
     if settings.data is None:
         raise UserError(
             f"{file} is no run, and brings no data to measure on", "--data DATA", "name the data it is for"
