@@ -29,13 +29,13 @@ import numpy as np
 import pyarrow.parquet as pq
 from PIL import Image
 from runs import finish, is_done
-from warmstart.engine.lessons.lessons.lessons import make_lessons
 
 import warmstart as ws
 from warmstart.adapt.apply import apply_stage, set_modes
 from warmstart.config import io
 from warmstart.engine.clock import Clock
 from warmstart.engine.feed import Feed
+from warmstart.engine.lessons.lessons import make_lessons
 from warmstart.engine.optimizer import make_optimizer
 from warmstart.engine.prepare import prepare
 from warmstart.engine.state import TrainState

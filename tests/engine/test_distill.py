@@ -17,15 +17,15 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 from safetensors.torch import load_file
 from torch import Tensor, nn
-from warmstart.engine.lessons.lessons.hints import Hints, as_map, match_hints
-from warmstart.engine.lessons.lessons.lessons import make_lessons
-from warmstart.engine.lessons.lessons.teachers import Teacher, open_teachers
 
 from warmstart import api
 from warmstart.config.distill_section import DistillConfig
 from warmstart.data.batches import training_batches
 from warmstart.engine import train
 from warmstart.engine.job import Job
+from warmstart.engine.lessons.hints import Hints, as_map, match_hints
+from warmstart.engine.lessons.lessons import make_lessons
+from warmstart.engine.lessons.teachers import Teacher, open_teachers
 from warmstart.engine.prepare import prepare
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference.inputs import InputBuffer

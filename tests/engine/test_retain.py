@@ -14,8 +14,6 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from warmstart.engine.lessons.lessons.lessons import Lessons
-from warmstart.engine.lessons.lessons.start import Start, fisher_information, open_start, start_of
 
 from warmstart import api
 from warmstart.analysis.gain import measure_gains
@@ -24,6 +22,8 @@ from warmstart.data.batches import evaluation_batches
 from warmstart.data.mixture import balanced_sample
 from warmstart.engine import probe, train
 from warmstart.engine.distributed import SOLO
+from warmstart.engine.lessons.lessons import Lessons
+from warmstart.engine.lessons.start import Start, fisher_information, open_start, start_of
 from warmstart.engine.prepare import prepare
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference.inputs import InputBuffer

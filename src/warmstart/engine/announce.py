@@ -14,7 +14,7 @@ from warmstart.adapt.lora import described
 from warmstart.adapt.plan import Plan, Row
 from warmstart.console import log, table
 from warmstart.engine.job import Job
-from warmstart.engine.lessons.lessons.lessons import announce_teachers
+from warmstart.engine.lessons.lessons import announce_teachers
 from warmstart.engine.opening.mining import announce_mined
 from warmstart.engine.several.announce_tasks import announce_lanes
 from warmstart.errors import listing

@@ -20,7 +20,7 @@ from warmstart.data.unreadable import Unreadable
 from warmstart.engine.clock import FEATURES, Clock
 from warmstart.engine.episodes import episodes_of, episodic
 from warmstart.engine.job import Job
-from warmstart.engine.lessons.lessons.teachers import AnswerStore
+from warmstart.engine.lessons.teachers import AnswerStore
 from warmstart.engine.state import TrainState
 from warmstart.inference.cut import Cut, Tail
 from warmstart.inference.features import Computed, FeatureTable, Prefix, feature_batches, hash_of

@@ -26,9 +26,9 @@ from warmstart.tasks.classification import Classification
 from warmstart.tasks.task import Objective, Task
 
 if TYPE_CHECKING:
-    from warmstart.engine.lessons.lessons.hints import HintPair
-    from warmstart.engine.lessons.lessons.start import Start
-    from warmstart.engine.lessons.lessons.teachers import Teachers
+    from warmstart.engine.lessons.hints import HintPair
+    from warmstart.engine.lessons.start import Start
+    from warmstart.engine.lessons.teachers import Teachers
     from warmstart.engine.opening.captions import Captions
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from torch.amp import GradScaler
 from torch.optim.swa_utils import AveragedModel
 
-from warmstart.engine.lessons.lessons.hints import Hints
+from warmstart.engine.lessons.hints import Hints
 
 
 @dataclass(frozen=True)

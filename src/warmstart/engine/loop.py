@@ -26,8 +26,8 @@ from warmstart.engine.feed import Feed
 from warmstart.engine.gradients import NUM_LOOKS, GradientWatch
 from warmstart.engine.job import Job
 from warmstart.engine.learner import Learner
-from warmstart.engine.lessons.lessons.lessons import hint_groups, make_hints, make_lessons
-from warmstart.engine.lessons.lessons.remedies import make_penalty
+from warmstart.engine.lessons.lessons import hint_groups, make_hints, make_lessons
+from warmstart.engine.lessons.remedies import make_penalty
 from warmstart.engine.measure import log_validation, update_best
 from warmstart.engine.metric_writer import MetricWriter
 from warmstart.engine.optimizer import (

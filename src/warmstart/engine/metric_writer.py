@@ -13,8 +13,8 @@ from typing import Any
 import torch
 
 from warmstart.engine.job import Job
-from warmstart.engine.lessons.lessons.lessons import lesson_names
-from warmstart.engine.lessons.lessons.penalty import Penalty
+from warmstart.engine.lessons.lessons import lesson_names
+from warmstart.engine.lessons.penalty import Penalty
 from warmstart.engine.several.lanes import learned_weights
 from warmstart.engine.state import NotFinite, TrainState
 from warmstart.engine.step import WindowResult

@@ -29,8 +29,8 @@ from warmstart.engine.distributed import SOLO, World
 from warmstart.engine.episodes import episodes_record, plan_episodes
 from warmstart.engine.feature_plan import choices_from_json, choices_to_json, choose_features, kept_features
 from warmstart.engine.job import Bar, Job, Pace, samples_of
-from warmstart.engine.lessons.lessons.hints import match_hints
-from warmstart.engine.lessons.lessons.teachers import open_teachers
+from warmstart.engine.lessons.hints import match_hints
+from warmstart.engine.lessons.teachers import open_teachers
 from warmstart.engine.opening.captions import read_captions
 from warmstart.engine.opening.mining import find_mined, sample_weights
 from warmstart.engine.opening.open_inputs import Inputs, open_inputs

@@ -22,9 +22,9 @@ from warmstart.data.batches import Batch, View, deliver, training_batches
 from warmstart.data.workers import TIE
 from warmstart.engine.episodes import episodes_of, episodic
 from warmstart.engine.job import Job
-from warmstart.engine.lessons.lessons.hints import Hints
-from warmstart.engine.lessons.lessons.lessons import Lessons, hint_groups, make_hints, make_lessons
-from warmstart.engine.lessons.lessons.start import Start
+from warmstart.engine.lessons.hints import Hints
+from warmstart.engine.lessons.lessons import Lessons, hint_groups, make_hints, make_lessons
+from warmstart.engine.lessons.start import Start
 from warmstart.engine.optimizer import make_optimizer
 from warmstart.engine.recomputed import recomputed
 from warmstart.engine.step import Arithmetic, make_scaler, train_window

@@ -13,7 +13,7 @@ from torch import nn
 from warmstart.console import log
 from warmstart.data.batches import Batch
 from warmstart.engine.distributed import SOLO, World
-from warmstart.engine.lessons.lessons.penalty import Penalty
+from warmstart.engine.lessons.penalty import Penalty
 from warmstart.engine.opening.captions import Captions
 from warmstart.inference.inputs import Inputs
 from warmstart.inference.memory import AtOnce, within_memory

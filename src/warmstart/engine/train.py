@@ -22,7 +22,7 @@ from warmstart.engine.clock import Clock
 from warmstart.engine.continuing.continue_run import beginning_of
 from warmstart.engine.distributed import SOLO, World
 from warmstart.engine.job import Job
-from warmstart.engine.lessons.lessons.start import open_start
+from warmstart.engine.lessons.start import open_start
 from warmstart.engine.measure import measure_best_on_test
 from warmstart.engine.opening.text_tower import keep_processor
 from warmstart.engine.outputs import run_folder, write_outputs

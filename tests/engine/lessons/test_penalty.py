@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from warmstart.engine.lessons.lessons.penalty import Penalty
 
 from warmstart.data.batches import Batch
+from warmstart.engine.lessons.penalty import Penalty
 from warmstart.engine.step import Arithmetic, train_window
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.objectives import weight_of

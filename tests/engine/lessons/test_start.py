@@ -12,10 +12,10 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from warmstart.engine.lessons.lessons.start import Start, start_of
 
 from warmstart import api
 from warmstart.engine import train
+from warmstart.engine.lessons.start import Start, start_of
 from warmstart.engine.prepare import prepare
 from warmstart.errors import Interrupted
 from warmstart.run import layout

@@ -13,12 +13,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 from torch import nn
-from warmstart.engine.lessons.lessons.start import start_of
 
 from warmstart.analysis.evaluate import evaluate
 from warmstart.config import io
 from warmstart.data.batches import Batch
 from warmstart.engine import train
+from warmstart.engine.lessons.start import start_of
 from warmstart.engine.prepare import prepare
 from warmstart.engine.rescue import _ids
 from warmstart.engine.several.lanes import TaskCost

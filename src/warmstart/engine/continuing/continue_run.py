@@ -32,7 +32,7 @@ from warmstart.engine.continuing.parent import (
 )
 from warmstart.engine.continuing.rates import Rates, announce_rates, rates_at_start
 from warmstart.engine.job import Job
-from warmstart.engine.lessons.lessons.start import hand_on_start, start_kept, usable_features
+from warmstart.engine.lessons.start import hand_on_start, start_kept, usable_features
 from warmstart.engine.optimizer import OptimizerState, without_settings
 from warmstart.engine.prepare import Prepared
 from warmstart.engine.stages import has_same_stages, stage_kept, without_stages

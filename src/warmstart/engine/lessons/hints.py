@@ -19,7 +19,7 @@ from torch import nn
 from warmstart.adapt.apply import Group
 from warmstart.adapt.plan import Plan
 from warmstart.config.schema import OptimConfig
-from warmstart.engine.lessons.lessons.teachers import Teachers
+from warmstart.engine.lessons.teachers import Teachers
 from warmstart.errors import UserError
 from warmstart.models.build import BuiltModel
 from warmstart.records import Block

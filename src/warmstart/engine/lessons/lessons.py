@@ -15,9 +15,9 @@ from warmstart.console import log
 from warmstart.data.batches import Batch
 from warmstart.engine.checkpoint import Saved
 from warmstart.engine.job import Job
-from warmstart.engine.lessons.lessons.hints import Hints, watched
-from warmstart.engine.lessons.lessons.remedies import StartAnswers, start_answers
-from warmstart.engine.lessons.lessons.teachers import Teachers
+from warmstart.engine.lessons.hints import Hints, watched
+from warmstart.engine.lessons.remedies import StartAnswers, start_answers
+from warmstart.engine.lessons.teachers import Teachers
 from warmstart.tasks.mask_objectives import mask_divergence
 from warmstart.tasks.objectives import binary_divergence, divergence
 

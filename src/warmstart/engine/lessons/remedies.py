@@ -8,8 +8,8 @@ import torch
 from torch import nn
 
 from warmstart.engine.job import Job
-from warmstart.engine.lessons.lessons.penalty import Penalty
-from warmstart.engine.lessons.lessons.start import Start
+from warmstart.engine.lessons.penalty import Penalty
+from warmstart.engine.lessons.start import Start
 from warmstart.tasks.objectives import binary_divergence, divergence
 
 
