@@ -68,7 +68,7 @@ def finetune(digits: Path, folder: Path, **changes: Any) -> Any:
 
 @pytest.fixture(scope="module")
 def result(digits: Path, tmp_path_factory: pytest.TempPathFactory) -> Any:
-    return finetune(digits, tmp_path_factory.mktemp("run") / "run", epochs=4)
+    return finetune(digits, tmp_path_factory.mktemp("run") / "run", epochs=4, pictures=True)
 
 
 def test_a_run_learns_and_says_so(result: Any) -> None:

@@ -297,8 +297,9 @@ def test_a_finished_run_is_not_resumed(settings: Settings) -> None:
     )
 
 
+@pytest.mark.parametrize("pictures", [True, False])
 def test_what_a_finished_run_lacks_is_made_by_a_resume(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, pictures: bool
 ) -> None:
     """Killed after the last step was counted, and before gains, pictures and predictions of the best were written."""
     from warmstart.analysis import gain
@@ -306,7 +307,7 @@ def test_what_a_finished_run_lacks_is_made_by_a_resume(
     def dies(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    values = settings("run")
+    values = {**settings("run"), "pictures": pictures}
     with monkeypatch.context() as patch:
         patch.setattr(gain, "evaluate", dies)
         with pytest.raises(KeyboardInterrupt):
@@ -315,7 +316,8 @@ def test_what_a_finished_run_lacks_is_made_by_a_resume(
     assert run.status["state"] == "finished" and not (run.path / layout.GAINS).exists()
     result = api.resume(str(run.path))
     assert [gain.split for gain in result.gains] == ["val", "test"] and len(run.gains) == 2
-    assert (run.path / layout.CURVES).exists() and (run.path / layout.EVALUATIONS).is_dir()
+    assert (run.path / layout.CURVES).exists() is pictures and (run.path / layout.EVALUATIONS).is_dir()
+    assert bool(list(run.path.rglob("*.png"))) is pictures
     with pytest.raises(UserError, match="nothing is left to resume"):
         api.resume(str(run.path))
 
