@@ -151,12 +151,14 @@ def _by_class(
     axes: Axes, points: NDArray[np.float64], numbers: NDArray[np.int64], names: Sequence[str]
 ) -> None:
     present = np.unique(numbers)
-    colours = colormaps["tab10" if len(present) <= _MOST_COLOURS else "tab20"].colors
+    colours = colormaps["tab10" if len(present) <= _MOST_COLOURS else "tab20"]
     many = len(present) > _MOST_NAMED
     for place, number in enumerate(present.tolist()):
         own = numbers == number
-        colour = colormaps["hsv"](place / len(present)) if many else colours[place]
-        axes.scatter(*points[own].T, s=12, color=colour, label=names[number], linewidths=0, alpha=0.85)
+        colour = colormaps["hsv"](place / len(present)) if many else colours(place)
+        axes.scatter(
+            points[own, 0], points[own, 1], s=12, color=colour, label=names[number], linewidths=0, alpha=0.85
+        )
     if many:
         axes.set_xlabel(f"{len(present)} classes: too many for a legend", fontsize=8, color=GREY)
     else:
@@ -166,14 +168,14 @@ def _by_class(
 
 
 def _by_quality(axes: Axes, points: NDArray[np.float64], quality: NDArray[np.float64]) -> None:
-    is_wrong = quality < 1
+    is_wrong, (x, y) = quality < 1, points.T
     if np.isin(quality, (0, 1)).all():
-        axes.scatter(*points[~is_wrong].T, s=10, color=GREY, alpha=0.45, linewidths=0, label="right")
-        axes.scatter(*points[is_wrong].T, s=22, color=ORANGE, marker="X", linewidths=0, label="wrong")
+        axes.scatter(x[~is_wrong], y[~is_wrong], s=10, color=GREY, alpha=0.45, linewidths=0, label="right")
+        axes.scatter(x[is_wrong], y[is_wrong], s=22, color=ORANGE, marker="X", linewidths=0, label="wrong")
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.1)
         axes.set_title(f"{is_wrong.sum()} of {len(quality)} wrong", fontsize=9)
         return
-    drawn = axes.scatter(*points.T, s=12, c=quality, cmap="viridis", linewidths=0)
+    drawn = axes.scatter(x, y, s=12, c=quality, cmap="viridis", linewidths=0)
     axes.figure.colorbar(drawn, ax=axes, shrink=0.7, label="share of right pixels")
     axes.set_title("by image", fontsize=9)
 
