@@ -62,11 +62,10 @@ def heated(picture: Image, heat: Map, region: NDArray[np.bool_] | None = None) -
 
 def draw_gallery(cards: Sequence[tuple[str, Sequence[tuple[str, Image]]]], title: str) -> bytes:
     """PNG of cards side by side: what is said of an image above it, and its pictures with a word below each."""
-    words = [
-        text for caption, views in cards for text in (*caption.split("\n"), *(name for name, _ in views))
-    ]
-    drawn, fonts, note = drawable(words, 30)
-    known = iter(drawn)
+    captions, fonts, note = drawable([line for caption, _ in cards for line in caption.split("\n")], 40)
+    words, other_fonts, other_note = drawable([name for _, views in cards for name, _ in views], 22)
+    fonts, note = max(fonts, other_fonts, key=len), note or other_note
+    lines, below = iter(captions), iter(words)
     tall = max(image.shape[0] / max(image.shape[:2]) for _, views in cards for _, image in views)
     row_height = _CAPTION + tall + _WORD
     corners, height = _corners([len(views) for _, views in cards], row_height)
@@ -77,13 +76,13 @@ def draw_gallery(cards: Sequence[tuple[str, Sequence[tuple[str, Image]]]], title
         axes.axis("off")
         for (left, start_row), (caption, views) in zip(corners, cards, strict=True):
             top = start_row + _CAPTION
-            said = "\n".join(next(known) for _ in caption.split("\n"))
+            said = "\n".join(next(lines) for _ in caption.split("\n"))
             axes.text(left, top - 0.03, said, fontsize=8, va="bottom", fontweight="bold", parse_math=False)
             for place, (_, image) in enumerate(views):
                 shares = [side / max(image.shape[:2]) * (_CELL - _GAP) for side in image.shape[:2]]
                 start = left + place * _CELL
                 axes.imshow(image, extent=(start, start + shares[1], top + shares[0], top))
-                axes.text(start, top + shares[0] + 0.02, next(known), fontsize=7, va="top", parse_math=False)
+                axes.text(start, top + shares[0] + 0.02, next(below), fontsize=7, va="top", parse_math=False)
         axes.set(xlim=(0, width), ylim=(height, 0))
         figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
         return encode(figure, note)
