@@ -16,13 +16,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from warmstart.analysis.explain.similarity import Similarity
-from warmstart.analysis.figures import BASE_FONT, DARK, GREY, ORANGE, STYLE, drawable, encode
+from warmstart.analysis.figures import BASE_FONT, DARK, ORANGE, STYLE, drawable, encode
 from warmstart.data.decode import to_channels
 
 Image = NDArray[np.uint8]
 Map = NDArray[np.float32]
 SIDE = 224  # pixels of a picture's longer side
 _STRENGTH = 0.7  # of the heat at its maximum
+_QUIET = "#8C8C8C"  # seen on white and on dark
 _MOST_NAMED, _MOST_COLOURS = 20, 10
 _CELL, _GAP, _CAPTION, _WORD = 1.0, 0.06, 0.3, 0.16  # of a gallery, in widths of an image
 _PER_ROW = 6  # pictures
@@ -159,7 +160,7 @@ def _by_class(
             points[own, 0], points[own, 1], s=12, color=colour, label=names[number], linewidths=0, alpha=0.85
         )
     if many:
-        axes.set_xlabel(f"{len(present)} classes: too many for a legend", fontsize=8, color=GREY)
+        axes.set_xlabel(f"{len(present)} classes: too many for a legend", fontsize=8)
     else:
         axes.legend(
             fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=1.4, handletextpad=0.1
@@ -169,7 +170,7 @@ def _by_class(
 def _by_quality(axes: Axes, points: NDArray[np.float64], quality: NDArray[np.float64]) -> None:
     is_wrong, (x, y) = quality < 1, points.T
     if np.isin(quality, (0, 1)).all():
-        axes.scatter(x[~is_wrong], y[~is_wrong], s=10, color=GREY, alpha=0.45, linewidths=0, label="right")
+        axes.scatter(x[~is_wrong], y[~is_wrong], s=10, color=_QUIET, alpha=0.7, linewidths=0, label="right")
         axes.scatter(x[is_wrong], y[is_wrong], s=22, color=ORANGE, marker="X", linewidths=0, label="wrong")
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.1)
         axes.set_title(f"{is_wrong.sum()} of {len(quality)} wrong", fontsize=9)
@@ -199,7 +200,7 @@ def draw_similarity(found: Similarity, dark: bool) -> bytes:
                 left.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
         figure.colorbar(drawn, ax=left, shrink=0.75)
         places = range(len(rows))
-        right.plot(places, [row["cka"] for row in rows], "o-", color=GREY, markersize=4, label="CKA")
+        right.plot(places, [row["cka"] for row in rows], "o-", color=_QUIET, markersize=4, label="CKA")
         right.plot(
             places,
             [row["cka_debiased"] for row in rows],
