@@ -41,16 +41,12 @@ def explain(
     from warmstart.analysis.explain.result import Request
 
     given = {name: value for name in _OWN if (value := settings.pop(name, None)) is not None}
-    request = Request(
-        images=tuple(images or ()),
-        methods=_names(given.get("method", ())),
-        only=given.get("class_name"),
-        layer=given.get("layer"),
-        start=given.get("start"),
-        output=output,
-        **{name: given[name] for name in ("num", "limit") if name in given},
-        **({"projections": _names(given["projection"])} if "projection" in given else {}),
-    )
+    words: dict[str, Any] = {
+        name: given[name] for name in ("layer", "num", "limit", "start") if name in given
+    }
+    lists = {"methods": "method", "projections": "projection"}
+    words |= {name: _names(given[flag]) for name, flag in lists.items() if flag in given}
+    request = Request(images=tuple(images or ()), only=given.get("class_name"), output=output, **words)
     request.check()
     labelled = labelled_data(data, settings)
     restored, workers = restore_model(model, device, settings, merged=True)

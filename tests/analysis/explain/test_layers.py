@@ -40,8 +40,9 @@ def test_the_layer_of_every_family(family: str) -> None:
     before = {name: p.requires_grad for name, p in built.module.named_parameters()}
     layer = find_layer(built, x, score_of(built, 1))
     assert (layer.path, str(layer.layout)) == LAYERS[family]
-    heat = grad_cam(built.module, layer, x, score_of(built, 1))
-    assert heat.shape == (2, layer.layout.height, layer.layout.width) and (heat >= 0).all() and heat.max() > 0
+    heat = torch.stack([grad_cam(built.module, layer, x, score_of(built, number)) for number in range(3)])
+    assert heat.shape == (3, 2, layer.layout.height, layer.layout.width)
+    assert (heat >= 0).all() and heat.max() > 0
     assert {name: p.requires_grad for name, p in built.module.named_parameters()} == before
     assert all(p.grad is None for p in built.module.parameters())
 

@@ -34,11 +34,10 @@ class AttentionWeights(TorchFunctionMode):
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if function is F.multi_head_attention_forward:
-            output, weights = function(
-                *args, **{**kwargs, "need_weights": True, "average_attn_weights": False}
-            )
-            self.found.append(weights)
-            return output, weights
+            asked: dict[str, Any] = {**kwargs, "need_weights": True, "average_attn_weights": False}
+            both: tuple[torch.Tensor, torch.Tensor] = function(*args, **asked)  # type: ignore[assignment]
+            self.found.append(both[1])
+            return both
         result = function(*args, **kwargs)
         if function is F.scaled_dot_product_attention:
             self.found.append(_weights(*args, **kwargs))

@@ -39,6 +39,10 @@ def explain(
     """
     request.check()
     built = restored.built
+    if not built.blocks:
+        raise UserError(
+            f"{restored.label} has no layers that can be looked into", "a run, or a file of weights"
+        )
     only = None if request.only is None else class_number(request.only, built.classes)
     subject = _subject(restored, request, data, split, only, workers)
     if not np.isfinite(subject.outputs).all():

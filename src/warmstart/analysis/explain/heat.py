@@ -120,8 +120,7 @@ def first_filters(built: BuiltModel, inputs: torch.Tensor) -> tuple[str, NDArray
             "another --method",
         )
     path = next(iter(outputs))
-    layer = built.module.get_submodule(path)
-    weights = layer.weight.detach().float().cpu().permute(0, 2, 3, 1).numpy()
+    weights = built.module.get_parameter(f"{path}.weight").detach().float().cpu().permute(0, 2, 3, 1).numpy()
     weights = weights if weights.shape[3] == 3 else weights.mean(axis=3)
     lengths = np.abs(weights).reshape(len(weights), -1)
     strongest = np.argsort(-np.square(lengths).sum(axis=1), kind="stable")[:_NUM_FILTERS]

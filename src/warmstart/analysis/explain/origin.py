@@ -13,7 +13,7 @@ from warmstart.inference.restore import Restored, restore, restore_by_texts_of
 from warmstart.models.build import BuiltModel, build
 
 _NUM_IMAGES = 256  # what two models are compared on
-_ZOOS = ("timm:", "torchvision:", "smp:")
+_ZOOS = ("timm:", "torchvision:", "smp:", "hf:")
 
 
 def compared_with_start(subject: Subject, name: str | None) -> tuple[str, Similarity]:
@@ -63,13 +63,11 @@ def _restore_start(tuned: Restored, name: str | None, device: torch.device) -> t
     else:
         task = None
     sides = {"image_size": tuned.built.preprocessing.image_size}
+    if name.startswith("hf:") and tuned.built.text is not None and tuned.built.text.prompts:
+        return name, restore_by_texts_of(tuned, name, device).built
     if name.startswith(_ZOOS):
         made = build(ModelConfig(name=name), sides, tuned.built.classes, 0)
         made.move_to(device)
         return name, made
-    by_texts = name.startswith("hf:") and tuned.built.text is not None and tuned.built.text.prompts
-    if by_texts:
-        return name, restore_by_texts_of(tuned, name, device).built
     # A file that says nothing of itself is of the tuned model's architecture, or is refused.
-    known = tuned.built.name if not name.startswith("hf:") else None
-    return name, restore(name, device, known, sides, merged=True, task=task).built
+    return name, restore(name, device, tuned.built.name, sides, merged=True, task=task).built

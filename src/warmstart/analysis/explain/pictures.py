@@ -16,13 +16,14 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
 from warmstart.analysis.explain.similarity import Similarity
-from warmstart.analysis.figures import BASE_FONT, DARK, GREY, ORANGE, STYLE, drawable, encode
+from warmstart.analysis.figures import BASE_FONT, DARK, ORANGE, STYLE, drawable, encode
 from warmstart.data.decode import to_channels
 
 Image = NDArray[np.uint8]
 Map = NDArray[np.float32]
 SIDE = 224  # pixels of a picture's longer side
 _STRENGTH = 0.7  # of the heat at its maximum
+_QUIET = "#8C8C8C"  # seen on white and on dark
 _MOST_NAMED, _MOST_COLOURS = 20, 10
 _CELL, _GAP, _CAPTION, _WORD = 1.0, 0.06, 0.3, 0.16  # of a gallery, in widths of an image
 _PER_ROW = 6  # pictures
@@ -62,11 +63,10 @@ def heated(picture: Image, heat: Map, region: NDArray[np.bool_] | None = None) -
 
 def draw_gallery(cards: Sequence[tuple[str, Sequence[tuple[str, Image]]]], title: str) -> bytes:
     """PNG of cards side by side: what is said of an image above it, and its pictures with a word below each."""
-    words = [
-        text for caption, views in cards for text in (*caption.split("\n"), *(name for name, _ in views))
-    ]
-    drawn, fonts, note = drawable(words, 30)
-    known = iter(drawn)
+    captions, fonts, note = drawable([line for caption, _ in cards for line in caption.split("\n")], 40)
+    words, other_fonts, other_note = drawable([name for _, views in cards for name, _ in views], 22)
+    fonts, note = max(fonts, other_fonts, key=len), note or other_note
+    lines, below = iter(captions), iter(words)
     tall = max(image.shape[0] / max(image.shape[:2]) for _, views in cards for _, image in views)
     row_height = _CAPTION + tall + _WORD
     corners, height = _corners([len(views) for _, views in cards], row_height)
@@ -77,13 +77,13 @@ def draw_gallery(cards: Sequence[tuple[str, Sequence[tuple[str, Image]]]], title
         axes.axis("off")
         for (left, start_row), (caption, views) in zip(corners, cards, strict=True):
             top = start_row + _CAPTION
-            said = "\n".join(next(known) for _ in caption.split("\n"))
+            said = "\n".join(next(lines) for _ in caption.split("\n"))
             axes.text(left, top - 0.03, said, fontsize=8, va="bottom", fontweight="bold", parse_math=False)
             for place, (_, image) in enumerate(views):
                 shares = [side / max(image.shape[:2]) * (_CELL - _GAP) for side in image.shape[:2]]
                 start = left + place * _CELL
                 axes.imshow(image, extent=(start, start + shares[1], top + shares[0], top))
-                axes.text(start, top + shares[0] + 0.02, next(known), fontsize=7, va="top", parse_math=False)
+                axes.text(start, top + shares[0] + 0.02, next(below), fontsize=7, va="top", parse_math=False)
         axes.set(xlim=(0, width), ylim=(height, 0))
         figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")
         return encode(figure, note)
@@ -151,14 +151,16 @@ def _by_class(
     axes: Axes, points: NDArray[np.float64], numbers: NDArray[np.int64], names: Sequence[str]
 ) -> None:
     present = np.unique(numbers)
-    colours = colormaps["tab10" if len(present) <= _MOST_COLOURS else "tab20"].colors
+    colours = colormaps["tab10" if len(present) <= _MOST_COLOURS else "tab20"]
     many = len(present) > _MOST_NAMED
     for place, number in enumerate(present.tolist()):
         own = numbers == number
-        colour = colormaps["hsv"](place / len(present)) if many else colours[place]
-        axes.scatter(*points[own].T, s=12, color=colour, label=names[number], linewidths=0, alpha=0.85)
+        colour = colormaps["hsv"](place / len(present)) if many else colours(place)
+        axes.scatter(
+            points[own, 0], points[own, 1], s=12, color=colour, label=names[number], linewidths=0, alpha=0.85
+        )
     if many:
-        axes.set_xlabel(f"{len(present)} classes: too many for a legend", fontsize=8, color=GREY)
+        axes.set_xlabel(f"{len(present)} classes: too many for a legend", fontsize=8)
     else:
         axes.legend(
             fontsize=7, loc="center left", bbox_to_anchor=(1.0, 0.5), markerscale=1.4, handletextpad=0.1
@@ -166,14 +168,14 @@ def _by_class(
 
 
 def _by_quality(axes: Axes, points: NDArray[np.float64], quality: NDArray[np.float64]) -> None:
-    is_wrong = quality < 1
+    is_wrong, (x, y) = quality < 1, points.T
     if np.isin(quality, (0, 1)).all():
-        axes.scatter(*points[~is_wrong].T, s=10, color=GREY, alpha=0.45, linewidths=0, label="right")
-        axes.scatter(*points[is_wrong].T, s=22, color=ORANGE, marker="X", linewidths=0, label="wrong")
+        axes.scatter(x[~is_wrong], y[~is_wrong], s=10, color=_QUIET, alpha=0.7, linewidths=0, label="right")
+        axes.scatter(x[is_wrong], y[is_wrong], s=22, color=ORANGE, marker="X", linewidths=0, label="wrong")
         axes.legend(fontsize=8, loc="center left", bbox_to_anchor=(1.0, 0.5), handletextpad=0.1)
         axes.set_title(f"{is_wrong.sum()} of {len(quality)} wrong", fontsize=9)
         return
-    drawn = axes.scatter(*points.T, s=12, c=quality, cmap="viridis", linewidths=0)
+    drawn = axes.scatter(x, y, s=12, c=quality, cmap="viridis", linewidths=0)
     axes.figure.colorbar(drawn, ax=axes, shrink=0.7, label="share of right pixels")
     axes.set_title("by image", fontsize=9)
 
@@ -198,7 +200,7 @@ def draw_similarity(found: Similarity, dark: bool) -> bytes:
                 left.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
         figure.colorbar(drawn, ax=left, shrink=0.75)
         places = range(len(rows))
-        right.plot(places, [row["cka"] for row in rows], "o-", color=GREY, markersize=4, label="CKA")
+        right.plot(places, [row["cka"] for row in rows], "o-", color=_QUIET, markersize=4, label="CKA")
         right.plot(
             places,
             [row["cka_debiased"] for row in rows],
