@@ -215,11 +215,14 @@ def compress_flags() -> tuple[Flag, ...]:
             bool if field.annotation is bool else str,
         )
         for name, field in CompressConfig.model_fields.items()
+        if name not in (DEVICE.name, WORKERS.name)
     )
     return (
         Flag("model", "run directory, RUN@step, or file of weights", positional=True, required=True),
         *own,
         Flag("dry_run", "say what it would take, write nothing", bool),
+        DEVICE,
+        WORKERS,
         JSON,
     )
 

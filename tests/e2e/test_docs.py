@@ -202,6 +202,8 @@ def filled_in(tokens: list[str], data: Path, weights: Path) -> list[str]:
         result += ["--batch-size", "4", *(() if "--dry-run" in result else ("--dry-run",))]
     elif {"finetune", "distill", "multitask", "meta"} & set(result) and "--dry-run" not in result:
         result += ["--max-steps", "1"]
+    if "compress" in result and not {"--epochs", "int8"} & set(result):
+        result += ["--epochs", "0"]
     if "continue" in result:  # one step more than the parent, which counts where everything is kept
         parent = next(Path(token) for token in result if token.startswith("runs/") or token.endswith(".pth"))
         done = [int(path.name.removeprefix("step_")) for path in parent.glob("checkpoints/step_*")]

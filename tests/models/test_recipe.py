@@ -21,7 +21,7 @@ from warmstart.models.zoo import create, outline
 from warmstart.records import Edit, Recipe
 from warmstart.run.writer import write_whole
 
-RESNET, VIT = "timm:resnet10t", "timm:vit_tiny_patch16_224"
+RESNET, VIT = "timm:resnet10t", "timm:test_vit"
 
 
 def small(name, classes=("a", "b", "c"), **sizes):
@@ -199,7 +199,7 @@ def test_a_recipe_that_is_none_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    [RESNET, VIT, "timm:convnext_atto", "torchvision:resnet18", "builtin:fashion_cnn", "smp:unet/resnet18"],
+    [RESNET, VIT, "timm:test_convnext", "torchvision:resnet18", "builtin:fashion_cnn", "smp:unet/resnet18"],
 )
 def test_an_outline_follows_the_recipe(name):
     known = outline(name)

@@ -49,18 +49,18 @@ def plot_compression(marks: Sequence[Mark], chosen: int, metric: str, path: Path
                 colour = GREY if number == 0 else ORANGE if number == chosen else BLUE
                 axes.plot([cost, cost], [mark.low, mark.high], color=colour, linewidth=1, alpha=0.6)
                 axes.plot(cost, mark.value, "*" if number == chosen else "o", color=colour, markersize=8)
+                place = (5, 5 + 8 * (number % 2))  # neighbours on different lines
                 axes.annotate(
-                    mark.name,
+                    mark.name.removeprefix("round "),
                     (cost, mark.value),
-                    (5, 5),
+                    place,
                     textcoords="offset points",
                     fontsize=7,
-                    color="#4A4A4A",
+                    color=colour,
                 )
             axes.set_xlabel(label)
-            axes.set_xlim(left=0)
-            axes.margins(x=0.12)
+            axes.set_xlim(0, 1.2 * max(costs))
             axes.grid(axis="y")
         panels[0].set_ylabel(f"{metric} on val")
         panels[0].set_title(f"Chosen: {marks[chosen].name}")
-        save(figure, path, "bars: 95 % intervals; dotted: nothing that is cheaper is better")
+        save(figure, path, "numbers: rounds; bars: 95 % intervals; dotted: nothing that is cheaper is better")

@@ -138,6 +138,7 @@ def describe_run(path: str) -> Description:
         "lr_rule": lr_rule(run),
         "gains": run.gains,
         "thresholds": run.thresholds,
+        "compress": run.resolved.get("compress"),
     }
     return Description(described)
 
@@ -187,6 +188,7 @@ def show_text(info: dict[str, Any]) -> str:
             ]
         ),
         *(f"teacher {name}" for name in info["teachers"]),
+        *_compressed(info),
         f"steps  {pace['total_steps']} ({pace['steps_per_epoch']} per epoch); checkpoints {info['checkpoints']}",
         *([] if info["compared"] is None else [f"parent {info['compared']['text']}"]),
         "",
@@ -219,6 +221,12 @@ def show_text(info: dict[str, Any]) -> str:
     if info["num_damaged_rows"]:
         lines += ["", f"{info['num_damaged_rows']} damaged rows were skipped"]
     return "\n".join(lines)
+
+
+def _compressed(info: dict[str, Any]) -> list[str]:
+    """What was made of the model's layers."""
+    found = info["compress"]
+    return [] if found is None else [f"smaller by {found['method']}: {found['told']}"]
 
 
 _REMEDIES = {
@@ -275,12 +283,7 @@ def run_files(path: str) -> list[str]:
     """The files of a run that a person would open."""
     run = Path(path)
     names = (
-        layout.CURVES,
-        layout.EVALUATIONS,
-        layout.PLAN,
-        layout.RESOLVED,
-        layout.LOG,
-        layout.QUARANTINE,
-        layout.ADAPTER,
+        *(layout.CURVES, layout.COMPRESSION, layout.COMPRESSION_PLOT, layout.EVALUATIONS, layout.PLAN),
+        *(layout.RESOLVED, layout.LOG, layout.QUARANTINE, layout.ADAPTER),
     )
     return [str(run / name) for name in names if (run / name).exists()]

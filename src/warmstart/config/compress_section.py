@@ -60,8 +60,15 @@ class CompressConfig(Section):
     importance: Literal["l1", "l2", "bn", "taylor", "random"] = Field(
         "l1", description="prune: what makes a channel important; random is the control"
     )
-    scope: Literal["global", "block"] = Field(
-        "global", description="prune, sparse: compare weights across the model, or within each block"
+    scope: Literal["global", "block", "embedding"] = Field(
+        "global",
+        description="prune, sparse: compare weights across the model, or within each block; prune: embedding takes only"
+        " features that the classifier reads, and the amount is the share of these",
+    )
+    sensitivity: bool = Field(
+        False,
+        description="prune: measure first what val loses when each block is pruned alone; with --scope block, those"
+        " that stand it lose more",
     )
     layers: Names = Field((), description="blocks or layers to compress: names, globs [default: all]")
     keep: Names = Field((), description="blocks or layers to leave as they are; the head always is")
@@ -105,8 +112,9 @@ class CompressConfig(Section):
 
     @property
     def share(self) -> float:
-        """What one round removes of the original, where nothing is searched."""
-        return 0.5 if self.amount is None else self.amount
+        """What one round removes of the original, where nothing is searched; int8 leaves every weight in its place."""
+        default = 0.0 if self.method in ("int8", "qat") else 0.5
+        return default if self.amount is None else self.amount
 
 
 _GOALS = ("max_drop", "target_latency", "target_size", "target_macs")
@@ -116,6 +124,7 @@ _READ_BY = {
     "energy": ("factorise",),
     "importance": ("prune",),
     "scope": ("prune", "sparse"),
+    "sensitivity": ("prune",),
     "layers": ("prune", "factorise", "sparse"),
     "keep": ("prune", "factorise", "sparse"),
     "calibration": ("int8", "qat", "prune"),
@@ -143,6 +152,8 @@ def problems(settings: CompressConfig) -> list[UserError]:
         found.append(
             UserError(f"--{what} beside a search", "--step, the share of each round", f"leave --{what} out")
         )
+    if settings.method == "sparse" and settings.scope == "embedding":
+        found.append(UserError("--scope embedding with --method sparse", "global or block", "--method prune"))
     if settings.method == "sparse" and settings.target_latency is not None:
         found.append(
             UserError(

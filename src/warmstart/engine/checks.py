@@ -7,10 +7,12 @@ from itertools import pairwise
 
 from warmstart.config.ocec import is_ocec, shape_of
 from warmstart.engine.job import Job
+from warmstart.engine.optimizer import check_zeros
 from warmstart.errors import UserError, closest, listing
 from warmstart.models.build import BuiltModel
 from warmstart.models.heads import is_pair
 from warmstart.models.margin import named
+from warmstart.models.recipe import SPARSE
 
 # The least that such optimizers train from nothing with; document 003 tunes with SGD at .1 (3.13).
 _RATES_FOR_RANDOM = {"sgd": 0.1, "adam": 0.02, "adamw": 0.02, "nadam": 0.02, "nadamw": 0.02, "radam": 0.02}
@@ -18,6 +20,8 @@ _RATES_FOR_RANDOM = {"sgd": 0.1, "adam": 0.02, "adamw": 0.02, "nadam": 0.02, "na
 
 def check_settings(job: Job) -> None:
     """Raises UserError for settings that this data set, model or plan cannot have; of several tasks, any of them."""
+    if job.built.recipe is not None and SPARSE in job.built.recipe.kinds:
+        check_zeros(job.config.optim, job.device)
     for own in [job.of(lane) for lane in job.trained_lanes] or [job]:
         _check_one(own)
 

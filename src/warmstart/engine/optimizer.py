@@ -64,6 +64,28 @@ def check_optimizer(optim: OptimConfig, device: torch.device) -> None:
         raise UserError(f"--optimizer {name}: {error.happened}", error.expected) from None
 
 
+def check_zeros(optim: OptimConfig, device: torch.device) -> None:
+    """Try the optimizer on a matrix half of whose weights are zero, and get no gradient.
+
+    Raises:
+        UserError: they do not stay zero: it moves a weight by the gradients of others (muon, kron).
+    """
+    generator = torch.Generator().manual_seed(0)
+    kept = (torch.arange(64).view(8, 8) % 3 > 0).float()
+    weight = nn.Parameter((torch.randn(8, 8, generator=generator) * kept).to(device))
+    optimizer = make_optimizer(optim, (Group("trial", optim.lr, 0.1, ("weight",), (weight,)),), device)
+    for _ in range(3):
+        weight.grad = (torch.randn(8, 8, generator=generator) * kept).to(device)
+        optimizer.step()
+    if (weight.detach().cpu()[kept == 0] != 0).any():
+        raise UserError(
+            f"--optimizer {optim.optimizer} moves weights that the model's recipe keeps at zero (compress --method "
+            "sparse)",
+            "an optimizer that moves each weight by its own gradient",
+            "--optimizer adamw or sgd",
+        )
+
+
 def make_optimizer(
     optim: OptimConfig, groups: Sequence[Group], device: torch.device
 ) -> torch.optim.Optimizer:

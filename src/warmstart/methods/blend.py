@@ -72,7 +72,7 @@ def blend(request: Request, device: torch.device) -> Blended:
         retained = splits_of(open_evaluation_set(None, DataConfig(path=request.retain), "all", tuned.built))
     # Test chooses nothing; data without splits serve for both, which the result says.
     chosen_on = next((name for name in ("val", "train", "all") if name in retained), None)
-    judge = None if chosen_on is None else _part(retained[chosen_on])
+    judge = None if chosen_on is None else part_of(retained[chosen_on])
     start, candidates, kept = candidates_of(request, tuned, device)
     points = []
     before_choice = tuned.built.decision and tuned.built.decision.for_other_weights
@@ -192,7 +192,7 @@ def decided(model: Restored, val: EvaluationSet, workers: int) -> Decision | Non
     return task.decided(model.outputs(val.samples, None, workers, task=task), targets).decision
 
 
-def _part(chosen: EvaluationSet, most: int = 1000) -> EvaluationSet:
+def part_of(chosen: EvaluationSet, most: int = 1000) -> EvaluationSet:
     """At most so many of the images of one split, evenly spread."""
     (samples,) = chosen.samples
     rows = np.linspace(0, len(samples) - 1, min(most, len(samples))).astype(np.int64)

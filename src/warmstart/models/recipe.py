@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from warmstart.errors import UserError
 from warmstart.models.adapters.layers import refusal
 from warmstart.models.created import Shape
+from warmstart.models.quantised import quantise
 from warmstart.records import Edit, Recipe
 
 RESIZE, FACTORISE, SPARSE, QUANTISED = "resize", "factorise", "sparse", "quantised"
@@ -132,6 +133,8 @@ def _resize(module: nn.Module, edit: Edit, source: str) -> None:
             cut = old.detach()[tuple(slice(0, side) for side in shape)].clone()
             is_parameter = isinstance(old, nn.Parameter)
             done[id(old)] = nn.Parameter(cut, old.requires_grad) if is_parameter else cut
+            if old._backward_hooks:  # its zeros were held
+                _hold_zeros(done[id(old)])
         setattr(module.get_submodule(path), last, done[id(old)])
 
 
@@ -210,14 +213,26 @@ def _sparse(module: nn.Module, edit: Edit, source: str) -> None:
         _hold_zeros(weight)
 
 
-def _hold_zeros(weight: nn.Parameter) -> None:
+def _hold_zeros(weight: Tensor) -> None:
     # Optimizers that move each weight by its own gradient then leave zeros alone, weight decay and momentum too; the
     # others are refused (engine/optimizer.check_zeros).
     weight.register_hook(lambda gradient: gradient * (weight != 0))
+
+
+def _quantised(module: nn.Module, edit: Edit, source: str) -> None:
+    for path, form in edit.layers.items():
+        point, levels = form.get("output"), form.get("levels")
+        if not isinstance(point, str) or not isinstance(levels, int) or not 0 < levels < 128:
+            _refuse(source, f"{path} cannot become {form!r}")
+        try:
+            quantise(module, path, point, levels)
+        except (AttributeError, TypeError) as error:
+            _refuse(source, f"{path} cannot be quantised: {error}")
 
 
 _EDITS: Mapping[str, Callable[[nn.Module, Edit, str], None]] = {
     RESIZE: _resize,
     FACTORISE: _factorise,
     SPARSE: _sparse,
+    QUANTISED: _quantised,
 }

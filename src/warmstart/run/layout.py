@@ -24,6 +24,7 @@ EVALUATIONS = "evaluations"
 CURVES = "analysis.png"
 BLEND = "blend.png"
 COMPRESSION, COMPRESSION_PLOT = "compression.json", "compression.png"
+SENSITIVITY, SENSITIVITY_PLOT = "sensitivity.json", "sensitivity.png"
 COMPRESS = "compress.json"  # what was asked for: with it, a compression goes on
 GAINS = "gains.json"
 THRESHOLDS = "thresholds.json"

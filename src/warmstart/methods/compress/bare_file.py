@@ -14,6 +14,7 @@ from warmstart.engine.text_tower import keep_processor
 from warmstart.errors import UserError
 from warmstart.models.build import metadata_for
 from warmstart.models.tensor_file import TensorFile
+from warmstart.models.weights import read_weights
 from warmstart.run import layout, writer
 
 
@@ -25,6 +26,7 @@ def run_of_file(file: str, settings: CompressConfig, folder: Path, dry_run: bool
     """
     if layout.is_run(folder):
         return str(folder)
+    read_weights(file)  # raises where it is none
     if settings.data is None:
         raise UserError(
             f"{file} is no run, and brings no data to measure on", "--data DATA", "name the data it is for"

@@ -33,7 +33,7 @@ class Latency:
 
 @dataclass(frozen=True)
 class Cost:
-    """`num_nonzero` of the parameters are not zero; `num_bytes` are those of the file.
+    """`num_nonzero` of the parameters are no zeros in a matrix; `num_bytes` are those of the file.
 
     `latency` by batch size is this model's, `original` that of the original in the same rounds.
     """
@@ -59,6 +59,11 @@ class Cost:
 
 def count_macs(module: nn.Module, images: Tensor) -> int:
     """Multiply-adds of one forward pass: those of matrix products and convolutions, half of torch's count of FLOPs."""
+    return int(counted(module, images).get_total_flops()) // 2
+
+
+def counted(module: nn.Module, images: Tensor) -> FlopCounterMode:
+    """A forward pass, with its floating-point operations by module."""
     fast = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # its fused kernels are not counted
     try:
@@ -66,13 +71,14 @@ def count_macs(module: nn.Module, images: Tensor) -> int:
             module(images)
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    return int(counter.get_total_flops()) // 2
+    return counter
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:
-    """(all, those that are not zero)"""
+    """(all, those of them that are no zeros in a matrix)"""
     parameters = list(module.parameters())
-    return sum(p.numel() for p in parameters), sum(int(torch.count_nonzero(p)) for p in parameters)
+    num, zeros = sum(p.numel() for p in parameters), [(p == 0).sum() for p in parameters if p.ndim > 1]
+    return num, num - int(sum(zeros))
 
 
 def latencies(calls: Mapping[str, Callable[[], object]], wait: Callable[[], None]) -> dict[str, Latency]:

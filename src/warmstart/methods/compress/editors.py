@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from warmstart.methods.compress.factorising import factorise
+from warmstart.methods.compress.prune_subject import prune_subject
+from warmstart.methods.compress.qat import quantise_for_training
 from warmstart.methods.compress.sparse import sparsify
 from warmstart.methods.compress.subject import Edited, Subject
 
@@ -16,5 +18,7 @@ Editor = Callable[[Subject, float], Edited]
 
 EDITORS: dict[str, Editor] = {
     "factorise": factorise,
+    "prune": prune_subject,
+    "qat": quantise_for_training,
     "sparse": sparsify,
 }

@@ -6,6 +6,7 @@ What was asked for lies in OUT/compress.json from the first moment on; called ag
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,14 +19,16 @@ from warmstart.analysis.paired import METRIC_WORDS, Change, Scored, change_betwe
 from warmstart.config.compress_section import CompressConfig
 from warmstart.config.places import absolute
 from warmstart.console import log, table
-from warmstart.errors import UserError
+from warmstart.errors import Interrupted, UserError
 from warmstart.inference.reference import resolve_weights
 from warmstart.inference.restore import restore
 from warmstart.methods.compress.bare_file import run_of_file
 from warmstart.methods.compress.cost import BATCHES
+from warmstart.methods.compress.graphs import keep_graph, quantised_graphs, score_graph, trained_graph
 from warmstart.methods.compress.point import Point, header, row
+from warmstart.methods.compress.prune_subject import with_sensitivity
 from warmstart.methods.compress.recovery import tell_cost
-from warmstart.methods.compress.rounds import ROUNDS, measure_cost, run_rounds
+from warmstart.methods.compress.rounds import ROUNDS, measure_cost, measure_original, run_rounds
 from warmstart.methods.compress.run_files import write_run
 from warmstart.methods.compress.search import chosen
 from warmstart.methods.compress.subject import Subject, open_subject
@@ -52,6 +55,7 @@ class Compressed(Shown):
             "method": self.method,
             "chosen": self.points[self.chosen].name,
             "why": self.why,
+            "num_threads": torch.get_num_threads(),  # latencies are of this machine, on so many
             "points": [point.to_json() for point in self.points],
             "test": None if self.test is None else {**vars(self.test), "change": self.test.change},
             "files": list(self.extra),
@@ -102,17 +106,41 @@ def compress(
     Raises:
         UserError: a model that is not compressed, settings that do not fit it, a folder in use, an interruption.
     """
-    folder = _folder(reference, settings)
-    if resolve_weights(reference).run is None:
+    folder, run = _folder(reference, settings), resolve_weights(reference).run
+    if run is not None and run.tasks:
+        raise UserError(
+            f"{reference} is a run of several tasks, which are not compressed",
+            "a run of one task",
+            f"`warmstart finetune --weights {reference} --data DATA` makes one of it",
+        )
+    if run is None:
         reference = run_of_file(reference, settings, folder / ROUNDS / "00", dry_run)
+    elif settings.data is not None:
+        raise UserError(
+            f"--data {settings.data}: {reference} is a run, and has its own",
+            "--data with a file of weights",
+            "leave it out",
+        )
     original = open_subject(reference, settings, device)
     if dry_run:
         return _dry_run(original, folder)
     _begin(folder, reference, settings)
     tell_cost(original, settings, folder)
-    points = run_rounds(original, folder)
-    number, why = chosen(settings, points)
-    return _finish(original, folder, tuple(points), number, why)
+    try:
+        points, number, why = _candidates(original, folder.absolute())
+    except Interrupted as error:
+        raise Interrupted(error.happened, error.expected, f"warmstart resume {folder}") from None
+    finally:
+        _leave_no_trace(folder)
+    return _finish(original, folder, points, number, why)
+
+
+def _candidates(original: Subject, folder: Path) -> tuple[list[Point], int, str]:
+    """All that was measured, the number of the result among it, and why it is that."""
+    if original.settings.method == "int8":
+        return quantised_graphs(original, [measure_original(original)], folder / ROUNDS / "int8")
+    points = run_rounds(with_sensitivity(original, folder), folder)
+    return points, *chosen(original.settings, points)
 
 
 def _dry_run(original: Subject, folder: Path) -> CompressionCost:
@@ -169,6 +197,15 @@ def _begin(folder: Path, reference: str, settings: CompressConfig) -> None:
     log.info("going on with the compression in %s", folder)
 
 
+def _leave_no_trace(folder: Path) -> None:
+    """Of a compression that was refused before it had made anything."""
+    inside, rounds = [path.name for path in folder.iterdir()], folder / ROUNDS
+    if inside == [layout.COMPRESS] or (
+        set(inside) == {layout.COMPRESS, ROUNDS} and not any(rounds.iterdir())
+    ):
+        shutil.rmtree(folder)
+
+
 def unfinished(folder: Path) -> tuple[str, CompressConfig] | None:
     """The model and the settings of a compression that was interrupted; None: there is none in this folder."""
     file = folder / layout.COMPRESS
@@ -178,17 +215,25 @@ def unfinished(folder: Path) -> tuple[str, CompressConfig] | None:
     return known["model"], CompressConfig(**known["settings"], output_dir=str(folder))
 
 
-def _finish(original: Subject, folder: Path, points: tuple[Point, ...], number: int, why: str) -> Compressed:
-    """The result as a run, measured on test beside the original."""
+def _finish(original: Subject, folder: Path, points: list[Point], number: int, why: str) -> Compressed:
+    """The result as a run, measured on test beside the original; of int8 after training, the original and a graph."""
     settings, run = original.settings, original.run
-    subject = original.of(points[number].reference)
+    is_graph = settings.method == "int8"
+    point = points[0 if is_graph else number]
+    subject = original.of(point.reference)
     step = original.restored.reference.step
-    record = {"method": settings.method, "from": points[number].reference, "removed": points[number].removed}
-    recipe = subject.built.recipe
-    write_run(
-        folder, run, step, subject.built, record | {"edits": [] if recipe is None else sorted(recipe.kinds)}
+    made, recipe = points[number], subject.built.recipe
+    size, macs = (
+        f"{getattr(points[0].cost, name) / 1e6:.2f} to {getattr(made.cost, name) / 1e6:.2f}"
+        for name in ("num_bytes", "macs")
     )
-    point = points[number]
+    record = {
+        "method": settings.method,
+        "told": f"{size} MB, {macs} million MACs ({made.name}: {why})",
+        "from": point.reference,
+        "edits": [] if recipe is None else sorted(recipe.kinds),
+    }
+    write_run(folder, run, step, subject.built, record)
     row = {"step": 0, "epoch": 0.0, "split": "val"}
     writer.append_row(folder / layout.EVALS, row | point.metrics)
     select_by = run.resolved["select_by"]
@@ -197,27 +242,40 @@ def _finish(original: Subject, folder: Path, points: tuple[Point, ...], number: 
     )
     written = restore(str(folder), original.device)
     evaluate(written, split="val", workers=settings.workers, choose_thresholds=True)
-    test = _on_test(original, str(folder)) if "test" in original.splits else None
-    result = Compressed(str(folder), settings.method, points, number, why, test)
+    extra: tuple[str, ...] = ()
+    if settings.method in ("int8", "qat"):
+        points = (
+            points
+            if is_graph
+            else trained_graph(original, points, original.of(str(folder)), folder / ROUNDS / "int8")
+        )
+        extra = keep_graph(points[number if is_graph else -1], folder)
+    graph = points[number].reference if is_graph else None
+    test = _on_test(original, str(folder), graph) if "test" in original.splits else None
+    result = Compressed(str(folder), settings.method, tuple(points), number, why, test, extra)
     write_table(result, folder)
     return result
 
 
-def _on_test(original: Subject, run: str) -> Change:
-    """The paired change from the original to the result, which is evaluated as a run is."""
+def _on_test(original: Subject, run: str, graph: str | None) -> Change:
+    """The paired change from the original to the result, which is evaluated as a run is, or to a graph of it."""
     found = evaluate(restore(run, original.device), split="test", workers=original.settings.workers).draw()
     after = Scored(found.task, found.task.scores(found.outputs), found.metrics)
+    if graph is not None:
+        after = score_graph(original, graph, "test")
     return change_between(original.score("test"), after, found.targets)
 
 
 def write_table(result: Compressed, folder: Path) -> None:
     """compression.png, then compression.json, with which a compression is finished."""
-    marks = []
+    first, marks = result.points[0].cost.latency, []
     for point in result.points:
-        times = {f"ms at batch {batch}": point.cost.latency[batch].median * 1e3 for batch in BATCHES}
-        marks.append(
-            Mark(point.name, {"million MACs": point.cost.macs / 1e6, **times}, point.value, *point.interval)
-        )
+        cost = point.cost
+        # A machine is not equally busy in all rounds: what the original took beside each of them is the measure.
+        shares = {batch: cost.latency[batch].median / cost.original[batch].median for batch in BATCHES}
+        times = {f"ms at batch {batch}": shares[batch] * first[batch].median * 1e3 for batch in BATCHES}
+        costs = {"million MACs": cost.macs / 1e6, **times}
+        marks.append(Mark(point.name, costs, point.value, *point.interval))
     metric = METRIC_WORDS[result.points[0].metric]
     plot_compression(marks, result.chosen, metric, folder / layout.COMPRESSION_PLOT)
     writer.write_json(folder / layout.COMPRESSION, finite(result.to_json()))

@@ -65,11 +65,8 @@ def row(point: Point) -> tuple[Any, ...]:
         f"{cost.latency[batch].median * 1e3:.2f} ({cost.original[batch].median * 1e3:.2f})"
         for batch in BATCHES
     ]
-    zeros = (
-        ""
-        if cost.num_nonzero == cost.num_parameters
-        else f" ({cost.num_nonzero / cost.num_parameters:.0%} not 0)"
-    )
+    dense = cost.num_nonzero / cost.num_parameters
+    zeros = f" ({dense:.1%} not 0)" if dense < 0.999 else ""
     return (
         point.name,
         f"{point.value:.4f}",

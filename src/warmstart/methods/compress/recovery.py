@@ -35,7 +35,7 @@ def recovery_config(subject: Subject, weights: str, folder: Path) -> Config:
     """The config of the subject's run, with everything that was about its own training left out."""
     run, settings = subject.run, subject.settings
     config = from_dict(run.config)
-    teacher = (reference_of({"run": run.path, "step": subject.restored.reference.step}),)
+    teacher = (reference_of({"run": run.path.absolute(), "step": subject.restored.reference.step}),)
     changes: dict[str, dict[str, object]] = {
         "data": {
             "path": run.resolved["data"]["path"],
@@ -92,8 +92,6 @@ def recover(subject: Subject, weights: str, folder: Path) -> str:
 
 def seconds_of_recovery(subject: Subject, settings: CompressConfig, folder: Path) -> float:
     """What one recovery would take with the original model, by a probe of a few steps; smaller models take less."""
-    if not settings.epochs:
-        return 0.0
     reference = reference_of({"run": subject.run.path, "step": subject.restored.reference.step})
     with quiet():
         prepared = prepare(recovery_config(subject, reference, folder), {}, folder)
@@ -109,6 +107,11 @@ def most_rounds(settings: CompressConfig) -> int:
 
 def tell_cost(subject: Subject, settings: CompressConfig, folder: Path) -> float:
     """Say before it begins what the rounds take; the seconds."""
+    if settings.method == "int8":
+        log.info("nothing is trained: %d training images are seen, and val some times", settings.calibration)
+        return 0.0
+    if settings.method == "int8" or not settings.epochs:
+        return 0.0  # nothing is trained
     per_round, num = seconds_of_recovery(subject, settings, folder), most_rounds(settings)
     what = "1 round" if num == 1 else f"at most {num} rounds"
     log.info(

@@ -37,6 +37,10 @@ from warmstart.tasks.multilabel import MultiLabel
 ROUNDS = "rounds"
 
 
+def measure_original(original: Subject) -> Point:
+    return measure(original, original, original.score("val"), "original", 0.0)
+
+
 def run_rounds(original: Subject, folder: Path) -> list[Point]:
     """The original and every round, each from the one before it."""
     before = original.score("val")
@@ -69,9 +73,9 @@ def _round(original: Subject, subject: Subject, amount: float, folder: Path) -> 
             log.info("%s", note)
         built = edited_model(subject, made)
         step = subject.restored.reference.step
-        write_run(
-            edited, subject.run, step, built, {"method": subject.settings.method, "notes": list(made.notes)}
-        )
+        told = "; ".join(made.notes)
+        record = {"method": subject.settings.method, "told": told, "notes": list(made.notes)}
+        write_run(edited, subject.run, step, built, record)
         writer.write_status(edited, "finished", step=0, best_step=0)
     notes = tuple(Run(edited).resolved["compress"]["notes"])
     if not original.settings.epochs:
@@ -118,13 +122,7 @@ def _broken(subject: Subject, problem: str) -> UserError:
 def measure(subject: Subject, original: Subject, before: Scored, name: str, removed: float) -> Point:
     """What a model answers on val and what it costs; `before` is what the original answered there."""
     found = before if subject is original else subject.score("val")
-    task, targets = task_and_targets(subject.splits["val"], subject.restored)
-    metrics = dict(found.metrics)
-    if isinstance(task, MultiLabel):
-        resampled = resampled_map([found.scores], targets)[0]
-        metrics |= dict(
-            zip(("map_low", "map_high"), np.quantile(resampled, [0.025, 0.975]).tolist(), strict=True)
-        )
+    _, targets = task_and_targets(subject.splits["val"], subject.restored)
     change = None if subject is original else change_between(before, found, targets)
     reference = subject.restored.reference
     assert reference.file is not None, "weights lie in a file"
@@ -133,10 +131,19 @@ def measure(subject: Subject, original: Subject, before: Scored, name: str, remo
         reference=reference_of({"run": subject.run.path, "step": reference.step}),
         removed=removed,
         metric=subject.metric,
-        metrics=metrics,
+        metrics=metrics_of(subject, found),
         change=change,
         cost=measure_cost(subject, original, Path(reference.file).stat().st_size),
     )
+
+
+def metrics_of(subject: Subject, found: Scored) -> dict[str, float]:
+    """Those of val, with the interval of the main one."""
+    task, targets = task_and_targets(subject.splits["val"], subject.restored)
+    if not isinstance(task, MultiLabel):
+        return found.metrics
+    low, high = np.quantile(resampled_map([found.scores], targets)[0], [0.025, 0.975]).tolist()
+    return {**found.metrics, "map_low": low, "map_high": high}
 
 
 def measure_cost(subject: Subject, original: Subject, num_bytes: int) -> Cost:

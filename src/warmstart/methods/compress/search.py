@@ -16,11 +16,26 @@ def next_amount(settings: CompressConfig, points: Sequence[Point]) -> float | No
     last, num_rounds = points[-1], len(points) - 1
     if not settings.searches:
         return None if num_rounds else settings.share
-    amount = settings.step * (num_rounds + 1)
+    amount, goal = settings.step * (num_rounds + 1), _share_to_remove(settings, points[0])
+    if last.removed < goal < amount:
+        amount = goal  # no further than asked for
     if num_rounds >= settings.max_rounds or amount >= 1 or not within(settings, last):
         return None
-    return (
-        None if num_rounds and settings.max_drop is None and not missed(settings, last, points[0]) else amount
+    is_met = has_target(settings) and not missed(settings, last, points[0])
+    return None if num_rounds and is_met else amount
+
+
+def has_target(settings: CompressConfig) -> bool:
+    """Whether there is something to reach, beside what may be lost: then no round goes beyond it."""
+    return (settings.target_latency, settings.target_size, settings.target_macs) != (None, None, None)
+
+
+def _share_to_remove(settings: CompressConfig, original: Point) -> float:
+    """The share of MACs whose removal meets --target-macs; 1 where that is not asked for."""
+    if settings.target_macs is None:
+        return 1.0
+    return 1 - (
+        settings.target_macs if settings.target_macs < 1 else settings.target_macs / original.cost.macs
     )
 
 

@@ -9,13 +9,15 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.analysis.paired import Scored
-from warmstart.analysis.samples import EvaluationSet, open_evaluation_set, splits_of, task_and_targets
+from warmstart.analysis.samples import EvaluationSet, open_evaluation_set, splits_of
 from warmstart.config.compress_section import CompressConfig
 from warmstart.errors import UserError
 from warmstart.inference.restore import Restored, restore
 from warmstart.methods.blend import inputs_of, score_weights
+from warmstart.methods.compress.sensitivity import Sensitivity
 from warmstart.models.build import BuiltModel
 from warmstart.models.image_text.prompts import CONTRASTIVE
+from warmstart.models.recipe import QUANTISED
 from warmstart.records import Edit
 from warmstart.run.reader import Run
 
@@ -36,6 +38,7 @@ class Subject:
     restored: Restored
     splits: dict[str, EvaluationSet]
     settings: CompressConfig
+    sensitivity: Sensitivity | None = None  # of the original's blocks, where it was asked for
 
     @property
     def built(self) -> BuiltModel:
@@ -60,19 +63,16 @@ class Subject:
         """Noise in the form of normalised images, float32 (N, C, H, W)."""
         preprocessing = self.built.preprocessing
         shape = (num_images, preprocessing.num_channels, *preprocessing.image_size)
-        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        layout = torch.channels_last if self.built.channels_last else torch.contiguous_format
+        return images.contiguous(memory_format=layout)
 
     def training_images(self) -> Iterator[Tensor]:
         """Normalised batches of --calibration training images, evenly spread, without augmentation."""
-        return inputs_of(self.restored, self._calibration(), self.settings.workers)
+        return inputs_of(self.restored, self.calibration(), self.settings.workers)
 
-    def calibration_targets(self) -> Tensor:
-        """What these images show, in the model's own class numbers; masks have none here."""
-        chosen = self._calibration()
-        _, targets = task_and_targets(chosen, self.restored)
-        return torch.as_tensor(targets)
-
-    def _calibration(self) -> EvaluationSet:
+    def calibration(self) -> EvaluationSet:
+        """--calibration of the training images, evenly spread. UserError: there is none."""
         train = self.splits["train"]
         (samples,) = train.samples
         num = min(self.settings.calibration, len(samples))
@@ -107,6 +107,12 @@ def open_subject(reference: str, settings: CompressConfig, device: torch.device)
             f"{reference} keeps its text tower, which is not compressed",
             "an image classifier",
             "`warmstart finetune --text.head zero-shot` (or linear) makes one of it",
+        )
+    if built.recipe is not None and QUANTISED in built.recipe.kinds:
+        raise UserError(
+            f"{reference} computes in int8 already, which is the last step",
+            "the model that it was made of",
+            "`warmstart finetune` or `continue` trains it on as it is",
         )
     splits = splits_of(open_evaluation_set(run, None, "all", built))
     if "val" not in splits:

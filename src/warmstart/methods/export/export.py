@@ -192,8 +192,9 @@ def _licence_entry(restored: Restored) -> dict[str, str]:
     return {LICENCE: licence} if licence else {}
 
 
-def _write_onnx(restored: Restored, path: Path) -> None:
-    write_onnx(restored.built, path, beside=_licence_entry(restored))
+def write_graph(restored: Restored, path: Path) -> None:
+    """One ONNX file with all that is known of the model."""
+    write_onnx(_with_thresholds(restored).built, path, beside=_licence_entry(restored))
 
 
 def _write_safetensors(restored: Restored, path: Path) -> None:
@@ -208,7 +209,7 @@ def _look(to: str, target: Path, restored: Restored, source: Source | None) -> s
 
 
 _WRITERS: dict[str, Callable[[Restored, Path], None]] = {
-    "onnx": _write_onnx,
+    "onnx": write_graph,
     "torch-export": write_program,
     "safetensors": _write_safetensors,
     "hf": write_hf,

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from warmstart.errors import UserError
+from warmstart.methods.export.integers import in_integers
 from warmstart.models.build import BuiltModel, metadata_for
 from warmstart.models.image_text.model import ContrastiveModel, with_fixed_texts
 from warmstart.models.metadata import expand
@@ -77,18 +78,24 @@ def write_onnx(
             "a forward pass for any number of images",
             "write x.shape[0] or x.flatten(1) instead of numbers or loops over the images",
         )
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # torch's notes on each: lines of code, by their paths on this machine
     program.model.metadata_props.update({**expand(metadata_for(built)), **(beside or {})})
     program.save(path, external_data=False)
 
 
 def for_tracing(built: BuiltModel, batch: int) -> tuple[nn.Module, torch.Tensor]:
-    """A copy of the module in evaluation mode, on the CPU, in float32 and plain memory layout; and images for it."""
+    """A copy of the module in evaluation mode, on the CPU, in float32 and plain memory layout; and images for it.
+
+    What was trained for int8 computes with integers there.
+    """
     module = copy.deepcopy(built.module)
     if isinstance(module, ContrastiveModel):
         module = with_fixed_texts(module)
     module.to(device="cpu", dtype=torch.float32, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    in_integers(module.eval())
     shape = (batch, built.preprocessing.num_channels, *built.preprocessing.image_size)
-    return module.eval(), torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    return module, torch.randn(shape, generator=torch.Generator().manual_seed(0))
 
 
 @contextmanager
