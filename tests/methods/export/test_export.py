@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 import warmstart as ws
 from warmstart.errors import UserError
 from warmstart.methods.export import parity
+from warmstart.methods.export.container import Container, with_classes
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OLD = ("ant", "bee", "cow", "dog")
@@ -93,11 +94,11 @@ def test_a_source_is_as_it_came_but_for_the_plan(run: str, foreign: Path, tmp_pa
     assert made.change is not None
     assert made.change.changed == {"head": 2} and made.change.unchanged == 90 and made.change.others == 92
     assert "module" not in str(made.change.reshaped) and "fc.weight 4x96 -> 3x96" in made.text()
-    assert "says of its 4 classes" in made.text()
+    assert "source.pt named 4 other classes: the file names the model's" in made.text()
     before, after = (
         torch.load(path, weights_only=True) for path in (foreign / "source.pt", tmp_path / "back.pt")
     )
-    assert list(after) == list(before) and after["epoch"] == 7 and after["classes"] == list(OLD)
+    assert list(after) == list(before) and after["epoch"] == 7 and after["classes"] == ["ant", "bee", "cat"]
     assert type(after["state_dict"]) is OrderedDict and after["state_dict"]._metadata == {"": {"version": 1}}
     assert list(after["state_dict"]) == list(before["state_dict"])
     for name, tensor in before["state_dict"].items():
@@ -118,6 +119,39 @@ def test_shards_and_adapters_go_back_too(foreign: Path, overlapping: Path, tmp_p
     old, new = (load_file(root / "b.safetensors") for root in (foreign / "sharded", tmp_path / "back"))
     assert list(new) == list(old) and new["fc.weight"].shape == (3, 96)
     assert torch.equal(new["layer4.0.bn1.weight"], old["layer4.0.bn1.weight"])
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (["a", "b"], ["x", "y", "z"]),
+        (("a", "b"), ("x", "y", "z")),
+        ({"a": 0, "b": 1}, {"x": 0, "y": 1, "z": 2}),
+        ({"0": "a", "1": "b"}, {"0": "x", "1": "y", "2": "z"}),
+        ({0: "a", 1: "b"}, {0: "x", 1: "y", 2: "z"}),
+    ],
+    ids=str,
+)
+def test_classes_are_named_as_they_were(before: Any, after: Any) -> None:
+    told = Container({"f": {"names": before, "epoch": 1}}, {})
+    made = with_classes(told, ("x", "y", "z"), "names", {})
+    assert made is not None and made.content == {"f": {"names": after, "epoch": 1}}
+    assert told.content["f"]["names"] == before
+    settings = Container({"f": {"hyper_parameters": {"names": before, "lr": 1}}}, {})
+    made = with_classes(settings, ("x", "y", "z"), "names", {})
+    assert made is not None and made.content == {"f": {"hyper_parameters": {"names": after, "lr": 1}}}
+
+
+def test_texts_of_safetensors_name_the_new_classes() -> None:
+    texts = {"a": {"classes": '["a"]', "note": "kept"}, "b": None, "c": {"warmstart": "old", "note": "kept"}}
+    made = with_classes(Container({}, texts), ("x", "y"), None, {"warmstart": "new"})
+    assert made is not None
+    assert made.texts == {
+        "a": {"classes": '["x", "y"]', "note": "kept"},
+        "b": {},
+        "c": {"warmstart": "new", "note": "kept"},
+    }
+    assert with_classes(Container({}, {"b": None}), ("x", "y"), None, {"warmstart": "new"}) is None
 
 
 def test_a_source_that_is_gone_or_another_is_refused(run: str, foreign: Path, tmp_path: Path) -> None:
