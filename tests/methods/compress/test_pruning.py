@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -222,3 +223,10 @@ def test_zeros_that_were_held_are_held_in_a_smaller_layer() -> None:
     net(torch.ones(3, 4)).sum().backward()
     assert layer.weight.grad is not None
     assert not layer.weight.grad[1].any() and layer.weight.grad[0].any()
+
+
+def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)  # as if it were not there
+    module, head, example = made("builtin:fashion_cnn")
+    with pytest.raises(UserError, match=r"needs Torch-Pruning, which is not installed"):
+        find_groups(module, example, head, "fashion_cnn")
