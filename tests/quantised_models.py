@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import torch
+from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
 from warmstart.config.schema import ModelConfig
@@ -31,20 +32,22 @@ def put_on_grids(module: nn.Module, given: Tensor, keep: tuple[str, ...] = ()) -
 
 
 class Plain(nn.Module):
-    """Two convolutions with norms, one without, and a shortcut that is added in place."""
+    """Convolutions with norms of all kinds and without, a shortcut that is added in place, and rows of tokens."""
 
     def __init__(self) -> None:
         super().__init__()
         self.first, self.norm = nn.Conv2d(3, 6, 3, padding=1, bias=False), nn.BatchNorm2d(6)
         self.second, self.other = nn.Conv2d(6, 6, 3, padding=1, groups=2), nn.BatchNorm2d(6, affine=False)
-        self.relu, self.last = nn.ReLU(inplace=True), nn.Conv2d(6, 2, 1)
+        self.third, self.active = nn.Conv2d(6, 6, 1, stride=2), BatchNormAct2d(6, act_layer=nn.SiLU)
+        self.relu, self.tokens, self.last = nn.ReLU(inplace=True), nn.Linear(6, 8), nn.Linear(8, 3)
         self.unused = nn.Linear(2, 2)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.relu(self.norm(self.first(x)))
         y = self.other(self.second(x))
         y += x
-        found: Tensor = self.last(self.relu(y))
+        y = self.active(self.third(self.relu(y)))
+        found: Tensor = self.last(self.tokens(y.flatten(2).transpose(1, 2)).mean(1))
         return found
 
 
@@ -52,7 +55,7 @@ def plain() -> Plain:
     with torch.random.fork_rng():
         torch.manual_seed(0)
         module = Plain()
-        for norm in (module.norm, module.other):
+        for norm in (module.norm, module.other, module.active):
             nn.init.normal_(norm.running_mean, 0, 0.3)
             nn.init.uniform_(norm.running_var, 0.5, 2)
         nn.init.normal_(module.norm.weight)
@@ -66,3 +69,10 @@ def made(name: str, size: int) -> tuple[BuiltModel, Tensor]:
     given = images(4, size)
     recipe = put_on_grids(built.module, given, (built.head,))
     return replace(built, recipe=recipe), given
+
+
+def built_of(module: nn.Module, recipe: Recipe | None, size: int) -> BuiltModel:
+    """A module as a model of three classes on images of `size` pixels."""
+    settings = ModelConfig(name="timm:resnet10t", weights="none")
+    built = build(settings, {"image_size": (size, size)}, ("a", "b", "c"), seed=0)
+    return replace(built, module=module, recipe=recipe)

@@ -44,7 +44,10 @@ MASKS = (
     ),
 )
 MODEL = Flag(
-    "model", "run directory, RUN@step, file of weights, or hf:FOLDER", positional=True, required=True
+    "model",
+    "run directory, RUN@step, file of weights, FILE.onnx, or hf:FOLDER",
+    positional=True,
+    required=True,
 )
 TASK = Flag("task", "name of a task, where the model has several")
 _FOREIGN = tuple(
@@ -189,7 +192,9 @@ def blend_flags() -> tuple[Flag, ...]:
 
 def export_flags() -> tuple[Flag, ...]:
     return (
-        MODEL,
+        Flag(
+            "model", "run directory, RUN@step, file of weights, or hf:FOLDER", positional=True, required=True
+        ),
         Flag("to", "onnx, torch-export, safetensors, hf, timm or source", required=True),
         Flag("output", "file or folder to write [default: beside the run or the file]"),
         Flag("data", "images to compare the answers on [default: the run's own; else noise]"),

@@ -62,12 +62,13 @@ def test_weights_are_those_of_torch_in_whole_steps() -> None:
 def test_places_follow_the_tensors() -> None:
     module = plain()
     places = find_places(module, images(2, 8), ["last"])
-    assert places.layers == {"first": "norm", "second": "other"}
+    assert places.layers == {"first": "norm", "second": "other", "third": "active", "tokens": ""}
     assert set(places.left) == {"last", "unused"}
     # What the second ReLU overwrites is the sum, not what came out of the norm.
     assert places.rectified == {"norm"}
     grids = find_grids(module, places, [images(4, 8)])
-    assert set(grids) == {"first.input_grid", "norm.output_grid", "second.input_grid", "other.output_grid"}
+    inputs = {f"{path}.input_grid" for path in places.layers}
+    assert set(grids) == inputs | {f"{path}.output_grid" for path in ("norm", "other", "active")}
     assert grids["norm.output_grid"][1] == 0
     assert grids["other.output_grid"][1] > 0
 

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from warmstart.errors import UserError
-from warmstart.models.metadata import classes_in, expand, preprocessing_in
+from warmstart.models.metadata import NAME, classes_in, expand, preprocessing_in
 
 _LEAST = 1e-6  # a label's probability of exactly 0 or 1 would be an infinite logit
 _PROBED = 4  # rows of noise, by which probabilities are told from logits
@@ -116,7 +116,8 @@ def open_onnx(path: Path) -> OnnxFile:
 def answering(
     file: OnnxFile, num_channels: int, size: tuple[int, int], source: str, multi_label: bool = False
 ) -> OnnxModel:
-    """The model, which gives logits: where noise comes out as probabilities, the logits that have them.
+    """The model, which gives logits: where noise comes out as probabilities, the logits that have them. A file of ours
+    gives logits.
 
     Raises:
         UserError: the file cannot take such images, or gives something else than (N, K) or (N, K, h, w); probabilities
@@ -138,7 +139,8 @@ def answering(
             f"{source} gives {tuple(found.shape)} for {_PROBED} images",
             "scores (N, classes), or of every pixel",
         )
-    are_shares = bool(((found >= 0) & (found <= 1)).all())
+    is_ours = NAME in file.entries  # whose logits may lie between 0 and 1 by chance, behind a ReLU
+    are_shares = not is_ours and bool(((found >= 0) & (found <= 1)).all())
     add_up = are_shares and bool(torch.allclose(found.sum(1), torch.ones(()), atol=1e-3))
     if are_shares and add_up == multi_label:
         raise UserError(

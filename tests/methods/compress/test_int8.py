@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from quantised_models import images, made, plain, put_on_grids
+from quantised_models import built_of, images, plain, put_on_grids
 from warmstart import api
 from warmstart.errors import UserError
 from warmstart.inference.onnx_model import open_onnx
@@ -37,7 +36,7 @@ def original(overlapping: Path, tmp_path_factory: pytest.TempPathFactory) -> str
         "builtin:fashion_cnn",
         overlapping,
         weights="none",
-        epochs=4,
+        epochs=12,
         output_dir=str(tmp_path_factory.mktemp("int8") / "run"),
         image_size="16",
         batch_size=8,
@@ -66,23 +65,22 @@ def test_integers_compute_what_the_layers_do() -> None:
     step = float((wanted.max() - wanted.min()) / 255)
     apart = (found - wanted).abs()
     assert apart.max() < 4 * step  # a number between two steps falls to either side, here and there
-    assert (apart > step / 2).float().mean() < 0.01
+    assert (apart > step / 2).float().mean() < 0.1
 
 
-@pytest.mark.parametrize(
-    ("name", "size"), [("timm:mobilenetv3_small_050", 32), ("timm:vit_tiny_patch16_224", 32)]
-)
-def test_onnx_runtime_computes_the_layers_in_integers(name: str, size: int, tmp_path: Path) -> None:
-    built, given = made(name, size)
-    write_onnx(built, tmp_path / "model.onnx")
+def test_onnx_runtime_computes_the_layers_in_integers(tmp_path: Path) -> None:
+    module, given, file = plain(), images(8, 16), tmp_path / "model.onnx"
+    recipe = put_on_grids(module, given, ("last",))
+    write_onnx(built_of(module, recipe, 16), file)
     with torch.no_grad():
-        wanted = built.module.eval()(given)
-        found = open_onnx(tmp_path / "model.onnx").module(given)
-    assert (found - wanted).abs().mean() < 0.02 * wanted.abs().max()
-    kinds = [grid["type"] for grid in grids_in(tmp_path / "model.onnx").values()]
-    num = len(quantised_layers(built.module))
-    assert kinds.count("int8") == num
-    assert {"uint8", "int8"} <= set(kinds)
+        wanted = module(given)
+        found = open_onnx(file).module(given)
+    assert (found - wanted).abs().max() < 0.02 * wanted.abs().max()
+    grids = grids_in(file)
+    whole = {name: grid for name, grid in grids.items() if grid["type"] == "int8"}
+    assert sorted(np.size(grid["scale"]) for grid in whole.values()) == [6, 6, 6, 8]
+    assert sum(grid["type"] == "uint8" for grid in grids.values()) == 4 + 3
+    assert str(Path.home()) not in file.read_bytes().decode(errors="replace")
 
 
 def test_int8_after_training(original: str, tmp_path: Path) -> None:
@@ -101,7 +99,7 @@ def test_int8_after_training(original: str, tmp_path: Path) -> None:
     before, after = (restore(model, CPU).built.module.state_dict() for model in (original, made.run))
     assert all(torch.equal(tensor, after[name]) for name, tensor in before.items())
     graph = api.evaluate(str(folder / graphs.INT8), data=Run(folder).resolved["data"]["path"], split="all")
-    assert graph.metrics["accuracy"] > 0.5
+    assert graph.metrics["accuracy"] > 0.6
     grids = json.loads((folder / graphs.GRIDS).read_text(encoding="utf-8"))
     assert {grid["type"] for grid in grids.values()} >= {"uint8", "int8"}
     assert made.test is not None
@@ -148,8 +146,7 @@ def test_nothing_to_calibrate_on_is_refused(original: str, tmp_path: Path) -> No
 
 def test_forms_differ_in_their_scales(tmp_path: Path) -> None:
     module, given = plain(), images(8, 16)
-    built = replace(made("timm:resnet10t", 32)[0], module=module, recipe=None)
-    write_onnx(built, tmp_path / "float.onnx")
+    write_onnx(built_of(module, None, 16), tmp_path / "float.onnx")
     found = {}
     for form, file in quantise_static(
         tmp_path / "float.onnx", [given], tmp_path, (Form(True, True), Form(False, False))
@@ -158,5 +155,5 @@ def test_forms_differ_in_their_scales(tmp_path: Path) -> None:
         found[form.name] = [np.size(grid["scale"]) for grid in weights]
         assert open_onnx(file).classes == ("a", "b", "c")
     assert sorted(found) == ["per channel, 7 bits", "per tensor, 8 bits"]
-    assert max(found["per channel, 7 bits"]) == 6
+    assert max(found["per channel, 7 bits"]) == 8
     assert set(found["per tensor, 8 bits"]) == {1}

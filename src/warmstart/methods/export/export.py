@@ -27,6 +27,7 @@ from warmstart.methods.export.source_file import (
 )
 from warmstart.models.build import metadata_for
 from warmstart.models.metadata import LICENCE, with_entries
+from warmstart.models.recipe import SPARSE
 from warmstart.models.tensor_file import TensorFile
 from warmstart.records import Thresholds
 from warmstart.run import writer
@@ -102,6 +103,12 @@ def export(request: ExportRequest, restored: Restored) -> Exported:
             answers are others: then nothing is kept.
     """
     check_format(request.to)
+    if restored.built.source["kind"] == "onnx":
+        raise UserError(
+            f"{restored.label} is exported already", "a run or a file of weights", "export what it came from"
+        )
+    if request.to in (SOURCE, "hf", "timm"):
+        _check_uncompressed(request.to, restored)
     source = open_source_file(restored) if request.to == SOURCE else None
     target = _target(request, restored, _end(request.to, source))
     restored = _with_thresholds(restored)
@@ -137,6 +144,19 @@ def check_format(to: str) -> None:
         raise UserError(f"--to {to}", f"one of {', '.join(_NEXT)}", closest(to, list(_NEXT)))
 
 
+def _check_uncompressed(to: str, restored: Restored) -> None:
+    """UserError where the model is of other layers or sizes than the architecture of its name."""
+    recipe = restored.built.recipe
+    made = [edit.kind for edit in recipe.edits if edit.kind != SPARSE] if recipe is not None else []
+    if made:
+        raise UserError(
+            f"--to {to}: {restored.label} is compressed ({', '.join(made)}), and its architecture is no longer that of "
+            f"{restored.built.name}",
+            "a model as its zoo makes it",
+            "--to onnx or --to torch-export, which hold the graph, or --to safetensors, which holds the recipe",
+        )
+
+
 def _end(to: str, source: Source | None) -> str:
     if source is None:
         return _ENDS[to]
@@ -148,6 +168,7 @@ def _target(request: ExportRequest, restored: Restored, end: str) -> Path:
     run = restored.reference.run
     source = Path(str(restored.built.source["path"] or restored.built.name)) if run is None else run.path
     source = source.resolve() if source.name in ("", "..") else source
+    source = source if source.exists() else Path(source.name)  # OWNER/NAME of the hub
     name = source.stem if source.is_file() else source.name
     name = name if run is None or run.task is None else f"{name}-{run.task}"
     target = Path(request.output) if request.output else source.with_name(f"{name}{end}")

@@ -10,7 +10,7 @@ from warmstart.inference.restore import Restored
 from warmstart.run import layout
 from warmstart.run.reader import Run
 
-_BEGINNINGS = ("file", "pretrained", "random", "object")
+BEGINNINGS = ("file", "pretrained", "random", "object")
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def _run_before(run: Run) -> Run | None:
     path = Path(source["path"] or "")
     if source["kind"] == "file" and layout.checkpoint_step(path.parent.name) is not None:
         folder = path.parent.parent.parent
-    elif source["kind"] not in _BEGINNINGS and parent is not None:
+    elif source["kind"] not in BEGINNINGS and parent is not None:
         folder = Path(parent["run"])
     else:
         return None

@@ -26,6 +26,7 @@ from warmstart.models.image_text.model import ContrastiveModel, with_fixed_texts
 from warmstart.models.metadata import expand
 from warmstart.models.sizes import first_line
 
+_MOST_BYTES = 2**31 - 2**20  # of a protobuf message, with some room for the graph
 IMAGES, LOGITS = "images", "logits"  # the names of the graph's input and output
 # What torch says of an operator that ONNX has no word for, and of a line that cannot be traced.
 _OPERATOR = re.compile(r"op='([\w.:]+)'|target=torch\.ops\.([\w.]+)")
@@ -49,6 +50,12 @@ def write_onnx(
             f"{path} needs onnxscript, which is not installed", "the package", "pip install 'warmstart[onnx]'"
         ) from None
     module, images = for_tracing(built, batch)
+    if (num_bytes := sum(tensor.nbytes for tensor in module.state_dict().values())) > _MOST_BYTES:
+        raise UserError(
+            f"{built.name} has {num_bytes / 1e9:.1f} GB of weights",
+            "at most 2 GB in one ONNX file",
+            "--to torch-export",
+        )
     try:
         # The layout of fused attention's output, which a reshape may rely on, is not that of what ONNX makes of it.
         with quiet(), sdpa_kernel(SDPBackend.MATH):
@@ -72,6 +79,8 @@ def write_onnx(
             "a forward pass for any number of images",
             "write x.shape[0] or x.flatten(1) instead of numbers or loops over the images",
         )
+    for node in program.model.graph.all_nodes():
+        node.metadata_props.clear()  # torch's notes on each: lines of code, by their paths on this machine
     program.model.metadata_props.update({**expand(metadata_for(built)), **(beside or {})})
     program.save(path, external_data=False)
 

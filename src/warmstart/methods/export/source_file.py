@@ -27,7 +27,7 @@ from warmstart.methods.export.container import (
     read_container,
     write_container,
 )
-from warmstart.methods.export.lineage import Lineage, lineage_of
+from warmstart.methods.export.lineage import BEGINNINGS, Lineage, lineage_of
 from warmstart.models.adapters.inject import adapted_layer
 from warmstart.models.build import BuiltModel
 from warmstart.models.fitting import fit_names
@@ -141,8 +141,10 @@ def _places(container: Container, path: Path, built: BuiltModel) -> dict[str, Pl
 
 
 def _filled(tensor: Tensor, number: int) -> Tensor:
-    kind = torch.float32 if tensor.is_floating_point() else tensor.dtype
-    return torch.full(tensor.shape, number, dtype=kind)
+    if tensor.is_floating_point():
+        return torch.full(tensor.shape, float(number))
+    has_room = tensor.dtype != torch.bool and torch.iinfo(tensor.dtype).max >= number
+    return torch.full_like(tensor, number) if has_room else tensor
 
 
 def _number(tensor: Tensor) -> int | None:
@@ -227,10 +229,15 @@ def _new_places(source: Source, names: Iterable[str]) -> dict[str, Place]:
 
 
 def planned_tensors(lineage: Lineage, built: BuiltModel) -> set[str]:
-    """What any run of the line trained by its plan: parameters, layers with adapters, statistics of norms that ran."""
+    """What any run of the line trained by its plan: parameters, layers with adapters, statistics of norms that ran.
+
+    A run that was made without training (a blend) has no such plan: it may have touched anything.
+    """
     found: set[str] = set()
     buffers = {block.name: block.buffers for block in built.blocks}
     for run in lineage.runs:
+        if run.resolved["model"]["source"]["kind"] not in BEGINNINGS:
+            return set(built.module.state_dict())
         for row in run.plan["rows"]:
             layers = {name: adapted_layer(name) for name in row["trainable"]}
             found |= {name if layer is None else f"{layer}.weight" for name, layer in layers.items()}

@@ -1,0 +1,144 @@
+"""`export`: every format from a run, read again in a fresh process; a source back as it came; and what is refused."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import timm
+import torch
+from safetensors.torch import load_file, save_file
+
+import warmstart as ws
+from warmstart.errors import UserError
+from warmstart.methods.export import parity
+
+pytestmark = pytest.mark.usefixtures("one_thread")
+OLD = ("ant", "bee", "cow", "dog")
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """source.pt: half precision, wrapped, with a prefix, an average and an epoch; sharded: the same in two files."""
+    root = tmp_path_factory.mktemp("foreign")
+    torch.manual_seed(0)
+    module = timm.create_model("test_resnet", num_classes=len(OLD))
+    state = {name: t.half() if t.is_floating_point() else t for name, t in module.state_dict().items()}
+    wrapped = OrderedDict((f"module.{name}", tensor) for name, tensor in state.items())
+    wrapped._metadata = {"": {"version": 1}}  # type: ignore[attr-defined]
+    average = {"ema": {name: tensor.clone() for name, tensor in state.items()}}
+    torch.save({"epoch": 7, "state_dict": wrapped, **average, "classes": list(OLD)}, root / "source.pt")
+    folder = root / "sharded"
+    folder.mkdir()
+    names = sorted(module.state_dict())
+    parts = {"a.safetensors": names[:40], "b.safetensors": names[40:]}
+    for file, part in parts.items():
+        save_file({name: module.state_dict()[name] for name in part}, folder / file, {"note": "kept"})
+    where = {name: file for file, part in parts.items() for name in part}
+    index = {"metadata": {"total_size": 1}, "weight_map": where}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    return root
+
+
+def finetune(foreign: Path, data: Path, weights: str, **more: Any) -> str:
+    name = more.pop("name")
+    settings = {
+        "model": "timm:test_resnet",
+        "weights": str(foreign / weights),
+        "image_size": "32",
+        "batch_size": 8,
+    }
+    settings |= {"max_steps": 2, "lr": 0.01, "workers": 0, "device": "cpu", "tensorboard": False}
+    settings |= {"train_ratio": 0.6, "val_ratio": 0.25, "output_dir": str(foreign / name), **more}
+    return str(ws.finetune(data=str(data), **settings).run)
+
+
+@pytest.fixture(scope="module")
+def run(foreign: Path, overlapping: Path) -> str:
+    """A head on a frozen backbone, from source.pt; cow and dog gave way to cat."""
+    return finetune(foreign, overlapping, "source.pt", freeze="backbone", name="frozen")
+
+
+@pytest.mark.parametrize("to", ["onnx", "torch-export", "safetensors", "hf", "timm"])
+def test_every_format_answers_in_a_fresh_process(
+    run: str, to: str, overlapping: Path, tmp_path: Path
+) -> None:
+    ends = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".safetensors"}
+    target = tmp_path / f"made{ends.get(to, '')}"
+    made = ws.export(run, to=to, output=str(target))
+    assert made.parity.same == 1 and made.parity.difference <= 1e-5 * made.parity.largest_logit
+    assert made.parity.num_images == 6 and "test of" in made.parity.images
+    assert "decisions equal 100.00%" in made.text() and json.loads(json.dumps(made.to_json()))["to"] == to
+    assert [path.name for path in tmp_path.iterdir()] == [target.name]
+    if to in ("onnx", "safetensors"):
+        ours, theirs = (ws.evaluate(model, data=str(overlapping)) for model in (run, str(target)))
+        assert theirs.metrics["accuracy"] == pytest.approx(ours.metrics["accuracy"])
+        np.testing.assert_allclose(theirs.outputs, ours.outputs, atol=1e-5)
+    if to in ("hf", "timm"):
+        card = json.loads((target / "warmstart.json").read_text(encoding="utf-8"))
+        assert card["classes"] == ["ant", "bee", "cat"] and card["preprocessing"]["image_size"] == [32, 32]
+    with pytest.raises(UserError, match="exists already"):
+        ws.export(run, to=to, output=str(target))
+
+
+def test_a_source_is_as_it_came_but_for_the_plan(run: str, foreign: Path, tmp_path: Path) -> None:
+    made = ws.export(run, to="source", output=str(tmp_path / "back.pt"))
+    assert made.change is not None
+    assert made.change.changed == {"head": 2} and made.change.unchanged == 90 and made.change.others == 92
+    assert "module" not in str(made.change.reshaped) and "fc.weight 4x96 -> 3x96" in made.text()
+    assert "says of its 4 classes" in made.text()
+    before, after = (
+        torch.load(path, weights_only=True) for path in (foreign / "source.pt", tmp_path / "back.pt")
+    )
+    assert list(after) == list(before) and after["epoch"] == 7 and after["classes"] == list(OLD)
+    assert type(after["state_dict"]) is OrderedDict and after["state_dict"]._metadata == {"": {"version": 1}}
+    assert list(after["state_dict"]) == list(before["state_dict"])
+    for name, tensor in before["state_dict"].items():
+        found, bare = after["state_dict"][name], name.removeprefix("module.")
+        assert found.dtype == tensor.dtype
+        assert ".fc." in name or torch.equal(found, tensor)
+        assert torch.equal(after["ema"][bare], before["ema"][bare])
+    with (tmp_path / "back.pt.warmstart.json").open(encoding="utf-8") as stream:
+        assert json.load(stream)["classes"] == ["ant", "bee", "cat"]
+
+
+def test_shards_and_adapters_go_back_too(foreign: Path, overlapping: Path, tmp_path: Path) -> None:
+    run = finetune(foreign, overlapping, "sharded", name="adapted", lora={"rank": 2})
+    made = ws.export(run, to="source", output=str(tmp_path / "back"))
+    assert made.change is not None and {"head"} < set(made.change.changed)
+    names = {file.name for file in (tmp_path / "back").iterdir()}
+    assert names == {"a.safetensors", "b.safetensors", "model.safetensors.index.json"}
+    old, new = (load_file(root / "b.safetensors") for root in (foreign / "sharded", tmp_path / "back"))
+    assert list(new) == list(old) and new["fc.weight"].shape == (3, 96)
+    assert torch.equal(new["layer4.0.bn1.weight"], old["layer4.0.bn1.weight"])
+
+
+def test_a_source_that_is_gone_or_another_is_refused(run: str, foreign: Path, tmp_path: Path) -> None:
+    source, aside = foreign / "source.pt", tmp_path / "aside.pt"
+    source.rename(aside)
+    with pytest.raises(UserError, match=r"source\.pt is gone"):
+        ws.export(run, to="source")
+    torch.save({**torch.load(aside, weights_only=True), "epoch": 8}, source)
+    with pytest.raises(UserError, match=r"source\.pt is another file than the run was started from"):
+        ws.export(run, to="source")
+    aside.replace(source)
+    with pytest.raises(UserError, match="is a file, and nothing is known of where it came from"):
+        ws.export(str(source), to="source", model_name="timm:test_resnet", image_size="32")
+
+
+def test_other_answers_are_not_kept(run: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(parity, "_ROUNDING", -1.0)
+    with pytest.raises(UserError, match="gives other answers, and was not kept: 6 images of test of"):
+        ws.export(run, to="onnx", output=str(tmp_path / "made.onnx"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_what_cannot_be_exported_is_said(run: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"--to onxx\n.*\n.*onnx"):
+        ws.export(run, to="onxx")
+    with pytest.raises(UserError, match=r"a name that ends in \.onnx"):
+        ws.export(run, to="onnx", output=str(tmp_path / "made.pt"))
