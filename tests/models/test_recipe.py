@@ -21,7 +21,7 @@ from warmstart.models.zoo import create, outline
 from warmstart.records import Edit, Recipe
 from warmstart.run.writer import write_whole
 
-RESNET, VIT = "timm:resnet10t", "timm:vit_tiny_patch16_224"
+RESNET, VIT = "timm:resnet10t", "timm:test_vit"
 
 
 def small(name, classes=("a", "b", "c"), **sizes):
@@ -165,6 +165,17 @@ def test_sparse_layers_keep_their_zeros():
     assert (layer[0].weight[3:] != 0).all()
 
 
+def test_zeros_are_held_in_layers_that_get_smaller_afterwards():
+    layer = nn.Sequential(nn.Linear(6, 6))
+    smaller = Edit("resize", {"0": {"out_features": 4}}, {"0.weight": (4, None), "0.bias": (4,)})
+    apply(layer, Recipe((Edit("sparse", {"0": True}), smaller)))
+    with torch.no_grad():
+        layer[0].weight[:2] = 0
+    layer(torch.ones(2, 6)).square().sum().backward()
+    assert (layer[0].weight.grad[:2] == 0).all()
+    assert (layer[0].weight.grad[2:] != 0).all()
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
@@ -199,7 +210,7 @@ def test_a_recipe_that_is_none_is_refused(tmp_path):
 
 @pytest.mark.parametrize(
     "name",
-    [RESNET, VIT, "timm:convnext_atto", "torchvision:resnet18", "builtin:fashion_cnn", "smp:unet/resnet18"],
+    [RESNET, VIT, "timm:test_convnext", "torchvision:resnet18", "builtin:fashion_cnn", "smp:unet/resnet18"],
 )
 def test_an_outline_follows_the_recipe(name):
     known = outline(name)

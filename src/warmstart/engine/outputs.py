@@ -138,6 +138,12 @@ def _tell_what_it_lacks(job: Job, file: Path) -> None:
         values.crop_pct,
         listing(job.built.classes, 20),
     )
+    if job.built.recipe is not None:
+        log.warning(
+            "that its layers are smaller than those of %s cannot be told from its tensors: warmstart needs %s for it",
+            job.built.name,
+            job.run,
+        )
     if job.built.margin is not None:
         log.warning(
             "that its classifier is a %s head of scale %g cannot be told from its tensors: warmstart needs %s for it",

@@ -95,9 +95,8 @@ def build(
     `overrides` are the mean, std, image_size and crop_pct that the user gave (None: not given); they win over what a
     file of weights states, which wins over the model's own. `task` says whether the classifier is a margin head; by
     default it is what the file has. `choose` says which low-rank adapters the model gets; by default they are the
-    file's. A file's own go on where they are the same, and are merged into its weights where they are not. `text` is
-    what an image-text model makes of the classes' names. A file that was read before stands for its settings, or beside
-    them.
+    file's. A file's own go on where they are the same, and are merged into its weights where they are not. `text` says
+    what class names are to an image-text model. A file that was read before stands for its settings, or beside them.
     UserError: whatever `create`, `read_weights`, `load_into` and `fit_head` find, no or two models named.
     """
     assert overrides.keys() <= _PREPROCESSING_KEYS, f"not a preprocessing setting in {set(overrides)}"

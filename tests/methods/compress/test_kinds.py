@@ -75,7 +75,7 @@ def test_sets_of_labels(tmp_path: Path) -> None:
     """Thresholds are chosen again for the smaller model."""
     data = divided(lambda labels: np.stack([labels > 0, labels == 2], axis=1).astype(np.uint8))
     run = api.finetune(
-        "timm:resnet10t", data, weights="none", image_size="32", output_dir=str(tmp_path / "run"), **COMMON
+        "timm:test_resnet", data, weights="none", image_size="32", output_dir=str(tmp_path / "run"), **COMMON
     ).run
     made = smaller(run, tmp_path / "out")
     assert made.points[1].metric == "map"
@@ -97,7 +97,7 @@ def test_adapters_are_merged_first(tmp_path: Path) -> None:
 
 def test_a_margin_head(tmp_path: Path) -> None:
     run = api.finetune(
-        "timm:resnet10t", divided(), weights="none", image_size="32", margin_method="cosface",
+        "timm:test_resnet", divided(), weights="none", image_size="32", margin_method="cosface",
         output_dir=str(tmp_path / "run"), **COMMON,
     ).run  # fmt: skip
     made = smaller(run, tmp_path / "out")
@@ -123,7 +123,7 @@ def test_runs_of_several_tasks_are_refused_by_name(tmp_path: Path) -> None:
                 folder.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(image).save(folder / f"{number}.png")
     run = api.multitask(
-        "timm:resnet10t", tmp_path / "a", tasks=f"b={tmp_path / 'b'}", weights="none", image_size="32",
+        "timm:test_resnet", tmp_path / "a", tasks=f"b={tmp_path / 'b'}", weights="none", image_size="32",
         output_dir=str(tmp_path / "run"), **COMMON,
     ).run  # fmt: skip
     with pytest.raises(UserError, match="several tasks"):

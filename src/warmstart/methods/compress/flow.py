@@ -19,7 +19,7 @@ from warmstart.analysis.paired import METRIC_WORDS, Change, Scored, change_betwe
 from warmstart.config.compress_section import CompressConfig
 from warmstart.config.places import absolute
 from warmstart.console import log, table
-from warmstart.errors import UserError
+from warmstart.errors import Interrupted, UserError
 from warmstart.inference.reference import resolve_weights
 from warmstart.inference.restore import restore
 from warmstart.methods.compress.bare_file import run_of_file
@@ -55,6 +55,7 @@ class Compressed(Shown):
             "method": self.method,
             "chosen": self.points[self.chosen].name,
             "why": self.why,
+            "num_threads": torch.get_num_threads(),  # latencies are of this machine, on so many
             "points": [point.to_json() for point in self.points],
             "test": None if self.test is None else {**vars(self.test), "change": self.test.change},
             "files": list(self.extra),
@@ -126,7 +127,9 @@ def compress(
     _begin(folder, reference, settings)
     tell_cost(original, settings, folder)
     try:
-        points, number, why = _candidates(original, folder)
+        points, number, why = _candidates(original, folder.absolute())
+    except Interrupted as error:
+        raise Interrupted(error.happened, error.expected, f"warmstart resume {folder}") from None
     finally:
         _leave_no_trace(folder)
     return _finish(original, folder, points, number, why)

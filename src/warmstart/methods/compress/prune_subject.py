@@ -49,9 +49,9 @@ def prune_subject(subject: Subject, amount: float) -> Edited:
     losses = losses_of(subject) if settings.importance == "taylor" else ()
     smaller = prune(target, amount, how, losses)
     most = sorted(smaller.gone.items(), key=lambda each: each[1][0] / each[1][1], reverse=True)[:_SHOWN]
-    told = ", ".join(f"{name} {units - gone} of {units}" for name, (gone, units) in most)
+    told = ", ".join(f"{name} ({gone} of {units})" for name, (gone, units) in most)
     note = (
-        f"left of the channels that {len(smaller.gone)} groups of layers share, the smallest shares: {told}"
+        f"{smaller.saved:.1%} of the MACs are gone, in {len(smaller.gone)} groups of channels; most of {told}"
     )
     return Edited(smaller.module, (difference(subject.built.module, smaller.module),), (note,))
 

@@ -35,7 +35,7 @@ def recovery_config(subject: Subject, weights: str, folder: Path) -> Config:
     """The config of the subject's run, with everything that was about its own training left out."""
     run, settings = subject.run, subject.settings
     config = from_dict(run.config)
-    teacher = (reference_of({"run": run.path, "step": subject.restored.reference.step}),)
+    teacher = (reference_of({"run": run.path.absolute(), "step": subject.restored.reference.step}),)
     changes: dict[str, dict[str, object]] = {
         "data": {
             "path": run.resolved["data"]["path"],

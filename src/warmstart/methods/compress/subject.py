@@ -63,7 +63,9 @@ class Subject:
         """Noise in the form of normalised images, float32 (N, C, H, W)."""
         preprocessing = self.built.preprocessing
         shape = (num_images, preprocessing.num_channels, *preprocessing.image_size)
-        return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        images = torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(self.device)
+        layout = torch.channels_last if self.built.channels_last else torch.contiguous_format
+        return images.contiguous(memory_format=layout)
 
     def training_images(self) -> Iterator[Tensor]:
         """Normalised batches of --calibration training images, evenly spread, without augmentation."""
