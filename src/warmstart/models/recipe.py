@@ -137,8 +137,6 @@ def _resize(module: nn.Module, edit: Edit, source: str) -> None:
             cut = old.detach()[tuple(slice(0, side) for side in shape)].clone()
             is_parameter = isinstance(old, nn.Parameter)
             done[id(old)] = nn.Parameter(cut, old.requires_grad) if is_parameter else cut
-            if old._backward_hooks:  # its zeros were held
-                _hold_zeros(done[id(old)])
         setattr(module.get_submodule(path), last, done[id(old)])
 
 
