@@ -165,6 +165,17 @@ def test_sparse_layers_keep_their_zeros():
     assert (layer[0].weight[3:] != 0).all()
 
 
+def test_zeros_are_held_in_layers_that_get_smaller_afterwards():
+    layer = nn.Sequential(nn.Linear(6, 6))
+    smaller = Edit("resize", {"0": {"out_features": 4}}, {"0.weight": (4, None), "0.bias": (4,)})
+    apply(layer, Recipe((Edit("sparse", {"0": True}), smaller)))
+    with torch.no_grad():
+        layer[0].weight[:2] = 0
+    layer(torch.ones(2, 6)).square().sum().backward()
+    assert (layer[0].weight.grad[:2] == 0).all()
+    assert (layer[0].weight.grad[2:] != 0).all()
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [

@@ -7,7 +7,7 @@ outputs, k x l the kernel and r the rank of a layer.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NoReturn
 
 import torch
@@ -37,6 +37,10 @@ def apply(module: nn.Module, recipe: Recipe, source: str = "the file") -> None:
         if edit.kind not in _EDITS:
             _refuse(source, f"{edit.kind!r} is no kind of edit")
         _EDITS[edit.kind](module, edit, source)
+    # Last, as a layer that gets smaller gets another parameter.
+    _hold_zeros(
+        module, dict.fromkeys(path for edit in recipe.edits if edit.kind == SPARSE for path in edit.layers)
+    )
 
 
 def difference(before: nn.Module, after: nn.Module) -> Edit:
@@ -133,8 +137,6 @@ def _resize(module: nn.Module, edit: Edit, source: str) -> None:
             cut = old.detach()[tuple(slice(0, side) for side in shape)].clone()
             is_parameter = isinstance(old, nn.Parameter)
             done[id(old)] = nn.Parameter(cut, old.requires_grad) if is_parameter else cut
-            if old._backward_hooks:  # its zeros were held
-                _hold_zeros(done[id(old)])
         setattr(module.get_submodule(path), last, done[id(old)])
 
 
@@ -205,18 +207,25 @@ def put(module: nn.Module, path: str, layer: nn.Module) -> None:
 
 
 def _sparse(module: nn.Module, edit: Edit, source: str) -> None:
-    """Weights that are zero stay zero: no gradient reaches them, whatever is loaded after this."""
     for path in edit.layers:
-        weight = getattr(_layer(module, path, source), "weight", None)
-        if not isinstance(weight, nn.Parameter):
+        if not isinstance(getattr(_layer(module, path, source), "weight", None), nn.Parameter):
             _refuse(source, f"{path} has no weight")
-        _hold_zeros(weight)
 
 
-def _hold_zeros(weight: Tensor) -> None:
-    # Optimizers that move each weight by its own gradient then leave zeros alone, weight decay and momentum too; the
-    # others are refused (engine/optimizer.check_zeros).
-    weight.register_hook(lambda gradient: gradient * (weight != 0))
+def _hold_zeros(module: nn.Module, paths: Iterable[str]) -> None:
+    """Weights that are zero stay zero: no gradient reaches them, whatever is loaded after this.
+
+    Optimizers that move each weight by its own gradient then leave zeros alone, weight decay and momentum too; the
+    others are refused (engine/optimizer.check_zeros).
+    """
+
+    def hold(weight: Tensor) -> None:
+        weight.register_hook(lambda gradient: gradient * (weight != 0))
+
+    for path in paths:
+        weight = getattr(module.get_submodule(path), "weight", None)
+        if isinstance(weight, nn.Parameter):  # a layer that was factorised since has two, of products
+            hold(weight)
 
 
 def _quantised(module: nn.Module, edit: Edit, source: str) -> None:

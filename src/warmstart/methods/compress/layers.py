@@ -38,7 +38,7 @@ def chosen_layers(subject: Subject, refusal: Callable[[nn.Module], str | None]) 
         everything = {**usable, **{path: owner[f"{path}.weight"] for path in reasons}}
         for pattern in settings.layers:
             named = _named("layers", (pattern,), everything)
-            refused = [path for path in named if path in reasons]
+            refused = [path for path in reasons if path in named]
             in_head = [path for path in refused if owner[f"{path}.weight"] == head]
             if in_head or len(refused) == len(named):
                 path = (in_head or refused)[0]
