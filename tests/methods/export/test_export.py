@@ -148,7 +148,7 @@ def test_texts_of_safetensors_name_the_new_classes() -> None:
     assert made is not None
     assert made.texts == {
         "a": {"classes": '["x", "y"]', "note": "kept"},
-        "b": {},
+        "b": None,
         "c": {"warmstart": "new", "note": "kept"},
     }
     assert with_classes(Container({}, {"b": None}), ("x", "y"), None, {"warmstart": "new"}) is None
