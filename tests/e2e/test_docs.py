@@ -246,6 +246,7 @@ def test_every_command_of_the_page_runs(
     page: Path, few_images: Path, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("warmstart.methods.compress.cost._SECONDS", 0.0)  # of each latency
     weights = shared / "models" / "fashion_mnist" / "mnist_cnn3.pt"
     lay_out(tmp_path, few_images, weights)
     lay_out_masks(tmp_path, shared / "data" / "camvid")

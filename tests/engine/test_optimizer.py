@@ -15,6 +15,7 @@ from warmstart.adapt.apply import Group
 from warmstart.config.schema import OptimConfig
 from warmstart.engine.optimizer import (
     check_optimizer,
+    check_zeros,
     make_optimizer,
     restore_by_name,
     set_rates,
@@ -212,3 +213,13 @@ def test_what_cannot_train_here_is_refused_before_training(name: str, words: str
 @pytest.mark.parametrize("name", NAMES)
 def test_what_can_be_saved_is_accepted(name: str) -> None:
     check_optimizer(OptimConfig(optimizer=name), CPU)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_zeros_without_a_gradient_stay_zero_or_the_optimizer_is_refused(name: str) -> None:
+    """Of a sparse model; muon moves a weight by the gradients of others."""
+    if name == "muon":
+        with pytest.raises(UserError, match="--optimizer muon moves weights"):
+            check_zeros(OptimConfig(optimizer=name), CPU)
+    else:
+        check_zeros(OptimConfig(optimizer=name), CPU)
