@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor, nn
 
 import fresh
 from quantised_models import images, made, plain, put_on_grids
@@ -71,6 +72,25 @@ def test_places_follow_the_tensors() -> None:
     assert set(grids) == inputs | {f"{path}.output_grid" for path in ("norm", "other", "active")}
     assert grids["norm.output_grid"][1] == 0
     assert grids["other.output_grid"][1] > 0
+
+
+class Read(nn.Module):
+    """A convolution whose output goes past its norm as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.norm = nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4)
+        self.second, self.other = nn.Conv2d(4, 4, 1), nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.first(x)
+        found: Tensor = self.other(self.second(self.norm(x))) + x
+        return found
+
+
+def test_a_norm_is_folded_only_where_nobody_else_reads_the_convolution() -> None:
+    places = find_places(Read(), images(2, 8), ())
+    assert places.layers == {"first": "first", "second": "other"}
 
 
 def test_evaluation_computes_what_training_does() -> None:

@@ -154,8 +154,9 @@ def quantise(module: nn.Module, path: str, point: str, levels: int) -> None:
     Raises AttributeError or TypeError where the module has no such layers.
     """
     layer: Any = module.get_submodule(path)
-    if not (type(layer) is nn.Linear and not point) and not (type(layer) is nn.Conv2d and point):
-        raise TypeError(f"{path} is a {type(layer).__name__}")
+    kind: type = type(layer)
+    if kind is not (nn.Conv2d if point else nn.Linear):
+        raise TypeError(f"{path} is a {kind.__name__}")
     norm: Any = None if point in ("", path) else module.get_submodule(point)
     if norm is not None and not is_norm(norm):
         raise TypeError(f"{point} is a {type(norm).__name__}")

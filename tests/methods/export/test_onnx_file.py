@@ -27,7 +27,7 @@ from warmstart.methods.export.program_file import write_program
 from warmstart.models.build import BuiltModel, build
 from warmstart.models.image_text.prompts import Texts
 from warmstart.models.recipe import FACTORISE, LOW_RANK, apply
-from warmstart.records import Decision, Edit, Recipe, Thresholds
+from warmstart.records import Edit, Recipe, Thresholds
 
 CLASSES = ("ant", "bee", "cat")
 CPU = torch.device("cpu")
@@ -148,35 +148,34 @@ def test_an_image_tower_keeps_the_answers_that_its_texts_gave(folders: Path, tmp
         write_hf(Restored(built, WeightsReference(None), False), tmp_path / "hf")
 
 
-def test_what_a_file_says_comes_back(tmp_path: Path) -> None:
+def test_what_a_file_says_comes_back_and_what_it_does_not_say_is_asked_for(tmp_path: Path) -> None:
     built = made("builtin:fashion_cnn")
     sets = replace(built, multi_label=True, thresholds=Thresholds((0.2, 0.5, 0.9)))
     write_onnx(sets, tmp_path / "sets.onnx", beside={"licence": "mit"})
     again = restore(str(tmp_path / "sets.onnx"), CPU)
     assert again.built.multi_label and again.built.licence == "mit"
     assert again.task.thresholds == (0.2, 0.5, 0.9)
-    two = build(ModelConfig(name="builtin:fashion_cnn", weights="none"), {}, ("off", "on"), seed=0)
-    write_onnx(replace(two, decision=Decision("on", 0.3, "f1")), tmp_path / "two.onnx")
-    assert restore(str(tmp_path / "two.onnx"), CPU).task.decision == Decision("on", 0.3, "f1")
-
-
-def test_a_file_of_others_is_asked_for_what_it_does_not_say(tmp_path: Path) -> None:
-    path = tmp_path / "m.onnx"
-    write_onnx(made("builtin:fashion_cnn"), path)
-    graph = onnx.load(path)
+    graph = onnx.load(tmp_path / "sets.onnx")
+    path = tmp_path / "others.onnx"
+    told = {"classes": '["ant", "bee", "cat"]', "thresholds": '{"values": [0.5]}'}
     del graph.metadata_props[:]
     onnx.save(graph, path)
     with pytest.raises(
-        UserError, match=r"m\.onnx does not state its mean, std\n(.|\n)*--mean VALUE --std VALUE"
+        UserError, match=r"others\.onnx does not state its mean, std\n(.|\n)*--mean VALUE --std VALUE"
     ):
         restore(str(path), CPU)
-    named = restore(str(path), CPU, overrides={"mean": (0.5,), "std": (0.5,)}).built
+    given = {"mean": (0.5,), "std": (0.5,)}
+    named = restore(str(path), CPU, overrides=given).built
     assert named.classes == ("0", "1", "2") and not named.names_known
     assert named.preprocessing.image_size == (28, 28)
-    with pytest.raises(UserError, match=r"--task eyes: .*m\.onnx is one graph"):
+    with pytest.raises(UserError, match=r"--task eyes: .*others\.onnx is one graph"):
         restore(str(path), CPU, task="eyes")
-    with pytest.raises(UserError, match=r"--model-name timm:x: .*m\.onnx is one graph"):
+    with pytest.raises(UserError, match=r"--model-name timm:x: .*others\.onnx is one graph"):
         restore(str(path), CPU, name="timm:x")
+    onnx.helper.set_model_props(graph, told)
+    onnx.save(graph, path)
+    with pytest.raises(UserError, match="answers with 3 classes, and its metadata speak of 3, 1"):
+        restore(str(path), CPU, overrides=given)
 
 
 def test_a_compressed_model_goes_where_its_graph_or_recipe_does(tmp_path: Path) -> None:

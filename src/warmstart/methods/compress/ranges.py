@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -81,6 +81,11 @@ def find_places(module: nn.Module, example: Tensor, keep: Iterable[str]) -> Plac
         for path, part in of_kind.items()
         if type(part) in _KINDS and trace.calls.get(path) == 1 and path not in kept
     }
+    norms = {path: point for path, point in layers.items() if point not in ("", path)}
+    if not _read_alone(module, example, norms):
+        layers |= {
+            path: path for path, norm in norms.items() if not _read_alone(module, example, {path: norm})
+        }
     inside = {path for path, part in parts.items() if has_activation(part) and isinstance(part.act, nn.ReLU)}
     left = tuple(path for path in of_kind if path not in layers)
     return Places(layers, left, frozenset(trace.rectified | inside))
@@ -91,6 +96,25 @@ def _point(path: str, layer: nn.Module, trace: _Trace) -> str:
         return ""
     norm = trace.norms.get(path)
     return norm if norm is not None and trace.calls[norm] == 1 else path
+
+
+def _read_alone(module: nn.Module, example: Tensor, norms: Mapping[str, str]) -> bool:
+    """Whether nothing but its norm sees what a convolution gives: if only the norms get it, and the others something
+    else, the model's output is the same."""
+    kept: dict[str, Tensor] = {}
+
+    def hide(path: str) -> Any:
+        def change(_: nn.Module, __: Any, found: Tensor) -> Tensor:
+            kept[path] = found
+            return found + 1
+
+        return module.get_submodule(path).register_forward_hook(change)
+
+    def show(path: str, norm: str) -> Any:
+        return module.get_submodule(norm).register_forward_pre_hook(lambda *_: (kept[path],))
+
+    hooks = [hook for path, norm in norms.items() for hook in (hide(path), show(path, norm))]
+    return torch.equal(_watched(module, [example], hooks), _watched(module, [example], ()))
 
 
 def find_grids(module: nn.Module, places: Places, batches: Iterable[Tensor]) -> dict[str, Tensor]:
@@ -130,12 +154,13 @@ def _on_output(part: nn.Module, watch: Callable[[Tensor], None]) -> Any:
 
 
 @torch.no_grad()
-def _watched(module: nn.Module, batches: Iterable[Tensor], hooks: Iterable[Any]) -> None:
-    """Forward passes in evaluation mode, after which the hooks are gone."""
-    was_training = module.training
+def _watched(module: nn.Module, batches: Iterable[Tensor], hooks: Iterable[Any]) -> Tensor:
+    """Forward passes in evaluation mode, after which the hooks are gone; the last output."""
+    was_training, found = module.training, torch.empty(0)
     module.eval()
     for batch in batches:
-        module(batch)
+        found = module(batch)
     module.train(was_training)
     for hook in hooks:
         hook.remove()
+    return found

@@ -57,7 +57,7 @@ def quantise_static(
             "pip install 'warmstart[onnx]'",
         ) from None
 
-    class Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
+    class Reader(quantization.CalibrationDataReader):
         def __init__(self) -> None:
             self.batches = iter(images)
 

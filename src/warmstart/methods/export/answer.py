@@ -57,7 +57,7 @@ def own(path: Path, told: dict[str, Any]) -> Answers:
 
     from warmstart.inference.restore import restore
 
-    given = {key: tuple(told[key]) for key in ("image_size", "mean", "std") if key in told}
+    given: dict[str, Any] = {key: tuple(told[key]) for key in ("image_size", "mean", "std") if key in told}
     return _of_module(restore(str(path), torch.device("cpu"), told.get("name"), given).built.module)
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ from warmstart.models.unwrap import harmless_classes
 from warmstart.run import writer
 
 Place = tuple[Any, ...]
+_SETTINGS, _CLASSES = "hyper_parameters", "classes"
 _ZIP = b"PK"  # how a file of torch.save begins, since torch 1.6
 
 
@@ -94,6 +95,39 @@ def digests(container: Container) -> dict[Place, str]:
         head = f"{tensor.dtype} {tuple(tensor.shape)} ".encode()
         found[place] = hashlib.sha256(head + numbers).hexdigest()
     return found
+
+
+def with_classes(
+    container: Container, classes: Sequence[str], entry: str | None, own: Mapping[str, str]
+) -> Container | None:
+    """The same where it names classes, naming these; None: it names none.
+
+    `entry` is where a pickle does, at the top or among a Lightning module's settings; `own` is the text entry of a
+    file of ours, which says more than classes.
+    """
+    if entry is not None:
+        ((name, whole),) = container.content.items()
+        inside = entry in whole
+        names = copy.copy(whole if inside else whole[_SETTINGS])
+        names[entry] = _as_before(names[entry], classes)
+        changed = copy.copy(whole)
+        changed.update(names if inside else {_SETTINGS: names})
+        return replace(container, content={name: changed})
+    texts = {name: dict(text or {}) for name, text in container.texts.items()}
+    stated = [text for text in texts.values() if own.keys() <= text.keys() or _CLASSES in text]
+    for text in stated:
+        text.update(own if own.keys() <= text.keys() else {_CLASSES: json.dumps(list(classes))})
+    return replace(container, texts=texts) if stated else None
+
+
+def _as_before(value: Any, classes: Sequence[str]) -> Any:
+    """The classes as a list, by their numbers or their numbers by them: as `value` has them."""
+    if not isinstance(value, Mapping):
+        return type(value)(classes)
+    if all(isinstance(number, int) for number in value.values()):
+        return {name: number for number, name in enumerate(classes)}
+    kind = type(next(iter(value)))
+    return {kind(number): name for number, name in enumerate(classes)}
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str] | None]:

@@ -17,14 +17,7 @@ from warmstart.methods.export.lineage import licence_of
 from warmstart.methods.export.onnx_file import write_onnx
 from warmstart.methods.export.parity import Parity, check_parity, make_probe
 from warmstart.methods.export.program_file import write_program
-from warmstart.methods.export.source_file import (
-    Change,
-    Source,
-    class_notes,
-    open_source_file,
-    told_of,
-    write_source,
-)
+from warmstart.methods.export.source_file import Change, Source, open_source_file, told_of, write_source
 from warmstart.models.build import metadata_for
 from warmstart.models.metadata import LICENCE, with_entries
 from warmstart.models.recipe import SPARSE
@@ -135,7 +128,7 @@ def export(request: ExportRequest, restored: Restored) -> Exported:
         parity=parity,
         change=change,
         look=_look(request.to, target, restored, source),
-        notes=(*restored.built.notes, *(() if source is None else class_notes(restored, source))),
+        notes=restored.built.notes,
     )
 
 

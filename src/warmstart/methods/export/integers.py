@@ -60,9 +60,9 @@ def _settle(layer: QuantisedConv2d | QuantisedLinear) -> None:
         units = scales * given[0]
         whole = (bias.double() / units.double()).round().to(torch.int32)
         _put_numbers(layer, integers=integers, scales=scales, units=units, bias=whole)
-        layer.made = _Activation(grid)  # type: ignore[assignment]
+        layer.made = _Activation(grid)
         layer.__class__ = _IntegerConv2d  # type: ignore[assignment]
-    layer.given = _Activation(given)  # type: ignore[assignment]
+    layer.given = _Activation(given)
 
 
 def _put_numbers(layer: nn.Module, **tensors: Tensor) -> None:
@@ -104,6 +104,9 @@ class _IntegerLinear(nn.Linear):
 
 class _Activation(nn.Module):
     """A tensor to uint8 and back."""
+
+    scale: Tensor
+    zero: Tensor
 
     def __init__(self, grid: Tensor) -> None:
         super().__init__()

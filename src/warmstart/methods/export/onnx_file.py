@@ -24,7 +24,6 @@ from warmstart.methods.export.integers import in_integers
 from warmstart.models.build import BuiltModel, metadata_for
 from warmstart.models.image_text.model import ContrastiveModel, with_fixed_texts
 from warmstart.models.metadata import expand
-from warmstart.models.sizes import first_line
 
 _MOST_BYTES = 2**31 - 2**20  # of a protobuf message, with some room for the graph
 IMAGES, LOGITS = "images", "logits"  # the names of the graph's input and output
@@ -124,7 +123,7 @@ def untraceable(built: BuiltModel, to: str, error: Exception) -> UserError:
             "write this layer with others, or --to safetensors, which holds the weights of any model",
         )
     summary = told.partition("## Exception summary")[2].strip() or told
-    where = "{}:{}, in {}: {}".format(*lines[-1]) if lines else first_line(summary)
+    where = "{}:{}, in {}: {}".format(*lines[-1]) if lines else summary.partition("\n")[0][:200]
     return UserError(
         f"{built.name} cannot become {to}: torch.export cannot trace it ({where})",
         "a forward pass that is the same for all images: no branch on values of tensors",

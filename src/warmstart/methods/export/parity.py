@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 import subprocess
@@ -20,7 +21,6 @@ from warmstart.errors import UserError
 from warmstart.inference.inputs import InputBuffer
 from warmstart.inference.restore import Restored
 from warmstart.methods.export import answer
-from warmstart.methods.export.onnx_file import for_tracing
 from warmstart.models.build import BuiltModel
 from warmstart.models.recipe import QUANTISED
 from warmstart.tasks.multilabel import MultiLabel
@@ -85,7 +85,7 @@ def make_probe(restored: Restored, data: DataConfig | None, num: int, workers: i
 
 @torch.no_grad()
 def _logits(restored: Restored, images: np.ndarray) -> np.ndarray:
-    module, _ = for_tracing(restored.built, 1)
+    module = copy.deepcopy(restored.built.module).to("cpu", torch.float32).eval()
     return np.concatenate(
         [module(torch.from_numpy(part)).numpy() for part in np.array_split(images, -(-len(images) // 8))]
     )

@@ -19,17 +19,17 @@ from torch import Tensor
 
 from warmstart.errors import UserError, listing
 from warmstart.inference.restore import Restored
-from warmstart.methods.export.card import CARD
 from warmstart.methods.export.container import (
     Container,
     Place,
     digests,
     read_container,
+    with_classes,
     write_container,
 )
 from warmstart.methods.export.lineage import BEGINNINGS, Lineage, lineage_of
 from warmstart.models.adapters.inject import adapted_layer
-from warmstart.models.build import BuiltModel
+from warmstart.models.build import BuiltModel, metadata_for
 from warmstart.models.fitting import fit_names
 from warmstart.models.gaps import under
 from warmstart.models.hf_folder import CONFIG
@@ -50,6 +50,7 @@ class Change:
     reshaped: tuple[str, ...]
     added: tuple[str, ...]
     others: int  # tensors of the file that are none of the model's: kept
+    notes: tuple[str, ...]
 
     def text(self) -> str:
         changed = ", ".join(f"{block} {num}" for block, num in self.changed.items())
@@ -63,7 +64,7 @@ class Change:
             )
         lines += [f"another shape: {listing(self.reshaped, _NUM_EXAMPLES)}"] if self.reshaped else []
         lines += [f"added, as the file had none: {listing(self.added, _NUM_EXAMPLES)}"] if self.added else []
-        return "\n".join(lines)
+        return "\n".join([*lines, *self.notes])
 
 
 @dataclass(frozen=True)
@@ -174,7 +175,8 @@ def write_source(restored: Restored, source: Source, path: Path) -> Change:
         place: _in_type_of(own[name], tensors[place]) for name, place in source.places.items() if name in own
     }
     new |= {place: own[name].to(source.stored) for name, place in added.items()}
-    write_container(source.container.with_tensors(new), path, source.path)
+    named, notes = _named(restored, source)
+    write_container(named.with_tensors(new), path, source.path)
     written = read_container(source.file_in(path))
     before, after = digests(source.container), _renamed(digests(written), source, path)
     names = {place: name for name, place in source.places.items() if name in own}
@@ -199,6 +201,7 @@ def write_source(restored: Restored, source: Source, path: Path) -> Change:
         tuple(f"{name} {_sizes(old)} -> {_sizes(now)}" for name, (old, now) in reshaped.items()),
         tuple(added),
         len(tensors) - len(names),
+        notes,
     )
 
 
@@ -245,14 +248,17 @@ def planned_tensors(lineage: Lineage, built: BuiltModel) -> set[str]:
     return found
 
 
-def class_notes(restored: Restored, source: Source) -> tuple[str, ...]:
-    """What the file's own entries say that is no longer so."""
-    read = read_weights(source.path)
-    if read.classes is None or read.classes == restored.built.classes:
-        return ()
-    return (
-        f"what {source.path.name} says of its {len(read.classes)} classes is as it was: the new ones are in {CARD}",
-    )
+def _named(restored: Restored, source: Source) -> tuple[Container, tuple[str, ...]]:
+    """The source with the model's classes where it names others; and a note of it."""
+    read, built = read_weights(source.path), restored.built
+    if read.classes is None or read.classes == built.classes or not built.names_known:
+        return source.container, ()
+    made = with_classes(source.container, built.classes, read.classes_key, metadata_for(built))
+    if made is None:  # a config.json beside it does
+        return source.container, (
+            f"what stands beside {source.path.name} names {len(read.classes)} other classes",
+        )
+    return made, (f"{source.path.name} named {len(read.classes)} other classes: the file names the model's",)
 
 
 def told_of(restored: Restored) -> dict[str, Any]:
