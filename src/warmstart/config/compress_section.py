@@ -58,7 +58,7 @@ class CompressConfig(Section):
         description="factorise: share of each layer's squared singular values to keep, instead",
     )
     importance: Literal["l1", "l2", "bn", "taylor", "random"] = Field(
-        "l1", description="prune: what makes a channel important; random is the control"
+        "taylor", description="prune: what makes a channel important; random is the control"
     )
     scope: Literal["global", "block", "embedding"] = Field(
         "global",

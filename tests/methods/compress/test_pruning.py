@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,9 @@ from warmstart.methods.compress.channels import Group, Side, remove, silence
 from warmstart.methods.compress.prune import How, Target, prune
 from warmstart.methods.compress.pruning import find_groups, pruned
 from warmstart.models.build import build
-from warmstart.models.recipe import SPARSE, apply, difference
+from warmstart.models.recipe import apply, difference
 from warmstart.models.zoo import create
-from warmstart.records import Edit, Recipe
+from warmstart.records import Recipe
 
 PX = 64
 # Layers whose outputs can get fewer, and whether the classifier's inputs are among them.
@@ -206,19 +207,8 @@ def test_the_image_tower_of_a_clip_loses_heads_and_hidden_units(tmp_path: Path, 
         torch.testing.assert_close(smaller(example), silent(example), rtol=1e-4, atol=1e-5)
 
 
-def test_zeros_that_were_held_are_held_in_a_smaller_layer() -> None:
-    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
-    smaller = copy.deepcopy(net)
-    groups = find_groups(net, torch.randn(1, 4), "2", "net")
-    remove(smaller, groups, [frozenset({0, 5})])
-    recipe = Recipe((Edit(SPARSE, {"0": {}}), difference(net, smaller)))
-    apply(net, recipe)
-    layer = net[0]
-    assert isinstance(layer, nn.Linear) and layer.weight.shape == (4, 4)
-    with torch.no_grad():
-        layer.weight[1] = 0
-        net[2].weight.fill_(1)  # type: ignore[operator]
-        layer.bias.fill_(1)
-    net(torch.ones(3, 4)).sum().backward()
-    assert layer.weight.grad is not None
-    assert not layer.weight.grad[1].any() and layer.weight.grad[0].any()
+def test_without_the_library_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torch_pruning", None)  # as if it were not there
+    module, head, example = made("builtin:fashion_cnn")
+    with pytest.raises(UserError, match=r"needs Torch-Pruning, which is not installed"):
+        find_groups(module, example, head, "fashion_cnn")

@@ -12,7 +12,6 @@ import math
 import random
 import warnings
 from collections.abc import Sequence
-from importlib.util import find_spec
 from typing import Any
 
 import torch
@@ -42,11 +41,6 @@ def find_groups(module: nn.Module, example: Tensor, head: str, name: str) -> tup
     Raises:
         UserError: Torch-Pruning is not installed, cannot follow the model, or finds nothing that can be removed.
     """
-    if find_spec("torch_pruning") is None:
-        raise UserError(
-            "structured pruning needs Torch-Pruning, which is not installed",
-            "pip install 'warmstart[compress]'",
-        )
     traced = copy.deepcopy(module).eval().requires_grad_(True)
     names = {layer: path for path, layer in traced.named_modules()}
     names |= {parameter: path for path, parameter in traced.named_parameters()}
@@ -158,8 +152,13 @@ def _refusal(name: str, why: object) -> UserError:
 
 
 def _raw_groups(traced: nn.Module, example: Tensor, head: nn.Module, name: str) -> list[Any]:
-    import torch_pruning as tp
-
+    try:
+        import torch_pruning as tp
+    except ImportError as error:
+        raise UserError(
+            "structured pruning needs Torch-Pruning, which is not installed",
+            "pip install 'warmstart[compress]'",
+        ) from error
     kinds = {type(traced.get_submodule(path)) for path in find_attentions(traced)}
     with warnings.catch_warnings(), torch.enable_grad():
         warnings.simplefilter("ignore")  # parameters outside of layers: looked at below
