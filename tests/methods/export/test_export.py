@@ -116,9 +116,17 @@ def test_shards_and_adapters_go_back_too(foreign: Path, overlapping: Path, tmp_p
     assert made.change is not None and {"head"} < set(made.change.changed)
     names = {file.name for file in (tmp_path / "back").iterdir()}
     assert names == {"a.safetensors", "b.safetensors", "model.safetensors.index.json"}
-    old, new = (load_file(root / "b.safetensors") for root in (foreign / "sharded", tmp_path / "back"))
-    assert list(new) == list(old) and new["fc.weight"].shape == (3, 96)
-    assert torch.equal(new["layer4.0.bn1.weight"], old["layer4.0.bn1.weight"])
+    for name, kept in (("a.safetensors", "bn1.weight"), ("b.safetensors", "layer4.0.bn1.weight")):
+        old, new = (load_file(root / name) for root in (foreign / "sharded", tmp_path / "back"))
+        assert list(new) == list(old) and torch.equal(new[kept], old[kept])
+        assert "fc.weight" not in new or new["fc.weight"].shape == (3, 96)
+    index = json.loads((tmp_path / "back" / "model.safetensors.index.json").read_text(encoding="utf-8"))
+    assert index["weight_map"]["fc.weight"] == "a.safetensors"
+    assert index["metadata"]["total_size"] == sum(
+        tensor.nbytes
+        for name in set(index["weight_map"].values())
+        for tensor in load_file(tmp_path / "back" / name).values()
+    )
 
 
 @pytest.mark.parametrize(
@@ -148,7 +156,7 @@ def test_texts_of_safetensors_name_the_new_classes() -> None:
     assert made is not None
     assert made.texts == {
         "a": {"classes": '["x", "y"]', "note": "kept"},
-        "b": {},
+        "b": None,
         "c": {"warmstart": "new", "note": "kept"},
     }
     assert with_classes(Container({}, {"b": None}), ("x", "y"), None, {"warmstart": "new"}) is None

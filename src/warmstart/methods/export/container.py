@@ -113,11 +113,13 @@ def with_classes(
         changed = copy.copy(whole)
         changed.update(names if inside else {_SETTINGS: names})
         return replace(container, content={name: changed})
-    texts = {name: dict(text or {}) for name, text in container.texts.items()}
-    stated = [text for text in texts.values() if own.keys() <= text.keys() or _CLASSES in text]
-    for text in stated:
-        text.update(own if own.keys() <= text.keys() else {_CLASSES: json.dumps(list(classes))})
-    return replace(container, texts=texts) if stated else None
+    texts = dict(container.texts)
+    for name, text in container.texts.items():
+        if text is not None and own.keys() <= text.keys():
+            texts[name] = {**text, **own}
+        elif text is not None and _CLASSES in text:
+            texts[name] = {**text, _CLASSES: json.dumps(list(classes))}
+    return replace(container, texts=texts) if texts != container.texts else None
 
 
 def _as_before(value: Any, classes: Sequence[str]) -> Any:

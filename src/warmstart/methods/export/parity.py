@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -137,18 +138,30 @@ def _is_quantised(built: BuiltModel) -> bool:
 
 
 def _answers(to: str, path: Path, images: np.ndarray, told: dict[str, Any]) -> np.ndarray:
-    given, found = path.with_name("images.npy"), path.with_name("logits.npy")
-    np.save(given, images)
-    command = [sys.executable, "-P", answer.__file__, to, str(path), str(given), str(found), json.dumps(told)]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise UserError(
-            f"what was exported cannot be read again: {' '.join(done.stderr.strip().splitlines()[-_LAST_WORDS:])}",
-            f"a file for {to}",
-            "--to safetensors holds the model as it is",
-        )
-    return np.load(found)
+    with tempfile.TemporaryDirectory() as folder:
+        given, found = Path(folder) / "images.npy", Path(folder) / "logits.npy"
+        np.save(given, images)
+        command = [
+            sys.executable,
+            "-P",
+            answer.__file__,
+            to,
+            str(path),
+            str(given),
+            str(found),
+            json.dumps(told),
+        ]
+        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            last = " ".join(done.stderr.strip().splitlines()[-_LAST_WORDS:])
+            raise UserError(
+                f"what was exported cannot be read again: {last}",
+                f"a file for {to}",
+                "--to safetensors holds the model as it is",
+            )
+        logits: np.ndarray = np.load(found)
+    return logits
 
 
 def _decisions(restored: Restored, logits: np.ndarray) -> np.ndarray:
