@@ -91,7 +91,7 @@ def compressed(start: str, method: str, settings: dict[str, Any], folder: Path) 
             if change is None
             else [change[key] for key in ("difference", "low", "high")],
             "MB": cost["num_bytes"] / 1e6,
-            "notes": point["notes"],
+            "parity": [note.partition("process: ")[2] for note in point["notes"] if "process: " in note],
         }
         for batch in ("1", "32"):
             times = (cost["latency"][batch], cost["original"][batch])

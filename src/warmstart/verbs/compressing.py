@@ -57,7 +57,10 @@ def settings_of(settings: dict[str, Any]) -> CompressConfig:
 
 
 def go_on(folder: str, execution: dict[str, Any]) -> Compressed | None:
-    """Finish the compression that was interrupted in this folder; None: there is none."""
+    """Finish the compression that was interrupted in this folder; None: there is none.
+
+    UserError: it is finished.
+    """
     if not (Path(folder) / layout.COMPRESS).exists():
         return None
     from warmstart.inference.device import resolve_device
@@ -66,7 +69,11 @@ def go_on(folder: str, execution: dict[str, Any]) -> Compressed | None:
 
     left = unfinished(Path(folder))
     if left is None:
-        return None
+        raise UserError(
+            f"{folder} is finished: nothing is left to resume",
+            "a compression that was interrupted",
+            f"look: warmstart show {folder}",
+        )
     model, settings = left
     given = {name: value for name, value in execution.items() if value is not None}
     settings = settings.model_copy(update=given)

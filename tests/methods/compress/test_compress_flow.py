@@ -133,8 +133,11 @@ def test_an_interrupted_compression_goes_on(
     name = "checkpoints/step_00000000/model.safetensors"
     ours, theirs = (read_weights(Path(run) / name).state for run in (out, smaller.run))
     assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    with pytest.raises(UserError, match="is finished"):
-        api.compress(original, **given)
+    for call in (lambda: api.compress(original, **given), lambda: api.resume(out)):
+        with pytest.raises(UserError, match="is finished"):
+            call()
+    with pytest.raises(UserError, match="was made smaller, without optimizer state"):
+        api.continue_run(out)
 
 
 def test_a_finished_round_is_not_done_again(original: str, tmp_path: Path) -> None:

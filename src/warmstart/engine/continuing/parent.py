@@ -93,10 +93,9 @@ def find_parent(reference: str, keep: str) -> Parent:
 
 def _with_state(path: Path, at: str | None, keep: str) -> Parent:
     run = reader.open_run(path)
-    if "blend" in run.resolved:
-        raise UserError(
-            f"--keep {keep}: {path} is a blend, which has weights and no optimizer state", "--keep weights"
-        )
+    for kind, what in (("blend", "is a blend"), ("compress", "was made smaller")):
+        if kind in run.resolved:
+            raise UserError(f"--keep {keep}: {path} {what}, without optimizer state", "--keep weights")
     if at in (None, "last"):
         step, saved = load_checkpoint(run.path)
     else:
