@@ -56,7 +56,7 @@ DOORS = {
     "matplotlib": [
         *("analysis/figures.py", "analysis/plots.py", "analysis/label_plots.py", "analysis/roc_plot.py"),
         *("analysis/mask_plots.py", "analysis/overlays.py", "analysis/blend_plot.py"),
-        "analysis/image_plots.py",
+        *("analysis/image_plots.py", "analysis/compare/pictures.py"),
     ],
     "mpl_toolkits": ["analysis/figures.py"],
     "timm": ["models/", "engine/optimizer.py"],
@@ -90,12 +90,14 @@ WITHOUT_TORCH = [
 ]
 WITHOUT_TORCH += [
     "analysis.summary",
+    *(f"analysis.compare.{name}" for name in ("models", "recipes", "runs", "answers", "measures", "looks")),
     "api",
     "results",
     "verbs.training",
     "verbs.models",
     "verbs.folders",
     "verbs.advising",
+    "verbs.looking",
     "verbs.methods",
 ]
 TORCHES = {"torch", "torchvision", "timm", "safetensors.torch"}

@@ -12,6 +12,7 @@ _VERBS = (
     "advise",
     "blend",
     "check",
+    "compare",
     "continue_run",
     "distill",
     "evaluate",

@@ -19,6 +19,7 @@ from warmstart.flags import (
     Flag,
     advise_flags,
     blend_flags,
+    compare_flags,
     continue_flags,
     finetune_flags,
     merge_flags,
@@ -184,6 +185,12 @@ COMMANDS: dict[str, Command] = {
             *EXECUTION,
         ),
         _verb("check"),
+    ),
+    "compare": Command(
+        "Is B better than A? Two models on the same samples, two recipes of several seeds, or a table of runs.",
+        compare_flags,
+        _verb("compare"),
+        exit_code=lambda found: 0 if found.passed else 1,
     ),
     "advise": Command(
         "Propose settings for data and a model, with reasons, and memory and time measured; trains nothing.",
