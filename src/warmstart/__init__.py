@@ -18,6 +18,7 @@ _VERBS = (
     "evaluate",
     "finetune",
     "init",
+    "inspect",
     "merge",
     "meta",
     "multitask",

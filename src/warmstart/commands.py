@@ -186,6 +186,15 @@ COMMANDS: dict[str, Command] = {
         ),
         _verb("check"),
     ),
+    "inspect": Command(
+        "What is in a checkpoint of any program: epoch, metrics, blocks, settings, faults; or how two differ.",
+        lambda: (
+            Flag("checkpoint", "run directory, RUN@step, or file of weights", positional=True, required=True),
+            Flag("other", "another one: what differs from the first to it", positional=True),
+            JSON,
+        ),
+        _verb("inspect"),
+    ),
     "compare": Command(
         "Is B better than A? Two models on the same samples, two recipes of several seeds, or a table of runs.",
         compare_flags,

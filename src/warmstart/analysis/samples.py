@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from warmstart.config.io import from_dict
+from warmstart.config.mask_values import LABEL_LEAVES
 from warmstart.config.schema import DataConfig
 from warmstart.console import log
 from warmstart.data.dataset import Dataset, Recorded, open_dataset, split_settings
-from warmstart.data.mask_settings import MASK_LEAVES, MaskSettings
+from warmstart.data.mask_settings import MaskSettings
 from warmstart.data.samples import Samples
 from warmstart.data.sources import open_source
 from warmstart.data.store_plan import plan_store
@@ -21,9 +22,6 @@ from warmstart.run.reader import Run
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.multilabel import MultiLabel
 from warmstart.tasks.segmentation import Segmentation
-
-# What says how labels are read, of section data; data to measure on have no mirror images.
-LABEL_LEAVES = ("label_columns", *(leaf for leaf in MASK_LEAVES if leaf != "flip_pairs"))
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from warmstart.analysis.compare.recipes import RecipeComparison
     from warmstart.analysis.compare.runs import RunTable
     from warmstart.analysis.compare.sides import Side
+    from warmstart.analysis.inspect.inspection import FileDifference, Inspection
     from warmstart.config.schema import DataConfig
 
 
@@ -71,6 +72,20 @@ def compare(
 
     answers, where = _answers([sides[0][0], sides[1][0]], chosen, split, settings)
     return files.write(compare_models(answers, *where, requirements), output_dir, chosen)
+
+
+def inspect(checkpoint: str, other: str | None = None) -> Inspection | FileDifference:
+    """What is in a checkpoint: a run (its best, or RUN@step), or a file of weights of any program; beside `other`,
+    what differs from the first to the second.
+
+    Raises:
+        UserError: there is none, or it cannot be read.
+    """
+    console.setup()
+    from warmstart.analysis.inspect.inspection import inspect as inspect_one
+    from warmstart.analysis.inspect.inspection import inspect_two
+
+    return inspect_one(checkpoint) if other is None else inspect_two(checkpoint, other)
 
 
 def _check_request(
