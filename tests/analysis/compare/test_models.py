@@ -76,6 +76,12 @@ def test_changed_data_are_compared_on_what_is_the_same(write_run):
     assert any("50 samples" in note for note in found.notes)
 
 
+def test_samples_that_one_was_trained_on_are_told(two):
+    rows = "".join(f"{n:05},{'train' if n < 7 else 'test'}\n" for n in range(200))
+    (Path(two[1]) / layout.SPLITS).write_text(f"id,split\n{rows}")
+    assert any("B was trained on 7 of these samples" in note for note in compare(two).notes)
+
+
 def test_kept_answers_need_no_torch_and_a_hundred_runs_no_second(write_run):
     """One process: two models, and a table of 100 runs of 1,000 rows; then what was imported on the way."""
     two = [str(write_run(name, right, TARGETS)) for name, right in (("a", BEFORE), ("b", AFTER))]
@@ -138,7 +144,9 @@ def test_what_is_not_kept_is_measured_and_kept_and_files_on_the_data_of_the_run(
         ws.compare([str(alone), str(alone)])
     root = small_run.parent / "data"
     on_data = ws.compare([str(alone), str(copy)], data=str(root))
-    assert on_data.num_samples == 60 and on_data.test.p == 1
+    assert on_data.num_samples == best.num_samples and on_data.test.p == 1
+    everything = ws.compare([str(alone), str(copy)], data=str(root), split="all")
+    assert everything.num_samples == 60 and everything.split == "train,val,test"
 
 
 def reader_file(run: Path) -> Path:

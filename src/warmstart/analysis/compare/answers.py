@@ -101,7 +101,8 @@ def measure_answers(
 ) -> tuple[Answers, str]:
     """Run the model over the split of `data`, of its own run, or (a file) of the run `home`; and the split's name.
 
-    What a run answers on its own data is kept in it, as by `warmstart evaluate`.
+    What a run answers on its own data is kept in it, as by `warmstart evaluate`. `data` are read and divided as `home`
+    does it, for every model alike.
     """
     from warmstart.analysis.evaluate import evaluate
     from warmstart.analysis.samples import open_evaluation_set, task_and_targets
@@ -114,8 +115,7 @@ def measure_answers(
         raise UserError(
             f"no samples to compare on: {side.label} is no run", "data with labels", "--data FOLDER"
         )
-    run = None if home is None or data is not None else home.run
-    chosen = open_evaluation_set(run, data, split, restored.built)
+    chosen = open_evaluation_set(None if home is None else home.run, data, split, restored.built)
     task, targets = task_and_targets(chosen, restored)
     outputs = restored.outputs(chosen.samples, batch_size, workers, None, task)
     return _of(side, task, restored.built.classes, chosen.ids, targets, outputs), chosen.split

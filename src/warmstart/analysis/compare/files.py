@@ -115,4 +115,4 @@ def _samples(found: ModelComparison, data: DataConfig | None) -> Sequence[Sample
 
     sides = [answers.side for answers in found.answers]
     run = next((side.run for side in sides if side.run is not None), None)
-    return open_evaluation_set(None if data is not None else run, data, found.split, None).samples
+    return open_evaluation_set(run, data, found.split, None).samples

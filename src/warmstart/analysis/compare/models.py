@@ -207,6 +207,9 @@ def compare_models(
         told.append(
             "the data have changed between the runs: compared on the samples with the same ids and labels"
         )
+    for name, answers in (("A", first), ("B", second)):
+        if "train" not in split and (num := answers.side.num_trained_on(answers.ids)):
+            told.append(f"{name} was trained on {num} of these samples: it is measured too kindly")
     if num_left_out:
         told.append(f"{num_left_out} samples that only one of them was measured on are left out")
     return ModelComparison(

@@ -64,6 +64,11 @@ class Side:
     def _of_task(self, row: dict[str, Any]) -> bool:
         return self.run is not None and row.get("task") == self.run.task
 
+    def num_trained_on(self, ids: tuple[str, ...]) -> int:
+        """How many of these samples the run has in its own train split, where it divided the data itself."""
+        splits = {} if self.run is None else self.run.splits
+        return sum(splits.get(name) == "train" for name in ids)
+
     @property
     def notes(self) -> list[str]:
         """What a reader should know: still in progress, or rows lost."""
