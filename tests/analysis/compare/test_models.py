@@ -12,6 +12,11 @@ import numpy as np
 import pytest
 
 import warmstart as ws
+from warmstart.analysis.compare import files
+from warmstart.analysis.compare.answers import Answers
+from warmstart.analysis.compare.models import compare_models
+from warmstart.analysis.compare.require import parse
+from warmstart.analysis.compare.sides import Side
 from warmstart.cli import main
 from warmstart.errors import UserError
 from warmstart.inference.predictions import read_predictions
@@ -153,6 +158,36 @@ def reader_file(run: Path) -> Path:
     from warmstart.run.reader import model_file
 
     return model_file(str(run))[2]
+
+
+def test_sets_and_masks_are_compared_in_their_own_words(tmp_path):
+    rng = np.random.default_rng(0)
+    ids = tuple(f"{n:03}" for n in range(60))
+    sets = (rng.random((60, 4)) < 0.4).astype(np.uint8)
+    scores = [
+        np.clip(sets * 0.4 + 0.3 + noise * rng.normal(size=sets.shape), 0.01, 0.99) for noise in (0.3, 0.1)
+    ]
+    hits = rng.integers(10, 40, (60, 3))
+    counts = [
+        np.concatenate([h, np.full((60, 3), 50), np.full((60, 3), 50), hits[:, :1], h[:, :1] * 0 + 150], 1)
+        for h in (hits, hits + 5)
+    ]
+    for kind, models, targets, words in (
+        ("multi-label", scores, sets, "images with fewer wrong labels"),
+        ("segmentation", counts, None, "images with a higher mIoU"),
+    ):
+        classes = tuple("abcd"[: 4 if kind == "multi-label" else 3])
+        pair = [
+            Answers(Side(name), kind, classes, ids, targets, m.astype(np.float32))
+            for name, m in zip("ab", models, strict=True)
+        ]
+        found = compare_models(pair, "test", "f", parse("no class worse"))
+        assert found.direction == 1 and found.passed and words in found.text()
+        json.dumps(found.to_json(), allow_nan=False)
+        kept = files.write(found, str(tmp_path / kind))
+        rows = (tmp_path / kind / "samples.csv").read_text().splitlines()
+        assert len(rows) == 1 + found.test.fixed + found.test.broken
+        assert [path.name for path in kept.pictures] == ["classes.png", "metrics.png"]  # no images are named
 
 
 def test_several_tasks_want_a_name_and_retained_data_have_their_own_answers(write_run):

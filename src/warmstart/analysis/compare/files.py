@@ -6,8 +6,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from warmstart.analysis.compare.models import ModelComparison
 from warmstart.analysis.compare.recipes import RecipeComparison
 from warmstart.analysis.compare.runs import RunTable
@@ -81,9 +79,8 @@ def _write_samples(found: ModelComparison, folder: Path) -> None:
 
 
 def _draw_samples(found: ModelComparison, folder: Path, data: DataConfig | None) -> None:
-    """fixed.png and broken.png, one class per image: the label, and the wrong answer with its score."""
-    targets = found.answers[0].targets
-    if found.kind != "classification" or targets is None or not found.test.fixed + found.test.broken:
+    """fixed.png and broken.png: the label and the wrong answer with its score; of sets and masks, what A and B got."""
+    if not found.test.fixed + found.test.broken:
         return
     try:
         samples = _samples(found, data)
@@ -94,19 +91,24 @@ def _draw_samples(found: ModelComparison, folder: Path, data: DataConfig | None)
     from warmstart.analysis.mistakes import image_at
 
     known = {name: number for number, name in enumerate(n for part in samples for n in part.ids)}
+    ids = found.answers[0].ids
     for word, broken in (("broken", True), ("fixed", False)):
         places = found.changed(broken)
-        shown = [p for p in places.tolist() if found.answers[0].ids[p] in known][:_NUM_DRAWN]
-        wrong = found.answers[1 if broken else 0]
-        captions = []
-        for place in shown:
-            answer = found.answer_of(1 if broken else 0, place)
-            score = float(wrong.scores[place, wrong.classes.index(answer)])
-            captions.append((wrong.classes[int(targets[place])], answer, score))
+        shown = [place for place in places.tolist() if ids[place] in known][:_NUM_DRAWN]
+        captions = [_caption(found, place, broken) for place in shown]
         if shown:
-            images: list[np.ndarray] = [image_at(samples, known[found.answers[0].ids[p]]) for p in shown]
-            title = f"{word} by B: label, wrong answer ({len(shown)} of {len(places)})"
+            images = [image_at(samples, known[ids[place]]) for place in shown]
+            what = "label, wrong answer" if found.kind == "classification" else "A, B"
+            title = f"{word} by B: {what} ({len(shown)} of {len(places)})"
             plot_images(images, captions, title, folder / f"{word}.png")
+
+
+def _caption(found: ModelComparison, place: int, broken: bool) -> tuple[str, str, float | None]:
+    targets, wrong = found.answers[0].targets, found.answers[1 if broken else 0]
+    if found.kind != "classification" or targets is None:
+        return found.answer_of(0, place), found.answer_of(1, place), None
+    answer = found.answer_of(1 if broken else 0, place)
+    return wrong.classes[int(targets[place])], answer, float(wrong.scores[place, wrong.classes.index(answer)])
 
 
 def _samples(found: ModelComparison, data: DataConfig | None) -> Sequence[Samples]:

@@ -139,7 +139,7 @@ class _Look:
     ) -> tuple[Array, Array, dict[str, float]]:
         """Recall (K,) and F1 (K,), NaN for a class without samples, and the other metrics by name."""
         num_classes, total = len(support), weights.sum()
-        hits = np.bincount(targets[self.correct], weights[self.correct], num_classes)
+        hits = np.bincount(targets, weights * self.correct, num_classes)
         predicted = np.bincount(self.answers, weights, num_classes)
         known = np.where(support > 0, support, np.nan)
         gap = np.bincount(self.bins, weights * (self.likeliest - self.confidence))
