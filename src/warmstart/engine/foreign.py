@@ -47,7 +47,8 @@ def read_foreign(path: str) -> Foreign:
     content = content_of(file.path)
     optimizer = first_part(content, OPTIMIZERS)
     rates = (first_part(content, SCHEDULERS) or {}).get("_last_lr")
-    epoch, notes = content.get("epoch"), []
+    epoch: Any = content.get("epoch")
+    notes = []
     is_counted, first = isinstance(epoch, (int, np.integer)), first_epoch(content)
     if is_counted:
         notes.append(f"its epoch {epoch} is counted from {first}: {epoch + 1 - first} epochs are done")

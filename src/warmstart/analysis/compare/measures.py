@@ -168,7 +168,7 @@ def _of_sets(models: Sequence[Answers], num: int, seed: int) -> Measures:
             given.astype(float),
             wanted,
             loss[:, None],
-            (~wrong.any(axis=1))[:, None].astype(float),
+            (wrong.sum(axis=1) == 0)[:, None].astype(float),
         ]
         cost.append(wrong.sum(axis=1).astype(float))
     sums = _sums(np.concatenate(parts, axis=1), num, seed).reshape(-1, len(models), 3 * num_classes + 2)

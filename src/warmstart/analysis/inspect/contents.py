@@ -138,7 +138,7 @@ def lineage_of(run: Run) -> tuple[str, ...]:
 
 def _of_file(found: WeightsReference, file: WeightsFile) -> Contents:
     content = content_of(file.path)
-    epoch = content.get("epoch")
+    epoch: Any = content.get("epoch")
     is_counted = isinstance(epoch, (int, np.integer)) and not isinstance(epoch, bool)
     step = next((content[key] for key in ("global_step", "step") if isinstance(content.get(key), int)), None)
     settings = {key: _plain(content[key]) for key in _CONFIGS if content.get(key)}

@@ -62,7 +62,10 @@ def _dead_channels(state: Mapping[str, Tensor]) -> list[str]:
 
 def _statistics(state: Mapping[str, Tensor]) -> list[str]:
     """BatchNorm statistics that no training gives."""
-    small, large, unused, negative = [], [], [], []
+    small: list[str] = []
+    large: list[str] = []
+    negative: list[str] = []
+    unused: list[str] = []
     for name, variance in state.items():
         if not name.endswith("running_var") or not variance.numel():
             continue
