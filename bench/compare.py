@@ -186,7 +186,7 @@ def draw(rows: list[dict], path: Path) -> None:
     axes.set(xscale="log", xlabel="samples", ylabel="share of verdicts BETTER", ylim=(0, 1.02))
     axes.set_title("One answer in ten differs between the two models")
     axes.grid(axis="y")
-    axes.legend(loc="center right", fontsize=9)
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
     figure.savefig(path, dpi=110)
 
 

@@ -207,3 +207,20 @@ def test_several_tasks_want_a_name_and_retained_data_have_their_own_answers(writ
     several = write_run("t", BEFORE, TARGETS, tasks=tasks)
     with pytest.raises(UserError, match="has several tasks"):
         compare([str(run), str(several)])
+
+
+def test_one_of_several_tasks_is_compared_by_its_own_rows_and_answers(write_run):
+    tasks = [{"name": "shapes", "kind": "labels", "source": None, "settings": {}}]
+    runs = [
+        write_run(n, r, TARGETS, tasks=tasks, select_by="combined") for n, r in (("a", BEFORE), ("b", AFTER))
+    ]
+    for run, value in zip(runs, (0.6, 0.7), strict=True):
+        folder = run / layout.PREDICTIONS
+        (folder / "test@8.parquet").rename(folder / "shapes.test@8.parquet")
+        for split in ("val", "train"):
+            row = {"step": 8, "epoch": 2.0, "split": split, "task": "shapes", "accuracy": value}
+            writer.append_row(run / layout.EVALS, row)
+    found = compare([str(run) for run in runs], task="shapes")
+    assert found.direction == 1 and found.histories[1].best == 0.7
+    rows = compare([str(run) for run in (*runs, runs[0])], task="shapes").rows
+    assert [row["best"] for row in rows] == [0.7, 0.6, 0.6]

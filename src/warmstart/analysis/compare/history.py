@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from warmstart.analysis.compare.measures import MAIN
 from warmstart.analysis.compare.sides import Side
 from warmstart.config.schema import SELECTION_METRICS
 from warmstart.records import RETAIN
@@ -49,7 +50,7 @@ def history_of(side: Side) -> History:
     """Of one model."""
     if side.run is None:
         return History(side.label)
-    run, metric = side.run, str(side.run.resolved["select_by"])
+    run, metric = side.run, metric_of(side)
     rows, validations = run.plan["rows"], side.validations()
     first_step = run.resolved["pace"].get("first_step", 0)
     best = best_of(validations, metric)
@@ -69,6 +70,13 @@ def history_of(side: Side) -> History:
         _numbers(side.row(RETAIN)),
         _numbers(next((row for row in side.validations(RETAIN) if row["step"] == first_step), {})),
     )
+
+
+def metric_of(side: Side) -> str:
+    """What the run selects by; of one of several tasks, which are selected together, the task's main metric."""
+    assert side.run is not None, "asked of runs"
+    metric = str(side.run.resolved["select_by"])
+    return metric if side.run.task is None else MAIN[str(side.kind)]
 
 
 def best_of(rows: list[dict[str, Any]], metric: str) -> dict[str, Any]:

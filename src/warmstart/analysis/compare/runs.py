@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from warmstart.analysis.compare.history import best_of, method_of
+from warmstart.analysis.compare.history import best_of, method_of, metric_of
 from warmstart.analysis.compare.looks import count_table
 from warmstart.analysis.compare.sides import Side
 from warmstart.config.schema import SELECTION_METRICS
@@ -84,8 +84,7 @@ def compare_runs(sides: Sequence[Side]) -> RunTable:
         raise UserError(
             f"the runs have different classes: {listing(sorted(lost), 5)}", "runs of the same classes"
         )
-    assert first.run is not None
-    metric = str(first.run.resolved["select_by"])
+    metric = metric_of(first)
     found = [(side, _row(side, metric)) for side in sides]
     if all(row["best"] is None for _, row in found):
         raise UserError(f"none of the runs has measured {metric} on val yet", "runs that have validated")

@@ -43,6 +43,11 @@ class Contents:
     lineage: tuple[str, ...] = ()
     licence: str | None = None
 
+    @property
+    def tensors(self) -> dict[str, Tensor]:
+        """All of the file, with the adapters that lie beside the weights."""
+        return {**self.file.state, **self.file.adapters}
+
 
 def read_contents(reference: str) -> Contents:
     """Of a run (its best, or RUN@step) or a file.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from warmstart.analysis.inspect.blocks import BlockChange, BlockRow, Shapes, block_changes, block_rows
@@ -38,7 +38,7 @@ class Inspection(Shown):
     @property
     def dtypes(self) -> dict[str, int]:
         """Tensors by type, as they are computed with; the notes say what they were in the file."""
-        return dict(Counter(str(t.dtype).removeprefix("torch.") for t in self.contents.file.state.values()))
+        return dict(Counter(str(t.dtype).removeprefix("torch.") for t in self.contents.tensors.values()))
 
     def to_json(self) -> dict[str, Any]:
         found, file = self.contents, self.contents.file
@@ -53,6 +53,7 @@ class Inspection(Shown):
             "architecture": file.arch,
             "classes": None if file.classes is None else list(file.classes),
             "preprocessing": file.preprocessing,
+            "adapters": None if file.lora is None else asdict(file.lora),
             "num_parameters": self.num_parameters,
             "dtypes": self.dtypes,
             "blocks": [row.to_json() for row in self.blocks],
@@ -77,6 +78,7 @@ class Inspection(Shown):
             f"architecture  {stated}",
             f"classes       {classes}",
             f"input         {_pairs(file.preprocessing)}",
+            *([] if file.lora is None else [f"adapters      {_pairs(asdict(file.lora))}"]),
             f"dtypes        {_pairs(self.dtypes)}",
             f"optimizer     {_pairs(found.optimizer)}",
             f"scheduler     {_pairs(found.scheduler)}",
@@ -177,13 +179,13 @@ class FileDifference(Shown):
 def inspect(reference: str) -> Inspection:
     """What is in a run's checkpoint or a file. UserError: there is none, or it cannot be read."""
     found = read_contents(reference)
-    return Inspection(found, block_rows(found.file.state), warnings_of(found.raw, found.averaged))
+    return Inspection(found, block_rows(found.tensors), warnings_of(found.raw, found.averaged))
 
 
 def inspect_two(first: str, second: str) -> FileDifference:
     """What differs between two of them."""
     one, other = inspect(first), inspect(second)
-    states = one.contents.file.state, other.contents.file.state
+    states = one.contents.tensors, other.contents.tensors
     return FileDifference(one, other, block_changes(*states), Shapes.of(*states))
 
 
