@@ -41,7 +41,7 @@ def plot_curves(curves: Sequence[tuple[str, Sequence[tuple[float, float]]]], met
 
 
 def plot_differences(rows: Sequence[Difference], title: str, path: Path) -> None:
-    """A horizontal interval per row; blue excludes 0 upwards, orange downwards, grey holds it."""
+    """A horizontal interval per row: green is better, orange worse, grey holds 0."""
     shown = rows if len(rows) <= _MAX_ROWS else [*rows[: _MAX_ROWS // 2], *rows[-_MAX_ROWS // 2 :]]
     names, fonts, note = drawable([row.name for row in shown])
     if len(shown) < len(rows):

@@ -116,7 +116,7 @@ def _state(folder: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         if name.startswith("optimizer."):
             kept[name.split(".")[1]] = kept.get(name.split(".")[1], 0) + 1
     record = json.loads((folder / layout.STATE).read_text(encoding="utf-8"))
-    return raw, {"keeps": kept, "parameters": len(record["optimizer"].get("groups", {}))}
+    return raw, {"groups": len(record["optimizer"].get("groups", {})), "keeps": kept}
 
 
 def _rate(run: Run, step: int) -> float | None:
