@@ -59,6 +59,7 @@ DOORS = {
         *("analysis/image_plots.py", "analysis/explain/pictures.py"),
         *("analysis/image_plots.py", "analysis/compression_plot.py"),
         "analysis/sensitivity_plot.py",
+        *("analysis/image_plots.py", "analysis/compare/pictures.py"),
     ],
     "mpl_toolkits": ["analysis/figures.py"],
     "timm": ["models/", "engine/optimizer.py", "methods/export/answer.py"],
@@ -99,6 +100,7 @@ WITHOUT_TORCH = [
 ]
 WITHOUT_TORCH += [
     "analysis.summary",
+    *(f"analysis.compare.{name}" for name in ("models", "recipes", "runs", "answers", "measures", "looks")),
     "api",
     "results",
     "verbs.training",
@@ -107,6 +109,7 @@ WITHOUT_TORCH += [
     "verbs.advising",
     "verbs.explaining",
     "verbs.exporting",
+    "verbs.looking",
     "verbs.methods",
     "verbs.compressing",
 ]

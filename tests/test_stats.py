@@ -132,3 +132,23 @@ def test_resampled_sums_are_sums_over_resamples(monkeypatch: pytest.MonkeyPatch)
     np.testing.assert_allclose(np.cov(sums.T), np.cov(drawn.T), rtol=0.1, atol=0.05 * drawn.std(axis=0).max())
     monkeypatch.setattr(stats, "_MAX_VALUES_AT_ONCE", 70)  # one resample at a time
     assert stats.resampled_sums(values, 7).shape == (7, 3)
+
+
+def test_sample_size_is_that_of_the_textbook():
+    """The formula of Connor 1987 with the quantiles of a table."""
+    better, worse = 0.25, 0.05
+    z, power = 1.959964, 0.841621
+    by_hand = (z * math.sqrt(0.30) + power * math.sqrt(0.30 - 0.04)) ** 2 / 0.04
+    assert stats.sample_size(better, worse) == math.ceil(by_hand)
+    assert stats.sample_size(0.1, 0.1) is None
+    assert stats.sample_size(0.1, 0.0) < stats.sample_size(0.1, 0.0, level=0.01)
+
+
+def test_welch_p_is_that_of_scipy():
+    scipy = pytest.importorskip("scipy.stats")
+    rng = np.random.default_rng(0)
+    for size, other in ((3, 3), (3, 5), (10, 4), (40, 60)):
+        first, second = rng.normal(0, 1, size), rng.normal(0.8, 2, other)
+        wanted = scipy.ttest_ind(first, second, equal_var=False).pvalue
+        assert stats.welch_p(first, second) == pytest.approx(wanted, rel=1e-5)
+    assert stats.welch_p([1, 1, 1], [1, 1, 1]) == 1 and stats.welch_p([1, 1, 1], [2, 2, 2]) == 0

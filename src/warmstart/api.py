@@ -16,6 +16,8 @@ from warmstart.verbs.folders import init as init
 from warmstart.verbs.folders import prepare as prepare
 from warmstart.verbs.folders import runs as runs
 from warmstart.verbs.folders import show as show
+from warmstart.verbs.looking import compare as compare
+from warmstart.verbs.looking import inspect as inspect
 from warmstart.verbs.methods import blend as blend
 from warmstart.verbs.methods import merge as merge
 from warmstart.verbs.models import check as check

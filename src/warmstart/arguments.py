@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from warmstart import console
 from warmstart.config import io as config_io
+from warmstart.config.mask_values import LABEL_LEAVES
 from warmstart.config.places import absolute, expanded
 from warmstart.config.schema import DataConfig, DistillConfig, TextConfig
 from warmstart.errors import UserError
@@ -96,8 +97,6 @@ def labelled_data(data: Data | None, settings: dict[str, Any]) -> DataConfig:
     Raises:
         UserError: such a setting without data.
     """
-    from warmstart.analysis.samples import LABEL_LEAVES
-
     found = {name: settings.pop(name, None) for name in LABEL_LEAVES}
     given = {
         name: os.fspath(v) if isinstance(v, os.PathLike) else v for name, v in found.items() if v is not None

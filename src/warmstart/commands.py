@@ -19,6 +19,7 @@ from warmstart.flags import (
     Flag,
     advise_flags,
     blend_flags,
+    compare_flags,
     compress_flags,
     continue_flags,
     explain_flags,
@@ -202,6 +203,21 @@ COMMANDS: dict[str, Command] = {
             *EXECUTION,
         ),
         _verb("check"),
+    ),
+    "inspect": Command(
+        "What is in a checkpoint of any program: epoch, metrics, blocks, settings, faults; or how two differ.",
+        lambda: (
+            Flag("checkpoint", "run directory, RUN@step, or file of weights", positional=True, required=True),
+            Flag("other", "another one: what differs from the first to it", positional=True),
+            JSON,
+        ),
+        _verb("inspect"),
+    ),
+    "compare": Command(
+        "Is B better than A? Two models on the same samples, two recipes of several seeds, or a table of runs.",
+        compare_flags,
+        _verb("compare"),
+        exit_code=lambda found: 0 if found.passed else 1,
     ),
     "advise": Command(
         "Propose settings for data and a model, with reasons, and memory and time measured; trains nothing.",

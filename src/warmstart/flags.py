@@ -221,6 +221,22 @@ def explain_flags() -> tuple[Flag, ...]:
     )
 
 
+def compare_flags() -> tuple[Flag, ...]:
+    return (
+        Flag("models", "two models: runs, RUN@step or files of weights; or more runs", list, positional=True),
+        Flag("recipes", "two recipes instead, at least 3 seeds each: A1,A2,A3 B1,B2,B3", list),
+        Flag("data", "data set to measure all models on [default: the runs' own]"),
+        Flag("split", "train, val or test; retain where both runs kept it [default: test, else val]"),
+        Flag("require", 'what must hold, else the exit code is 1: "f1 not worse; no class -2pt"'),
+        Flag("output_dir", "new folder for tables and pictures [default: none]"),
+        TASK,
+        LABELS,
+        *MASKS,
+        BATCH,
+        *EXECUTION,
+    )
+
+
 def export_flags() -> tuple[Flag, ...]:
     return (
         Flag(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from statistics import NormalDist
 from typing import Any
 
 import numpy as np
@@ -140,14 +141,19 @@ def calibration_bins(
     hits = np.asarray(correct, dtype=np.float64)
     assert confidences.ndim == 1 and confidences.shape == hits.shape, f"{confidences.shape}, {hits.shape}"
     assert len(confidences), "no calibration of no samples"
-    edges = np.linspace(0, 1, num_bins + 1)
-    # Rounding may leave a probability a little outside [0, 1]; a NaN lands in the last bin and stays NaN.
-    bins = np.clip(np.searchsorted(edges, confidences, side="left") - 1, 0, num_bins - 1)
+    bins = confidence_bins(confidences, num_bins)
     return (
         np.bincount(bins, minlength=num_bins),
         np.bincount(bins, weights=confidences, minlength=num_bins),
         np.bincount(bins, weights=hits, minlength=num_bins),
     )
+
+
+def confidence_bins(confidence: ArrayLike, num_bins: int = 15) -> NDArray[np.int64]:
+    """(N,): which bin ((m - 1) / M, m / M], counted from 0, each confidence lies in."""
+    edges = np.linspace(0, 1, num_bins + 1)
+    # Rounding may leave a probability a little outside [0, 1]; a NaN lands in the last bin and stays NaN.
+    return np.clip(np.searchsorted(edges, np.asarray(confidence), side="left") - 1, 0, num_bins - 1)
 
 
 def spread(values: ArrayLike) -> tuple[float, float]:
@@ -163,3 +169,45 @@ def mean_interval(values: ArrayLike) -> tuple[float, float]:
     mean, deviation = spread(values)
     half = 1.96 * deviation / math.sqrt(np.size(values))
     return mean - half, mean + half
+
+
+def sample_size(better: float, worse: float, level: float = 0.05, power: float = 0.8) -> int | None:
+    """How many samples McNemar's test needs to see a change as large as this one; None without a difference.
+
+    `better` and `worse` are shares of the samples that change for the better and for the worse:
+    n = (z_level sqrt(better + worse) + z_power sqrt(better + worse - d^2))^2 / d^2, d = better - worse
+    (Miettinen 1968, Biometrics 24:339; Connor 1987, Biometrics 43:207). A two-sided test at `level`.
+    """
+    changed, difference = better + worse, better - worse
+    if difference == 0:
+        return None
+    z_level, z_power = NormalDist().inv_cdf(1 - level / 2), NormalDist().inv_cdf(power)
+    root = z_level * math.sqrt(changed) + z_power * math.sqrt(max(0.0, changed - difference**2))
+    return math.ceil((root / difference) ** 2)
+
+
+def welch_p(first: ArrayLike, second: ArrayLike) -> float:
+    """Two-sided p of Welch's t-test (1947) for the means of (N,) and (M,) values, N, M > 1.
+
+    With Welch's degrees of freedom v and x = arctan(t / sqrt(v)), Student's distribution has the density
+    cos(x)^(v - 1) up to a factor; both integrals are by Simpson's rule. Without any spread it is 1, or 0 where the
+    means differ.
+    """
+    (mean, deviation), (other, other_deviation) = spread(first), spread(second)
+    parts = deviation**2 / np.size(first), other_deviation**2 / np.size(second)
+    if sum(parts) == 0:
+        return 1.0 if mean == other else 0.0
+    freedom = sum(parts) ** 2 / (parts[0] ** 2 / (np.size(first) - 1) + parts[1] ** 2 / (np.size(second) - 1))
+    start = math.atan(abs(mean - other) / math.sqrt(sum(parts)) / math.sqrt(freedom))
+    return _cosine_integral(start, freedom - 1) / _cosine_integral(0.0, freedom - 1)
+
+
+def _cosine_integral(start: float, power: float, num: int = 4001) -> float:
+    """The integral of cos(x)^power from `start` to pi / 2, power >= 0."""
+    places = np.linspace(start, math.pi / 2, num)
+    values = np.clip(np.cos(places), 0, None) ** power
+    return float(
+        (values[0] + values[-1] + 4 * values[1::2].sum() + 2 * values[2:-1:2].sum())
+        * (places[1] - places[0])
+        / 3
+    )

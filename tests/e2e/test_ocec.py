@@ -23,10 +23,11 @@ from warmstart.cli import main
 from warmstart.config.aliases import translate
 from warmstart.config.ocec import shape_of
 from warmstart.config.schema import ModelConfig
-from warmstart.engine.continuing.foreign_ocec import first_epoch, ocec_settings
+from warmstart.engine.continuing.foreign_ocec import ocec_settings
 from warmstart.errors import UserError
 from warmstart.models.build import build
 from warmstart.models.builtin.ocec import Ocec
+from warmstart.models.pickled import first_epoch
 from warmstart.records import Margin
 from warmstart.results import FinetuneResult
 from warmstart.run import layout

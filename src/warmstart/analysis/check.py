@@ -9,8 +9,9 @@ from typing import Any, TypeAlias
 import numpy as np
 import torch
 
-from warmstart.analysis.samples import LABEL_LEAVES, EvaluationSet, open_evaluation_set, task_and_targets
+from warmstart.analysis.samples import EvaluationSet, open_evaluation_set, task_and_targets
 from warmstart.config.io import from_dict
+from warmstart.config.mask_values import LABEL_LEAVES
 from warmstart.config.schema import DataConfig
 from warmstart.console import table
 from warmstart.data import counters

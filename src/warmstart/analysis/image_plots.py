@@ -16,9 +16,9 @@ _SIDE, _ROW, _CAPTION = 0.94, 1.2, 0.2  # of an image, a row and the words above
 
 
 def plot_images(
-    images: Sequence[np.ndarray], captions: Sequence[tuple[str, str, float]], title: str, path: Path
+    images: Sequence[np.ndarray], captions: Sequence[tuple[str, str, float | None]], title: str, path: Path
 ) -> None:
-    """A grid of images, each uint8 (H, W, 3), with its label above, and the other class with its score below.
+    """A grid of images, each uint8 (H, W, 3), with its label above; below, the other class, with its score if any.
 
     All in one coordinate system: one for each image takes four times as long.
     """
@@ -35,7 +35,7 @@ def plot_images(
             extent = (middle - width / 2, middle + width / 2, top + height, top)
             axes.imshow(image, interpolation="nearest", extent=extent)
             label, other, score = names[2 * number], names[2 * number + 1], captions[number][2]
-            words = f"{label}\n→ {other} {score:.2f}"
+            words = f"{label}\n→ {other}" + ("" if score is None else f" {score:.2f}")
             axes.text(column + (1 - _SIDE) / 2, top - 0.02, words, fontsize=8, va="bottom", parse_math=False)
         axes.set(xlim=(0, _NUM_COLUMNS), ylim=(num_rows * _ROW, 0))
         figure.suptitle(title, fontsize=11, fontweight="bold", x=0.01, ha="left")

@@ -74,11 +74,11 @@ def draw_mistakes(
         shown = list(zip(places[:_NUM_DRAWN].tolist(), others[:_NUM_DRAWN].tolist(), strict=True))
         if shown:
             captions = [(task.classes[targets[p]], task.classes[k], float(scores[p, k])) for p, k in shown]
-            images = [_image(samples, place) for place, _ in shown]
+            images = [image_at(samples, place) for place, _ in shown]
             plot_images(images, captions, f"{title} ({len(shown)} of {len(places)})", folder / f"{name}.png")
 
 
-def _image(samples: Sequence[Samples], place: int) -> np.ndarray:
+def image_at(samples: Sequence[Samples], place: int) -> np.ndarray:
     """uint8 (H, W, 3) of an image counted through the splits in a row."""
     for part in samples:
         if place < len(part):

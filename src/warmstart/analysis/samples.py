@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from warmstart.config.io import from_dict
+from warmstart.config.mask_values import LABEL_LEAVES
 from warmstart.config.schema import DataConfig
 from warmstart.console import log
 from warmstart.data.dataset import Dataset, Recorded, open_dataset, split_settings
-from warmstart.data.mask_settings import MASK_LEAVES, MaskSettings
+from warmstart.data.mask_settings import MaskSettings
 from warmstart.data.samples import Samples
 from warmstart.data.sources import open_source
 from warmstart.data.store_plan import plan_store
@@ -21,9 +22,6 @@ from warmstart.run.reader import Run
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.multilabel import MultiLabel
 from warmstart.tasks.segmentation import Segmentation
-
-# What says how labels are read, of section data; data to measure on have no mirror images.
-LABEL_LEAVES = ("label_columns", *(leaf for leaf in MASK_LEAVES if leaf != "flip_pairs"))
 
 
 @dataclass(frozen=True)
@@ -60,12 +58,12 @@ def _path(run: Run | None, data: DataConfig | None) -> str:
 
 
 def open_evaluation_set(
-    run: Run | None, data: DataConfig | None, split: str | None, built: BuiltModel
+    run: Run | None, data: DataConfig | None, split: str | None, built: BuiltModel | None
 ) -> EvaluationSet:
     """The run's own data with the run's own splits, wherever they lie now, or other data as they are.
 
     Of `data`, the path counts, and what says how labels are read where it was given, else the run's is used. Ids
-    of other masks that nothing names are the model's classes.
+    of other masks that nothing names are the model's classes. Without a model the images are only looked at.
 
     Raises:
         UserError: no data named, or no such split.
@@ -80,15 +78,18 @@ def open_evaluation_set(
         masks = MaskSettings.of(DataConfig().model_copy(update=given))
         source = open_source(path, allow_single_class=True, label_columns=given["label_columns"], masks=masks)
         is_own = source.fingerprint == recorded.get("fingerprint")
-        if source.ignore is not None and not source.classes and built.segments:
+        if source.ignore is not None and not source.classes and built is not None and built.segments:
             given["mask_classes"] = built.classes
     if is_own and run is not None:
         settings = own.model_copy(update={"path": path, **split_settings(recorded["split"])})
         known = (*map(tuple, recorded["quarantined"]), *run.status.get("unreadable", {}).items())
         # Decoding everything for one split would not pay; what training has kept is there.
-        plan = plan_store(own, built.preprocessing, "off" if own.cache == "off" else "warm")
+        plan = (
+            plan_store(own, built.preprocessing, "off" if own.cache == "off" else "warm") if built else None
+        )
         opened = Recorded(known, run.splits)
-        dataset = open_dataset(settings, recorded["split"]["seed"], opened, store=lambda _: plan)
+        store = None if plan is None else lambda _: plan
+        dataset = open_dataset(settings, recorded["split"]["seed"], opened, store=store)
         if not (is_own := dataset.facts.fingerprint == recorded["fingerprint"]):
             log.warning(
                 "the data in %s have changed since the run: nothing is recorded as its own result", path

@@ -9,6 +9,17 @@ from pydantic import BeforeValidator
 
 from warmstart.config.values import parse_pairs, written_pairs
 
+# Of section data.
+MASK_LEAVES = (
+    "masks",
+    "mask_classes",
+    "ignore",
+    "mask_remap",
+    "mask_colours",
+    "flip_pairs",
+)
+# What says how labels are read; data to measure on have no mirror images.
+LABEL_LEAVES = ("label_columns", *(leaf for leaf in MASK_LEAVES if leaf != "flip_pairs"))
 _LARGEST = 65535
 _COLOUR = re.compile(r"(\d{1,3})[. ]+(\d{1,3})[. ]+(\d{1,3})", re.ASCII)
 

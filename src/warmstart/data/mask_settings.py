@@ -15,15 +15,6 @@ from warmstart.data.masks import Colour, MaskCoding
 from warmstart.data.text_files import read_text
 from warmstart.errors import UserError, closest, listing
 
-# Of section data.
-MASK_LEAVES = (
-    "masks",
-    "mask_classes",
-    "ignore",
-    "mask_remap",
-    "mask_colours",
-    "flip_pairs",
-)
 IGNORE, LARGEST = 255, 65535  # the id of no class, where nothing else is said: of up to 255 classes, of more
 _CLASS_FILES = ("classes.txt", "codes.txt", "classes.json")
 _NUMBERED = re.compile(r"(\d+)\s*[\s:,;=]\s*(\S.*)", re.ASCII)

@@ -153,6 +153,12 @@ def _choose(content: Mapping[Any, Any], file: pathlib.Path) -> tuple[str, dict[s
     return place, tensors, notes
 
 
+def averaged_in(content: Mapping[Any, Any]) -> dict[str, Tensor]:
+    """The EMA twin of the weights, with its prefixes taken off; {} where there is none."""
+    found = next((tensors for key in _EMA if (tensors := _find(content.get(key), key)[1])), {})
+    return strip_prefixes(found)[0] if found else {}
+
+
 def _is_ignored(key: Any, value: Any, tensors: Mapping[str, Tensor]) -> bool:
     return key not in tensors and not _find(value, "")[1]
 

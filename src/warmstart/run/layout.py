@@ -35,6 +35,8 @@ PROCESSOR = (
     "processor"  # of an image-text model: tokenizer and image processor, as save_pretrained writes them
 )
 CONTINUE_INFO = "continue_info.yaml"
+LOOKS = "warmstart-looks.json"  # beside runs: how often each split of their data was used to compare models
+COMPARISON = "comparison.json"  # in the folder of a comparison
 
 LAST = "LAST"
 BEST = "BEST"

@@ -25,6 +25,9 @@ class RunObject(dict[str, Any]):
         raise UserError(f"a file of the run is damaged: {key!r} is missing where {listing(self, 5)} stand")
 
 
+_DECODER = json.JSONDecoder(object_hook=RunObject)  # made once: json.loads makes one for every row
+
+
 def read_rows(path: Path) -> Rows:
     """Rows in force: rows `kind: resume` and `kind: rescue` take back the rows of later steps that stand before them.
 
@@ -39,7 +42,7 @@ def read_rows(path: Path) -> Rows:
         if not line.strip():
             continue
         try:
-            row = json.loads(line, object_hook=RunObject)
+            row = _DECODER.decode(line.decode())
         except (ValueError, RecursionError):
             row = None
         if not isinstance(row, dict) or not isinstance(row.get("step"), int):

@@ -5,12 +5,14 @@ Shapes: N samples. `scores` are the probabilities of the positive class, `wanted
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from warmstart.config.threshold import ThresholdRule
+from warmstart.records import Decision
 from warmstart.tasks.label_metrics import FEWEST_POSITIVES, best_thresholds, cuts
 
 METRICS = ("f1_positive", "precision_positive", "recall_positive")
@@ -27,6 +29,18 @@ def positive_metrics(answers: NDArray[Any], wanted: NDArray[Any]) -> dict[str, f
         hits / support if support else 0.0,
     )
     return dict(zip(METRICS, values, strict=True))
+
+
+def answers_by(
+    scores: NDArray[Any], classes: Sequence[str], decision: Decision | None = None
+) -> NDArray[np.int64]:
+    """(N,): the class with the highest score of (N, K); of two, the positive one from a decision's threshold on."""
+    if decision is None or decision.threshold is None:
+        return scores.argmax(axis=1)
+    positive = classes.index(decision.positive)
+    # A threshold lies between two float32: as one of them it could fall onto the lower score.
+    reached = scores[:, positive].astype(np.float64) >= decision.threshold
+    return np.where(reached, positive, 1 - positive)
 
 
 def choose_threshold(rule: ThresholdRule, scores: NDArray[Any], wanted: NDArray[Any]) -> float:

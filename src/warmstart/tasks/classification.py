@@ -145,11 +145,7 @@ class Classification:
 
     def answers_by(self, scores: NDArray[np.float32]) -> NDArray[np.int64]:
         """`answers`, by the `scores` of the logits."""
-        if self.decision is None or self.decision.threshold is None:
-            return scores.argmax(axis=1)
-        # A threshold lies between two float32: as one of them it could fall onto the lower score.
-        reached = scores[:, self.positive].astype(np.float64) >= self.decision.threshold
-        return np.where(reached, self.positive, 1 - self.positive)
+        return binary.answers_by(scores, self.classes, self.decision)
 
     def decided(self, logits: NDArray[np.float32], targets: NDArray[Any]) -> Classification:
         """The same task with the threshold that `rule` chooses on these samples; as it is without one."""

@@ -12,20 +12,17 @@ import torch
 
 from warmstart.config.schema import leaves
 from warmstart.config.yaml_aliases import translate_yaml
-from warmstart.engine.continuing.foreign_ocec import first_epoch, ocec_settings, plateau_factor
+from warmstart.engine.continuing.foreign_ocec import ocec_settings, plateau_factor
 from warmstart.engine.job import Job
 from warmstart.engine.optimizer import OptimizerState
 from warmstart.engine.schedule import Plateau
 from warmstart.engine.state import TrainState
 from warmstart.errors import listing
 from warmstart.models.fitting import fit_names
-from warmstart.models.shards import INDEX_SUFFIX
-from warmstart.models.unwrap import harmless_classes
+from warmstart.models.pickled import OPTIMIZERS, SCHEDULERS, content_of, first_epoch, first_part
 from warmstart.models.weights import WeightsFile, read_weights
 from warmstart.models.zoo import outline
 
-_OPTIMIZERS = ("optimizer_state_dict", "optimizer_state", "optimizer")
-_SCHEDULERS = ("scheduler_state_dict", "scheduler_state", "scheduler", "lr_scheduler")
 _BUFFER = re.compile(r"\.(running_mean|running_var|num_batches_tracked)$")
 # What torch's optimizers keep for a parameter; our own of the same name keep the same.
 _STATE_KEYS = {"adamw": ("step", "exp_avg", "exp_avg_sq"), "sgd": ("momentum_buffer",)}
@@ -47,17 +44,11 @@ class Foreign:
 def read_foreign(path: str) -> Foreign:
     """UserError: the file cannot be read, or holds no weights."""
     file = read_weights(path)
-    content: Any = {}
-    with file.path.open("rb") as stream:
-        is_pickle = stream.read(10)[8:] != b'{"' and not file.path.name.endswith(INDEX_SUFFIX)
-    if is_pickle:
-        # read_weights has explained what may go wrong.
-        with torch.serialization.safe_globals(harmless_classes()):
-            content = torch.load(file.path, map_location="cpu", weights_only=True)
-    content = content if isinstance(content, Mapping) else {}
-    optimizer = _first(content, _OPTIMIZERS)
-    rates = (_first(content, _SCHEDULERS) or {}).get("_last_lr")
-    epoch, notes = content.get("epoch"), []
+    content = content_of(file.path)
+    optimizer = first_part(content, OPTIMIZERS)
+    rates = (first_part(content, SCHEDULERS) or {}).get("_last_lr")
+    epoch: Any = content.get("epoch")
+    notes = []
     is_counted, first = isinstance(epoch, (int, np.integer)), first_epoch(content)
     if is_counted:
         notes.append(f"its epoch {epoch} is counted from {first}: {epoch + 1 - first} epochs are done")
@@ -91,10 +82,6 @@ def first_state(foreign: Foreign | None, step: int) -> TrainState:
     """Where a run begins at `step`; of a foreign checkpoint (None: there is none to go on from) with what its
     scheduler has made of the rate."""
     return TrainState(step=step, plateau=Plateau(1.0 if foreign is None else foreign.plateau_factor))
-
-
-def _first(content: Mapping[Any, Any], keys: tuple[str, ...]) -> Mapping[Any, Any] | None:
-    return next((content[key] for key in keys if isinstance(content.get(key), Mapping)), None)
 
 
 def _settings(config: Any) -> dict[str, Any]:

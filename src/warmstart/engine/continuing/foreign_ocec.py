@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from warmstart.config.ocec import PROGRAM, shape_in
+from warmstart.models.pickled import is_ocec_file, part
 
 # Its train_config -> path here. What it names otherwise (its data, its folder, its batches) belongs to that machine.
 _NAMES = {
@@ -26,24 +26,14 @@ _FIXED = {
 _FACTOR, _PATIENCE = 0.5, 2
 
 
-def _is_ocec(content: Mapping[Any, Any]) -> bool:
-    is_ours = _part(content, "train_config").get("program") == PROGRAM  # of any model
-    return "model_state" in content and (is_ours or shape_in(_part(content, "model_config")) is not None)
-
-
-def first_epoch(content: Mapping[Any, Any]) -> int:
-    """The number that a program gives to its first epoch."""
-    return 1 if _is_ocec(content) else 0
-
-
 def ocec_settings(content: Mapping[Any, Any]) -> dict[str, Any]:
     """Settings by path, {} for files of other programs."""
-    if not _is_ocec(content):
+    if not is_ocec_file(content):
         return {}
-    stated = {**_part(content, "model_config"), **_part(content, "train_config")}
-    scheduler = _part(content, "scheduler_state")
+    stated = {**part(content, "model_config"), **part(content, "train_config")}
+    scheduler = part(content, "scheduler_state")
     found = {path: stated[name] for name, path in _NAMES.items() if _is_number(stated.get(name))}
-    own = _part(stated, "settings")  # of files that were written here
+    own = part(stated, "settings")  # of files that were written here
     found |= own or _FIXED | {
         "optim.scheduler_gamma": _number(scheduler, "factor", _FACTOR),
         "optim.scheduler_patience": int(_number(scheduler, "patience", _PATIENCE)),
@@ -61,16 +51,11 @@ def ocec_settings(content: Mapping[Any, Any]) -> dict[str, Any]:
 
 def plateau_factor(content: Mapping[Any, Any], settings: Mapping[str, Any]) -> float:
     """What its scheduler has made of the rate; 1 where it is none that waits for a lower loss."""
-    scheduler, lr = _part(content, "scheduler_state"), settings.get("optim.lr")
+    scheduler, lr = part(content, "scheduler_state"), settings.get("optim.lr")
     rates = scheduler.get("_last_lr")
     if "num_bad_epochs" not in scheduler or not lr or not isinstance(rates, (list, tuple)) or not rates:
         return 1.0
     return min(1.0, float(rates[0]) / float(lr))
-
-
-def _part(content: Mapping[Any, Any], key: str) -> Mapping[Any, Any]:
-    part = content.get(key)
-    return part if isinstance(part, Mapping) else {}
 
 
 def _number(values: Mapping[Any, Any], key: str, default: float) -> float:
