@@ -56,7 +56,7 @@ DOORS = {
     "matplotlib": [
         *("analysis/figures.py", "analysis/plots.py", "analysis/label_plots.py", "analysis/roc_plot.py"),
         *("analysis/mask_plots.py", "analysis/overlays.py", "analysis/blend_plot.py"),
-        "analysis/image_plots.py",
+        *("analysis/image_plots.py", "analysis/diagnose/picture.py"),
     ],
     "mpl_toolkits": ["analysis/figures.py"],
     "timm": ["models/", "engine/optimizer.py"],
@@ -96,6 +96,8 @@ WITHOUT_TORCH += [
     "verbs.models",
     "verbs.folders",
     "verbs.advising",
+    "verbs.diagnosing",
+    "analysis.diagnose",
     "verbs.methods",
 ]
 TORCHES = {"torch", "torchvision", "timm", "safetensors.torch"}

@@ -13,6 +13,7 @@ _VERBS = (
     "blend",
     "check",
     "continue_run",
+    "diagnose",
     "distill",
     "evaluate",
     "finetune",

@@ -9,6 +9,7 @@ from dataclasses import asdict
 from typing import Any
 
 from warmstart.verbs.advising import advise as advise
+from warmstart.verbs.diagnosing import diagnose as diagnose
 from warmstart.verbs.folders import init as init
 from warmstart.verbs.folders import prepare as prepare
 from warmstart.verbs.folders import runs as runs
