@@ -59,6 +59,7 @@ def hugging_face(folder):
         step = 50 * (n + 1)
         rows.append({"epoch": n + 1.0, "step": step, "loss": TRAIN_LOSS[n], "learning_rate": RATES[n]})
         rows.append({"epoch": n + 1.0, "step": step, "eval_loss": VAL_LOSS[n], "eval_accuracy": SCORE[n]})
+    rows.append({"epoch": 10.0, "step": 500, "train_loss": 0.6, "train_runtime": 9.0})  # the mean of all
     return write_json(folder, "trainer_state.json", {"log_history": rows, "max_steps": 500})
 
 

@@ -94,9 +94,9 @@ def _of_json(content: Any) -> tuple[str, list[Point], int]:
 
 
 def _hf_row(row: Mapping[str, Any]) -> Point:
-    """`loss` is that of training, of the steps since the row before; `eval_` is val."""
-    named = {("train_loss" if key == "loss" else key): value for key, value in row.items()}
-    return {key: value for key, value in named.items() if key not in ("train_runtime", "total_flos")}
+    """`loss` is that of the steps since the row before, `eval_` is val; the last row sums the training up."""
+    kept = {key: value for key, value in row.items() if key != "train_loss"}
+    return {("train_loss" if key == "loss" else key): value for key, value in kept.items()}
 
 
 def _flat(row: Mapping[str, Any]) -> Point:
@@ -114,14 +114,12 @@ def _of_csv(text: str) -> tuple[str, list[Point], int]:
     header, rows = (lines[0], lines[1:]) if lines else ([], [])
     whole = [row for row in rows if len(row) == len(header)]
     points: list[Point] = [dict(zip(header, row, strict=True)) for row in whole]
+    # Both count from 0, and what is measured at the end of an epoch belongs to its end.
+    for point in points:
+        epoch = _number(point.get("epoch"))
+        if epoch is not None:
+            point["epoch"] = epoch + 1
     is_timm = "eval_loss" in header or "eval_top1" in header
-    if is_timm:
-        points = [{**point, "epoch": _number(point.get("epoch")) or 0} for point in points]
-    # Both count from 0; what is measured at the end of an epoch belongs to its end.
-    points = [
-        {**point, "epoch": e + 1} if (e := _number(point.get("epoch"))) is not None else point
-        for point in points
-    ]
     return "timm" if is_timm else "Lightning", points, len(rows) - len(whole)
 
 

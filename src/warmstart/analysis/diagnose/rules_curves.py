@@ -80,7 +80,9 @@ def still_improving(history: History) -> Finding | None:
     third = max(1, len(scores) // 3)
     gain = float(scores[-1] - scores[-1 - third])
     fall = float(1 - losses[-1] / losses[-1 - third]) if np.isfinite(losses).all() else math.nan
-    rate = history.last_rate / history.peak_rate if history.last_rate and history.peak_rate else 1.0
+    rate = (
+        history.last_rate / history.peak_rate if history.peak_rate and history.last_rate is not None else 1.0
+    )
     is_falling = fall > 0.08 if np.isfinite(fall) else gain > max(2 * history.noise, 0.005)
     if not is_falling or gain <= 0 or rate < 0.2:
         return None
@@ -120,15 +122,21 @@ def rate_too_high(history: History) -> Finding | None:
     start = history.start
     chance = math.log(history.num_classes) if history.num_classes else None
     first = start.val.get("loss", math.nan) if start is not None else math.nan
-    level = max(x for x in (first, chance or math.nan, 0.0) if not math.isnan(x))
+    level = max((x for x in (first, chance or math.nan) if not math.isnan(x)), default=0.0)
+    is_known, much = level > 0, 1.5
+    if not is_known and len(
+        history.validations
+    ):  # nobody measured the start, and the first epoch has moved it
+        level, much = float(history.of_val("loss")[0]), 3.0
     worst = max(
         [row.loss for row in history.rows if row.loss is not None and math.isfinite(row.loss)]
         + [x for x in history.of_val("loss").tolist() if math.isfinite(x)],
         default=math.nan,
     )
     high, band = _above_band(history)
-    if level and worst > 1.5 * level:
-        told.append(f"the loss went up to {worst:.3g}; it was {level:.3g} before the first step")
+    if level and worst > much * level:
+        when = "before the first step, or is by chance" if is_known else "at the first validation"
+        told.append(f"the loss went up to {worst:.3g}; it was {level:.3g} {when}")
         score = max(score, 0.9 if worst > 2 * level or high else 0.6)
     shaken = _shaken(history)
     if shaken is not None and (high or score):
