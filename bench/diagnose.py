@@ -6,8 +6,8 @@ by `finetune` or `continue`. Both are measured on the same clean test images, be
 recall of the classes, at each run's own best step.
 
 Interrupted, it goes on where it was when it is started again with the same --out; --table only writes the table.
-Writes TABLE-PART.md and LOG-PART.jsonl to --out. --speed copies a finished run a hundred times, with a thousand rows
-each, and times the diagnosis of all of them.
+Writes TABLE-PART.md and LOG-PART-SEED.jsonl to --out. --speed copies a finished run a hundred times, with a thousand
+rows each, and times the diagnosis of all of them.
 
     python bench/diagnose.py --fashion FASHION900 --mnist MNIST10K --out FOLDER [--part report] [--seeds 2,3,4]
 """
@@ -44,16 +44,17 @@ def main() -> None:
     if args.speed:
         print(json.dumps(speed(out, kind, seeds[0])))
         return
-    log = out / f"LOG-{args.part}.jsonl"
     if not args.table:
         place = Path(args.fashion if kind == "fashion" else args.mnist)
         for seed in seeds:
+            log = out / f"LOG-{args.part}-{seed}.jsonl"
             for name in CASES:
                 with console.quiet():
                     row = measured(out, (kind, place), name, seed)
                 keep(log, row)
                 print(f"{seed} {name}: {', '.join(row['found']) or '-'}", flush=True)
-    text = table([json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()])
+    logs = sorted(out.glob(f"LOG-{args.part}-*.jsonl"))
+    text = table([json.loads(line) for log in logs for line in log.read_text(encoding="utf-8").splitlines()])
     (out / f"TABLE-{args.part}.md").write_text(text, encoding="utf-8")
     print(text)
 
