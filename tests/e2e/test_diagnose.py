@@ -17,7 +17,7 @@ def finetune(small_settings, folder, **settings):
 
 
 def test_patience_of_one_goes_on_by_continue(small_settings, tmp_path: Path, capsys) -> None:
-    """A rate of nothing makes no new best, so patience ends the run at once."""
+    """A rate of nothing makes no new best, so patience ends the run at its second validation."""
     run = finetune(
         small_settings,
         tmp_path / "run",
@@ -40,7 +40,7 @@ def test_patience_of_one_goes_on_by_continue(small_settings, tmp_path: Path, cap
 
 
 def test_a_rate_that_is_far_too_high_starts_again_by_finetune(small_settings, tmp_path: Path, capsys) -> None:
-    run = finetune(small_settings, tmp_path / "run", lr=3.0, epochs=4, clip=None)
+    run = finetune(small_settings, tmp_path / "run", lr=0.3, epochs=4)
     target, picture = tmp_path / "next.yaml", tmp_path / "why.png"
     assert main(["diagnose", str(run), "--write", str(target), "--picture", str(picture)]) == 0
     out = capsys.readouterr().out

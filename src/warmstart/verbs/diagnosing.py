@@ -22,11 +22,12 @@ def diagnose(run: str, *, write: str | None = None, picture: str | None = None) 
     Raises:
         UserError: neither a run nor a known history, without rows, a file that exists, nothing to write.
     """
-    from warmstart.analysis.diagnose.next_config import check_target, write_next
     from warmstart.analysis.diagnose.overview import is_folder_of_runs, overview
     from warmstart.analysis.diagnose.rules import diagnose_history, open_history
 
     if write is not None:
+        from warmstart.analysis.diagnose.next_config import check_target, write_next
+
         check_target(write)
     if is_folder_of_runs(run):
         if write is not None or picture is not None:

@@ -33,7 +33,7 @@ def test_finetune_gets_all_settings_and_the_changes_with_their_reasons(diagnosed
     config = load({}, str(target)).config
     assert (config.optim.lr, config.train.patience, config.train.epochs) == (1e-4, 7, 3)
     assert config.data.path == Run(diagnosed_run).resolved["data"]["path"]
-    assert (config.model.name, config.model.weights) == ("builtin:fashion_cnn", None)
+    assert (config.model.name, config.model.weights) == ("builtin:fashion_cnn", "none")
     assert config.output.output_dir is None and config.output.pictures is False
     assert "  # some_cause: a cause\n  lr: 0.0001\n" in target.read_text(encoding="utf-8")
     assert written.command == ("warmstart", "finetune", "--config", str(target))

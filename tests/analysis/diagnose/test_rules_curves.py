@@ -42,7 +42,7 @@ def test_a_loss_that_rises_alone_is_confidence(curves):
         ([1.0, 0.7, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0], [1.0, 0.7, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]),
         ([1.0, 0.7, 0.5, 0.4, 0.35, 0.3, 0.4, 0.5], FLAT_END),
     ],
-    ids=["flat", "train rises too", "two validations ago"],
+    ids=["flat", "train rises too", "train does not fall"],
 )
 def test_what_is_no_overfitting(curves, losses, train):
     assert overfitting(curves(RISING, losses, train)) is None

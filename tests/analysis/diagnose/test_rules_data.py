@@ -76,7 +76,7 @@ def test_leakage_by_share(curves):
     assert leakage(curves([0.9]), Copies(1, 1000, ("a = b",))) is None
 
 
-@pytest.mark.parametrize("num, is_small", [(64, True), (150, True), (400, False)])
+@pytest.mark.parametrize("num, is_small", [(64, True), (140, True), (400, False)])
 def test_a_small_val(curves, num, is_small):
     found = val_too_small(curves([0.5, 0.55, 0.6], num=num))
     assert (found is not None) is is_small

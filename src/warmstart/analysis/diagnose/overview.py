@@ -1,4 +1,4 @@
-"""A folder of runs, each with the verdict of its diagnosis; images are not looked at."""
+"""A folder of runs, each with the verdict of its diagnosis, by rows and records: no images, no answers."""
 
 from __future__ import annotations
 

@@ -6,15 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from warmstart.analysis.diagnose import rules_curves, rules_data, rules_model, rules_outcome, rules_stop
-from warmstart.analysis.diagnose.evidence import Answers, Copies, answers_of, divided_source, find_copies
 from warmstart.analysis.diagnose.findings import Diagnosis, Finding
 from warmstart.analysis.diagnose.foreign import read_foreign
 from warmstart.analysis.diagnose.history import History, of_run
+from warmstart.errors import UserError
 from warmstart.run import layout
 from warmstart.run.reader import Run, open_run
+
+if TYPE_CHECKING:
+    from warmstart.analysis.diagnose.evidence import Answers, Copies
 
 VALIDATIONS, RUN, OVER, ANSWERS, IMAGES = "validations", "run", "over", "answers", "images"
 # What a rule needs -> why it was not asked.
@@ -37,19 +40,25 @@ class Rule(NamedTuple):
 
 @dataclass(frozen=True)
 class Material:
-    """A history, and what is looked up for single rules, once; `with_images`: also in the images themselves."""
+    """A history, and what is looked up for single rules, once, where `is_deep`: it costs more than all rows."""
 
     history: History
-    with_images: bool = True
+    is_deep: bool = True
 
     @cached_property
     def answers(self) -> Answers | None:
-        return None if self.history.run is None else answers_of(self.history.run)
+        if self.history.run is None or not self.is_deep:
+            return None
+        from warmstart.analysis.diagnose.evidence import answers_of
+
+        return answers_of(self.history.run)
 
     @cached_property
     def copies(self) -> Copies | None:
-        if self.history.run is None or not self.with_images:
+        if self.history.run is None or not self.is_deep:
             return None
+        from warmstart.analysis.diagnose.evidence import divided_source, find_copies
+
         source = divided_source(self.history.run)
         return None if source is None else find_copies(source)
 
@@ -130,9 +139,9 @@ EXPLAINS = {
 }
 
 
-def diagnose_history(history: History, with_images: bool = True) -> Diagnosis:
+def diagnose_history(history: History, is_deep: bool = True) -> Diagnosis:
     """Every rule that can be asked; findings by their score, those that another one explains left out."""
-    material = Material(history, with_images)
+    material = Material(history, is_deep)
     found: list[Finding] = []
     left_out = []
     for rule in RULES:
@@ -176,13 +185,11 @@ def open_history(path: str) -> History:
 
 
 def diagnose_folder(runs: list[Run]) -> list[Diagnosis | tuple[str, str]]:
-    """Each run's diagnosis without its images, or (path, why there is none)."""
-    from warmstart.errors import UserError
-
+    """Each run's diagnosis by its rows and records alone, or (path, why there is none)."""
     found: list[Diagnosis | tuple[str, str]] = []
     for run in runs:
         try:
-            found.append(diagnose_history(of_run(run), with_images=False))
+            found.append(diagnose_history(of_run(run), is_deep=False))
         except UserError as error:
             found.append((str(run.path), error.happened))
     return found

@@ -6,16 +6,19 @@ Shapes: N samples, K classes.
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from warmstart.analysis.diagnose.evidence import Answers, Copies
 from warmstart.analysis.diagnose.findings import Finding
 from warmstart.analysis.diagnose.history import History
 from warmstart.errors import listing
 from warmstart.tasks.label_errors import likely_mislabelled
 from warmstart.tasks.metrics import confusion
+
+if TYPE_CHECKING:
+    from warmstart.analysis.diagnose.evidence import Answers, Copies
 
 _RARE = 5  # times as many images of the largest class as of the smallest
 _SMALL_VAL, _WIDE = 100, 0.08
