@@ -81,8 +81,8 @@ def _of_json(content: Any) -> tuple[str, list[Point], int]:
     if isinstance(content, Mapping):
         columns = {key: values for key, values in content.items() if isinstance(values, list)}
         num = max((len(values) for values in columns.values()), default=0)
-        rows = [{key: v[i] for key, v in columns.items() if i < len(v)} for i in range(num)]
-        return "ce7454", [{"epoch": i + 1, **row} for i, row in enumerate(rows)], 0
+        by_epoch = [{key: v[i] for key, v in columns.items() if i < len(v)} for i in range(num)]
+        return "ce7454", [{"epoch": i + 1, **row} for i, row in enumerate(by_epoch)], 0
     if isinstance(content, list):
         rows = [row for row in content if isinstance(row, Mapping)]
         return (
@@ -161,8 +161,8 @@ def _history(
     """Rows without a step are counted by their epochs; several rows of one step are one (Lightning)."""
     merged: dict[tuple[float, float], Point] = {}
     for number, point in enumerate(points):
-        epoch = point.get("epoch", float(number + 1))
-        merged.setdefault((point.get("step", epoch), epoch), {}).update(point)
+        epoch = float(point.get("epoch", number + 1))
+        merged.setdefault((float(point.get("step", epoch)), epoch), {}).update(point)
     validations, rows, means = [], [], []
     train: dict[str, float] = {}
     lr: float | None = None

@@ -44,6 +44,7 @@ def write_next(run: Run, diagnosis: Diagnosis, target: str) -> Diagnosis:
             chosen[0].remedy if chosen else "the run as it is",
         )
     goes_on = table is None and all(finding.on for finding in chosen if finding.changes)
+    command: tuple[str, ...]
     if goes_on:
         command = ("warmstart", "continue", str(run.path), "--config", target)
         values = changes

@@ -128,11 +128,7 @@ def rate_too_high(history: History) -> Finding | None:
         history.validations
     ):  # nobody measured the start, and the first epoch has moved it
         level, much = float(history.of_val("loss")[0]), 3.0
-    worst = max(
-        [row.loss for row in history.rows if row.loss is not None and math.isfinite(row.loss)]
-        + [x for x in history.of_val("loss").tolist() if math.isfinite(x)],
-        default=math.nan,
-    )
+    worst = _worst_loss(history)
     high, band = _above_band(history)
     if level and worst > much * level:
         when = "before the first step, or is by chance" if is_known else "at the first validation"
@@ -166,6 +162,15 @@ def rate_too_high(history: History) -> Finding | None:
         "0.24, 1.16, 4.15",
         {"rescues": rescues, "worst_loss": worst, "level": level, "rate": history.peak_rate},
         _lower_rate(history, band),
+    )
+
+
+def _worst_loss(history: History) -> float:
+    """Of the training, where it was written. Val's may be far higher while nothing is wrong: the running statistics of
+    norms lag behind weights that move."""
+    trained = [row.loss for row in history.rows if row.loss is not None and math.isfinite(row.loss)]
+    return max(
+        trained or history.of_val("loss")[np.isfinite(history.of_val("loss"))].tolist(), default=math.nan
     )
 
 
@@ -239,7 +244,8 @@ def rate_too_low(history: History) -> Finding | None:
     if not falls or history.best is None or max(falls) > (_LITTLE if is_low else _LITTLE / 2):
         return None
     learned = history.of_train(history.metric)[-1]
-    is_done = history.metric != "loss" and learned > 0.9
+    # Norms that take in the new images may do most of the work: at a low rate "learned" is nearly all.
+    is_done = history.metric != "loss" and learned > (0.98 if is_low else 0.9)
     if is_done or not (is_low or _is_falling(train if len(train) >= _LEAST_CURVE else means)):
         return None
     of_val = history.of_val(history.metric)
