@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from warmstart.analysis.diagnose.history import TrainRow
 from warmstart.analysis.diagnose.rules_curves import overfitting, rate_too_high, rate_too_low, still_improving
 
 RISING = [0.5, 0.6, 0.68, 0.72, 0.74, 0.75, 0.755, 0.757]
@@ -87,3 +90,12 @@ def test_a_loss_that_hardly_moves_is_a_rate_too_low(curves):
 def test_too_few_points_say_nothing(curves):
     for rule in (overfitting, still_improving, rate_too_low):
         assert rule(curves([0.5, 0.6])) is None
+
+
+def test_a_val_loss_that_lags_behind_the_training_is_no_rate_too_high(curves):
+    """Running statistics of norms that have not caught up: val 4.9 after the first epoch, the training .46."""
+    start = {"accuracy": 0.76, "loss": 0.67}
+    history = curves([0.2, 0.66, 0.82, 0.92, 0.95], [4.87, 1.13, 0.52, 0.22, 0.14], start=start)
+    assert rate_too_high(history) is not None  # of a program that writes no losses of its steps
+    rows = tuple(TrainRow(n, n / 10, 0.46, 1e-3) for n in range(1, 11))
+    assert rate_too_high(replace(history, rows=rows)) is None
