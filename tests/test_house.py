@@ -60,6 +60,7 @@ DOORS = {
         *("analysis/image_plots.py", "analysis/compression_plot.py"),
         "analysis/sensitivity_plot.py",
         *("analysis/image_plots.py", "analysis/compare/pictures.py"),
+        *("analysis/image_plots.py", "analysis/diagnose/picture.py"),
     ],
     "mpl_toolkits": ["analysis/figures.py"],
     "timm": ["models/", "engine/optimizer.py", "methods/export/answer.py"],
@@ -110,6 +111,8 @@ WITHOUT_TORCH += [
     "verbs.explaining",
     "verbs.exporting",
     "verbs.looking",
+    "verbs.diagnosing",
+    "analysis.diagnose",
     "verbs.methods",
     "verbs.compressing",
 ]

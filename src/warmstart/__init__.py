@@ -15,6 +15,7 @@ _VERBS = (
     "compress",
     "compare",
     "continue_run",
+    "diagnose",
     "distill",
     "evaluate",
     "explain",

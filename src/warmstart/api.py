@@ -10,6 +10,7 @@ from typing import Any
 
 from warmstart.verbs.advising import advise as advise
 from warmstart.verbs.compressing import compress as compress
+from warmstart.verbs.diagnosing import diagnose as diagnose
 from warmstart.verbs.explaining import explain as explain
 from warmstart.verbs.exporting import export as export
 from warmstart.verbs.folders import init as init

@@ -235,6 +235,21 @@ COMMANDS: dict[str, Command] = {
         lambda: (Flag("run", "run directory", positional=True, required=True), JSON),
         _verb("show"),
     ),
+    "diagnose": Command(
+        "What went wrong in a run, or in another program's history: causes with numbers, and the next settings.",
+        lambda: (
+            Flag(
+                "run",
+                "run directory, folder of runs, history.json, summary.csv, trainer_state.json or metrics.csv",
+                positional=True,
+                required=True,
+            ),
+            Flag("write", "FILE.yaml to write: settings with the remedies, for finetune or continue"),
+            Flag("picture", "FILE.png to write: the curves, and since when something went wrong"),
+            JSON,
+        ),
+        _verb("diagnose"),
+    ),
     "init": Command(
         "Write a commented YAML to start from.",
         lambda: (

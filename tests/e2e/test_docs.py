@@ -279,6 +279,7 @@ def test_the_pages_with_commands_have_kept_them() -> None:
         "data.md",
         "checkpoints.md",
         "image-text.md",
+        "what-went-wrong.md",
     }
     assert {"README.md", "segmentation.md", *wanted} <= set(counts)
     assert min(counts.values()) >= 2 and sum(counts.values()) >= 70
