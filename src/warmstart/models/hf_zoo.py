@@ -13,7 +13,6 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from warmstart.errors import UserError, listing
@@ -32,6 +31,7 @@ from warmstart.models.image_text.create import (
 from warmstart.models.image_text.model import ImageTower
 from warmstart.models.image_text.prompts import split_head, with_head
 from warmstart.models.sizes import Size, check_image_size, first_line
+from warmstart.models.without_values import without_values
 from warmstart.records import Preprocessing
 
 _DROPOUTS = ("classifier_dropout_prob", "hidden_dropout_prob")  # the first that a config has is set
@@ -134,7 +134,7 @@ def outline_hf(bare: str) -> Outline:
 def _outline(bare: str, text: str, size: Size) -> Outline:
     config = json.loads(text)
     is_text = is_image_text(config, is_saved=bare in _CONFIGS)
-    with torch.random.fork_rng(devices=[]), torch.device("meta"):
+    with without_values():
         module = outline_module(bare, config) if is_text else _make(config, f"hf:{bare}", 2)
     first = next((path for path, m in module.named_modules() if isinstance(m, nn.Conv2d)), None)
     head = HEAD if is_text else _head(module, f"hf:{bare}")

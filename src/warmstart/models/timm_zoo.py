@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 
 from warmstart.errors import UserError
@@ -12,6 +11,7 @@ from warmstart.models.created import Created, Outline, Wanted, is_convolutional,
 from warmstart.models.download import fetch
 from warmstart.models.sizes import Size, check_image_size
 from warmstart.models.torchvision_zoo import torchvision_mismatch
+from warmstart.models.without_values import without_values
 from warmstart.records import Preprocessing
 
 _PROBE_DROPOUT = 0.123
@@ -53,7 +53,7 @@ def timm_groups(module: Any) -> list[list[str]] | None:
 
 
 def outline_timm(bare: str) -> Outline:
-    with torch.device("meta"):
+    with without_values():
         # Two classes: models published without a classifier would otherwise come without one.
         module = import_timm().create_model(bare, pretrained=False, num_classes=2)
     config = module.pretrained_cfg
@@ -159,7 +159,7 @@ def _origin(module: nn.Module) -> str:
 def _has_dropout(bare: str) -> bool:
     """Whether the rate arrives anywhere: some timm models refuse `drop_rate`, some swallow it."""
     try:
-        with torch.device("meta"):
+        with without_values():
             module = import_timm().create_model(bare, drop_rate=_PROBE_DROPOUT, num_classes=2)
     except TypeError:
         return False

@@ -5,13 +5,13 @@ from __future__ import annotations
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
-import torch
 from torch import nn
 
 from warmstart.errors import UserError, closest
 from warmstart.models.created import Created, Outline, Wanted, check_in_channels, is_convolutional, shapes_of
 from warmstart.models.download import fetch
 from warmstart.models.sizes import Size, check_image_size
+from warmstart.models.without_values import without_values
 from warmstart.records import Preprocessing
 
 _NUM_CHANNELS = 3
@@ -102,7 +102,7 @@ def outline_torchvision(bare: str) -> Outline:
     """Of ARCH or ARCH.TAG. RegNets compute their widths with tensors, which the meta device cannot."""
     arch = bare.partition(".")[0]
     size = _preprocessing(arch, weights_of(bare)).image_size
-    with torch.random.fork_rng(devices=[]), torch.device("cpu" if _family(arch) == "regnet" else "meta"):
+    with without_values("cpu" if _family(arch) == "regnet" else "meta"):
         module = _make(arch, 2, size)
     first = next(path for path, m in module.named_modules() if isinstance(m, nn.Conv2d))
     return Outline(_head(module, arch), first, _family(arch) in _SIZE_ARGUMENTS, shapes_of(module), size)
@@ -132,7 +132,7 @@ def _skeleton(bare: str) -> nn.Module:
     if is_regnet := _family(bare) == "regnet":
         bare = _SMALLEST_REGNET
     size = _preprocessing(bare, import_models().get_model_weights(bare).DEFAULT).image_size
-    with torch.random.fork_rng(devices=[]), torch.device("cpu" if is_regnet else "meta"):
+    with without_values("cpu" if is_regnet else "meta"):
         return _make(bare, 2, size)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 from functools import lru_cache
 
-import torch
 from torch import nn
 
 from warmstart.config.ocec import contradictions, grid_problem, is_ocec, shape_of
@@ -27,6 +26,7 @@ from warmstart.models.torchvision_zoo import (
     outline_torchvision,
     torchvision_names,
 )
+from warmstart.models.without_values import without_values
 from warmstart.records import Recipe
 
 __all__ = ["create", "import_timm", "outline", "recognise", "split_name", "timm_groups"]
@@ -149,7 +149,7 @@ def outline(name: str, recipe: Recipe | None = None) -> Outline:
     """Found on the meta device, which costs no memory. `recipe` is what was made of the model since."""
     zoo, bare = split_name(name)
     if recipe is not None:
-        with torch.random.fork_rng(devices=[]), torch.device("meta"):
+        with without_values():
             module = copy_of(bare) if zoo == "object" else create(name, num_classes=2).module
         apply(module, recipe)
         return replace(outline(name), shapes=shapes_of(module))
@@ -167,7 +167,7 @@ def _outline(zoo: str, bare: str) -> Outline:
     if zoo == "smp":
         return outline_smp(bare)
     spec = builtin(bare)
-    with torch.device("meta"):
+    with without_values():
         module = spec.make(2, spec.dropout)
     shapes = shapes_of(module)
     first = next((path for path, m in module.named_modules() if isinstance(m, nn.Conv2d)), None)
