@@ -149,7 +149,7 @@ def _of_sets(
         chosen = np.arange(scores.shape[1]) == only
         hits, misses = has & said & chosen, has & ~said & chosen
     else:
-        misses = has != said
+        misses = np.not_equal(has, said)
         hits = has & said & ~misses.any(axis=1, keepdims=True)
     places = np.arange(len(scores))
 
@@ -168,7 +168,7 @@ def _of_sets(
 
     good, wrong = surest(hits, scores), surest(misses, np.abs(scores - has))
     in_turn = good[_in_turn(np.arange(len(good)), good[:, 1])]
-    return [case(*map(int, p), RIGHT) for p in in_turn], [case(*map(int, p), WRONG) for p in wrong]
+    return [case(p, k, RIGHT) for p, k in in_turn.tolist()], [case(p, k, WRONG) for p, k in wrong.tolist()]
 
 
 def _said(task: MultiLabel, scores: NDArray[np.float32]) -> str:

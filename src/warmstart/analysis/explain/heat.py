@@ -71,9 +71,11 @@ class Look:
 
 
 def choose_layer(subject: Subject, case: Case, path: str | None) -> Layer:
-    """The layer whose maps are drawn: see `find_layer`. The first case is tried."""
-    inputs = subject.inputs()(subject.batch(case.place).images)
-    return find_layer(subject.restored.built, inputs, score_of(subject.restored.built, case.classes[0]), path)
+    """The layer whose maps are drawn: see `find_layer`. The first case is tried, of masks all pixels: its class may be
+    given to none."""
+    built, inputs = subject.restored.built, subject.inputs()(subject.batch(case.place).images)
+    pixels = torch.ones((1, *inputs.shape[2:]), dtype=torch.bool) if built.segments else None
+    return find_layer(built, inputs, score_of(built, case.classes[0], pixels), path)
 
 
 def look_at(subject: Subject, case: Case, layer: Layer, methods: Sequence[str]) -> Look:
