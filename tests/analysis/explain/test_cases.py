@@ -79,6 +79,10 @@ def test_sets_of_labels() -> None:
         (4, "wrong", (1,), "ant, bee", "ant"),
     ], "rightly nothing (3) is no mistake; a set with a label missed (4) is, whatever its likeliest label"
     assert found[2].title == "cat → ant; cat 0.05"
+    strict = MultiLabel(
+        NAMES, thresholds=(0.01, 0.5, 0.9)
+    )  # "ant" of image 2 is said more loudly than "cat" missed
+    assert labelled_cases(strict, logits[2:3], targets[2:3], 1, None)[0].scored == "ant"
     only = labelled_cases(task, logits, targets, 4, 1)
     assert [(c.place, c.group) for c in only] == [(1, "right"), (4, "wrong")], "its label was missed"
 

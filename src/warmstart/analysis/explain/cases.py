@@ -141,10 +141,13 @@ def _of_sets(
     task: MultiLabel, outputs: NDArray[np.float32], targets: NDArray[np.int64], only: int | None
 ) -> tuple[list[Case], list[Case]]:
     """Right where the whole set is, wrong where a label of it is; `only`: of images that have this label, where it was
-    said or missed. Explained is the likeliest label of a right set, and the label that is furthest from the truth of a
-    wrong one. Where rightly nothing was said, there is nothing to explain."""
+    said or missed. Explained is the label that is furthest from its threshold, in logits: of a right set among what was
+    said, of a wrong one among what is wrong. Where rightly nothing was said, there is nothing to explain."""
     scores, has = task.scores(outputs), targets > 0
     said = scores >= task.cuts
+    cuts = np.clip(task.cuts, 1e-6, 1 - 1e-6)
+    margins = np.abs(outputs - np.log(cuts / (1 - cuts)))
+    misses: NDArray[np.bool_]
     if only is not None:
         chosen = np.arange(scores.shape[1]) == only
         hits, misses = has & said & chosen, has & ~said & chosen
@@ -158,15 +161,15 @@ def _of_sets(
         score = float(scores[place, number])
         return Case(place, group, (number,), label, _said(task, scores[place]), task.classes[number], score)
 
-    def surest(marks: NDArray[np.bool_], values: NDArray[np.floating]) -> NDArray[np.int64]:
-        """(M, 2): the places with a mark, each with its label of the largest value, the largest first."""
-        values = np.where(marks, values, -1.0)
+    def surest(marks: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """(M, 2): the places with a mark, each with its label of the largest margin, the largest first."""
+        values = np.where(marks, margins, -1.0)
         best = values.argmax(axis=1)
         order = np.argsort(-values[places, best], kind="stable")
         order = order[marks.any(axis=1)[order]]
         return np.stack([order, best[order]], axis=1)
 
-    good, wrong = surest(hits, scores), surest(misses, np.abs(scores - has))
+    good, wrong = surest(hits), surest(misses)
     in_turn = good[_in_turn(np.arange(len(good)), good[:, 1])]
     return [case(p, k, RIGHT) for p, k in in_turn.tolist()], [case(p, k, WRONG) for p, k in wrong.tolist()]
 
