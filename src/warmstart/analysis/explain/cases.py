@@ -147,14 +147,12 @@ def _of_sets(
     said = scores >= task.cuts
     cuts = np.clip(task.cuts, 1e-6, 1 - 1e-6)
     margins = np.abs(outputs - np.log(cuts / (1 - cuts)))
-    misses: NDArray[np.bool_]
     if only is not None:
         chosen = np.arange(scores.shape[1]) == only
         hits, misses = has & said & chosen, has & ~said & chosen
     else:
         misses = np.not_equal(has, said)
         hits = has & said & ~misses.any(axis=1, keepdims=True)
-    places = np.arange(len(scores))
 
     def case(place: int, number: int, group: str) -> Case:
         label = ", ".join(task.classes[k] for k in np.flatnonzero(has[place])) or NONE
@@ -165,8 +163,8 @@ def _of_sets(
         """(M, 2): the places with a mark, each with its label of the largest margin, the largest first."""
         values = np.where(marks, margins, -1.0)
         best = values.argmax(axis=1)
-        order = np.argsort(-values[places, best], kind="stable")
-        order = order[marks.any(axis=1)[order]]
+        marked = np.flatnonzero(marks.any(axis=1))
+        order = marked[np.argsort(-values[marked, best[marked]], kind="stable")]
         return np.stack([order, best[order]], axis=1)
 
     good, wrong = surest(hits), surest(misses)
