@@ -90,10 +90,10 @@ def _cannot_write(path: Path, error: OSError, num_bytes: int) -> UserError:
 
 
 def write_json(path: Path, value: Any) -> None:
-    write_whole(path, _json(value))
+    write_whole(path, json_bytes(value))
 
 
-def _json(value: Any) -> bytes:
+def json_bytes(value: Any) -> bytes:
     return (json.dumps(value, indent=1, ensure_ascii=False, allow_nan=False) + "\n").encode()
 
 
@@ -187,7 +187,7 @@ def write_checkpoint(run: Path, step: int, files: Mapping[str, Content]) -> Path
 
     def manifest(digests: Mapping[str, str]) -> bytes:
         found = {name: {"bytes": _size(files[name]), "sha256": digest} for name, digest in digests.items()}
-        return _json({"format": layout.FORMAT_VERSION, "step": step, "files": found})
+        return json_bytes({"format": layout.FORMAT_VERSION, "step": step, "files": found})
 
     write_folder(final, files, manifest)
     write_text(root / layout.LAST, final.name + "\n")

@@ -45,9 +45,13 @@ def test_where_one_side_is_short_the_other_fills_up() -> None:
 def test_one_class_only() -> None:
     found = labelled_cases(TASK, LOGITS, TARGETS, 8, 0)
     assert {case.place for case in found} == {0, 1, 2, 7} and {case.classes for case in found} == {(0,)}
-    with pytest.raises(UserError, match=r"(?s)no image of the class cat among these 5.*--limit"):
+    with pytest.raises(
+        UserError, match=r"(?s)no image of the class cat among these 5.*another --class-name.*--limit"
+    ):
         labelled_cases(TASK, LOGITS[:5], TARGETS[:5], 8, 2)
-    with pytest.raises(UserError, match=r"(?s)no such class.*Did you mean 'bee'"):
+    with pytest.raises(
+        UserError, match=r"(?s)--class-name bees: the model has no such class.*Did you mean 'bee'"
+    ):
         class_number("bees", NAMES)
 
 
@@ -65,16 +69,38 @@ def test_images_without_labels() -> None:
 
 def test_sets_of_labels() -> None:
     task = MultiLabel(NAMES)
-    logits = np.array([[3, -3, -3], [-3, 2, 4], [1, -3, -3]], np.float32)
-    targets = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1]], np.uint8)
-    found = labelled_cases(task, logits, targets, 4, None)
+    logits = np.array([[3, -3, -3], [-3, 2, 4], [1, -3, -3], [-4, -4, -4], [2, -2, -5]], np.float32)
+    targets = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [0, 0, 0], [1, 1, 0]], np.uint8)
+    found = labelled_cases(task, logits, targets, 6, None)
     assert [(c.place, c.group, c.classes, c.label, c.answer) for c in found] == [
         (0, "right", (0,), "ant", "ant"),
         (1, "wrong", (2,), "bee", "bee, cat"),
-        (2, "wrong", (0,), "cat", "ant"),
-    ]
-    only = labelled_cases(task, logits, targets, 4, 2)
-    assert [(c.place, c.group) for c in only] == [(2, "wrong")], "its label was missed"
+        (2, "wrong", (2,), "cat", "ant"),
+        (4, "wrong", (1,), "ant, bee", "ant"),
+    ], "rightly nothing (3) is no mistake; a set with a label missed (4) is, whatever its likeliest label"
+    assert found[2].title == "cat → ant; cat 0.05"
+    strict = MultiLabel(
+        NAMES, thresholds=(0.01, 0.5, 0.9)
+    )  # "ant" of image 2 is said more loudly than "cat" missed
+    assert labelled_cases(strict, logits[2:3], targets[2:3], 1, None)[0].scored == "ant"
+    only = labelled_cases(task, logits, targets, 4, 1)
+    assert [(c.place, c.group) for c in only] == [(1, "right"), (4, "wrong")], "its label was missed"
+
+
+def test_sets_of_images_without_labels_are_what_is_above_the_thresholds() -> None:
+    logits = np.array([[-3, 2, 4], [-4, -3, -4]], np.float32)
+    found = unlabelled_cases(MultiLabel(NAMES), logits, None)
+    assert [(c.answer, c.scored) for c in found] == [("bee, cat", "cat"), ("none", "bee")]
+
+
+def test_a_title_names_the_class_of_its_score() -> None:
+    (missed,) = labelled_cases(TASK, LOGITS[5:6], TARGETS[5:6], 1, 2)
+    assert missed.title == "cat → ant; cat 0.00"
+    assert labelled_cases(TASK, LOGITS[5:6], TARGETS[5:6], 1, None)[0].title == "cat → ant 1.00"
+    assert unlabelled_cases(TASK, LOGITS[1:2], 1)[0].title == "ant; bee 0.00"
+    shares = np.array([[0.2, 0.3, 0.5]], np.float32)
+    assert unlabelled_cases(Segmentation(NAMES), shares, 0)[0].title == "cat; share of ant 0.20"
+    assert unlabelled_cases(Segmentation(NAMES), shares, None)[0].title == "cat share 0.50"
 
 
 def test_pairs_of_image_and_class_of_masks() -> None:

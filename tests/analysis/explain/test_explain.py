@@ -56,6 +56,25 @@ def test_all_that_applies_to_a_run(run: Path) -> None:
         ws.explain(str(run), method="cka", output=str(run / "other"))
 
 
+def test_a_second_call_replaces_the_first_and_a_failure_leaves_nothing(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = Path(ws.explain(str(run), method="filters,embedding", projection="pca").folder)
+    assert {path.name for path in folder.iterdir()} == {
+        *("explain.html", "explain.json", "filters.png", "embedding.png", "embedding.csv")
+    }
+    with pytest.raises(UserError, match="was started from random weights"):
+        ws.explain(str(run), method="embedding,cka", projection="pca", output=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists() and (folder / "filters.png").exists()
+    ws.explain(str(run), method="activations")
+    assert {path.name for path in folder.iterdir()} == {"explain.html", "explain.json", "activations.png"}
+    assert [path.name for path in folder.parent.iterdir()] == [folder.name]
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    assert ws.explain(str(run), method="filters", output=".").folder == "."
+    assert (tmp_path / "here" / "explain.html").exists(), "an empty folder is filled, also this one"
+
+
 def test_what_it_says_of_an_image_is_what_evaluate_says(run: Path, tmp_path: Path) -> None:
     ws.evaluate(str(run), split="test", output_dir=str(tmp_path / "evaluation"))
     known = read_predictions(tmp_path / "evaluation" / "predictions.parquet")
@@ -128,7 +147,7 @@ def test_a_split_without_images_of_the_class(
     run: Path, pictures: Callable[..., None], tmp_path: Path
 ) -> None:
     pictures(tmp_path / "other", {"cat": 3, "dog": 3})
-    with pytest.raises(UserError, match=r"(?s)no image of the class owl among these 6.*another --class"):
+    with pytest.raises(UserError, match=r"(?s)no image of the class owl among these 6.*another --class-name"):
         ws.explain(str(run), data=str(tmp_path / "other"), class_name="owl", output=str(tmp_path / "out"))
     assert not (tmp_path / "out").exists()
     only = ws.explain(
@@ -259,6 +278,7 @@ def test_a_class_of_masks(tmp_path: Path) -> None:
     for look in found.looks:
         region = look.heats[0].region
         assert region is not None and region.shape == (32, 48) and region.any()
+        assert (look.case.answer == "right") == (look.case.group == "right")
     assert [path.name for path in found.pictures] == ["maps.png", "filters.png", "activations.png", "cka.png"]
     rollout, embedding = found.left_out
     assert rollout.startswith("rollout: ") and embedding == "an embedding map of 4 images"
@@ -269,6 +289,15 @@ def test_a_class_of_masks(tmp_path: Path) -> None:
         output=str(tmp_path / "given"),
     )
     assert len(given.looks) == 4 and all(1 <= len(look.heats) <= 2 for look in given.looks)
+    blind, _ = restore_model(done.run, "cpu", {})
+    with torch.no_grad():
+        blind.built.module.get_submodule(blind.built.head).bias.copy_(torch.tensor([99.0, 0.0]))
+    request = Request(methods=("grad-cam",), only="right", output=str(tmp_path / "blind"))
+    for look in explain(blind, request).looks:
+        mask = look.image[..., 0] > look.image[..., 2]
+        assert look.heats[0].missed and "missed, mask: right" in look.heats[0].words
+        assert look.case.title == "right → left; IoU of right 0.00"
+        assert look.heats[0].region is not None and (look.heats[0].region == mask).mean() > 0.9
 
 
 def test_adapters_are_merged_first(small_run: Path, tmp_path: Path) -> None:

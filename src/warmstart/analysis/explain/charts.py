@@ -6,8 +6,8 @@ Shapes: N images, K classes.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,6 @@ from warmstart.analysis.explain.page import Chart
 from warmstart.analysis.explain.projection import project
 from warmstart.analysis.explain.subject import Subject
 from warmstart.errors import UserError
-from warmstart.run import writer
 from warmstart.tasks.mask_metrics import counts_of
 from warmstart.tasks.multilabel import MultiLabel
 from warmstart.tasks.segmentation import Segmentation
@@ -33,12 +32,17 @@ def filters_chart(subject: Subject, case: Case) -> Chart:
     from warmstart.analysis.explain.pictures import draw_tiles
 
     path, tiles = first_filters(subject.restored.built, subject.inputs()(subject.batch(case.place).images))
+    zero = (
+        "grey is zero"
+        if tiles.ndim == 4
+        else "the mean over its channels; white is zero, red above, blue below"
+    )
     words = (
-        f"The {len(tiles)} strongest filters of the first convolution ({path}), each in its own scale; grey is zero. "
+        f"The {len(tiles)} strongest filters of the first convolution ({path}), each in its own scale; {zero}. "
         "Trained ones show edges, colours and smooth patterns; noise means that they were hardly trained."
     )
     draw = partial(draw_tiles, [(f"{path}: {tiles.shape[1]} x {tiles.shape[2]} weights", tiles)])
-    return _both(FILTERS, "First filters", words, lambda dark: draw(dark, _FILTERS_PER_ROW))
+    return _both(FILTERS, "First filters", words, lambda dark: draw(dark, _FILTERS_PER_ROW, "RdBu_r"))
 
 
 def activations_chart(subject: Subject, case: Case) -> Chart:
@@ -51,8 +55,8 @@ def activations_chart(subject: Subject, case: Case) -> Chart:
     return _both(ACTIVATIONS, "Activation maps", words, lambda dark: draw(dark, _MAPS_PER_ROW))
 
 
-def embedding_chart(subject: Subject, projections: tuple[str, ...], folder: Path) -> Chart:
-    """And embedding.csv: a row per image.
+def embedding_chart(subject: Subject, projections: tuple[str, ...]) -> Chart:
+    """And its numbers: a row per image.
 
     Raises:
         UserError: images without labels, or too few.
@@ -71,7 +75,6 @@ def embedding_chart(subject: Subject, projections: tuple[str, ...], folder: Path
             subject.ids, numbers.tolist(), quality.tolist(), places.tolist(), strict=True
         )
     ]
-    writer.write_text(folder / f"{EMBEDDING}.csv", rows_text(("id", "class", "right", *columns), rows))
     words = (
         f"What goes into the classifier ({subject.embeddings.shape[1]} numbers) for {len(subject)} images of "
         f"{subject.what}. Groups that overlap are classes that it confuses; a wrong point in the midst of another "
@@ -82,7 +85,8 @@ def embedding_chart(subject: Subject, projections: tuple[str, ...], folder: Path
             " A point is an image (the mean over its pixels), coloured by the class with most of its pixels."
         )
     draw = partial(draw_embedding, maps, numbers, classes, quality)
-    return _both(EMBEDDING, "Embedding map", words, draw)
+    numbers_text = rows_text(("id", "class", "right", *columns), rows)
+    return replace(_both(EMBEDDING, "Embedding map", words, draw), numbers=numbers_text)
 
 
 def _colours(subject: Subject) -> tuple[NDArray[np.int64], tuple[str, ...], NDArray[np.float64]]:
@@ -101,8 +105,8 @@ def _colours(subject: Subject) -> tuple[NDArray[np.int64], tuple[str, ...], NDAr
     return targets, task.classes, (task.answers(outputs) == targets).astype(np.float64)
 
 
-def similarity_chart(subject: Subject, start: str | None, folder: Path) -> Chart:
-    """And cka.csv: a row per block.
+def similarity_chart(subject: Subject, start: str | None) -> Chart:
+    """And its numbers: a row per block.
 
     Raises:
         UserError: no start is known, or one of another architecture.
@@ -111,7 +115,6 @@ def similarity_chart(subject: Subject, start: str | None, folder: Path) -> Chart
 
     label, found = compared_with_start(subject, start)
     rows = found.rows()
-    writer.write_text(folder / f"{CKA}.csv", rows_text(tuple(rows[0]), [tuple(row.values()) for row in rows]))
     words = (
         f"How alike the representations of {found.num_samples} images are before ({label}) and after: 1 is equal up to "
         "a rotation and a scale, so low is where fine-tuning changed most. CKA of few images is too high; the debiased "
@@ -119,7 +122,8 @@ def similarity_chart(subject: Subject, start: str | None, folder: Path) -> Chart
         "images far from all others can be. Weights moved: |w - w of the start| / |w of the start|."
     )
     chart = _both(CKA, "What fine-tuning changed", words, partial(draw_similarity, found))
-    return Chart(**{**vars(chart), "rows": tuple(rows)})
+    numbers = rows_text(tuple(rows[0]), [tuple(row.values()) for row in rows])
+    return replace(chart, rows=tuple(rows), numbers=numbers)
 
 
 def _both(name: str, title: str, words: str, draw: Callable[[bool], bytes]) -> Chart:

@@ -33,6 +33,8 @@ def explain(
 ) -> Explanation:
     """Look into the model and write a page, its pictures and its numbers into a folder.
 
+    Nothing is written before all of it is known. A folder inside the run is replaced as a whole.
+
     Raises:
         UserError: an unknown method, class or layer, images and data at once, no image of the class, a method by name
             that does not apply to the model, or an output folder in use.
@@ -52,10 +54,9 @@ def explain(
         cases = unlabelled_cases(subject.task, subject.outputs, only)[: request.num]
     else:
         cases = labelled_cases(subject.task, subject.outputs, subject.targets, request.num, only)
-    folder.mkdir(parents=True, exist_ok=True)
     left_out: list[str] = []
     layer, looks = _looks(subject, cases, request, left_out)
-    charts = _charts(subject, cases[0], request, folder, left_out)
+    charts = _charts(subject, cases[0], request, left_out)
     result = Explanation(
         *(
             restored.label,
@@ -128,14 +129,12 @@ def _looks(
     return layer, tuple(looks)
 
 
-def _charts(
-    subject: Subject, case: Case, request: Request, folder: Path, left_out: list[str]
-) -> tuple[Chart, ...]:
+def _charts(subject: Subject, case: Case, request: Request, left_out: list[str]) -> tuple[Chart, ...]:
     makers: dict[str, Callable[[], Chart]] = {
         make.FILTERS: partial(make.filters_chart, subject, case),
         make.ACTIVATIONS: partial(make.activations_chart, subject, case),
-        make.EMBEDDING: partial(make.embedding_chart, subject, request.projections, folder),
-        make.CKA: partial(make.similarity_chart, subject, request.start, folder),
+        make.EMBEDDING: partial(make.embedding_chart, subject, request.projections),
+        make.CKA: partial(make.similarity_chart, subject, request.start),
     }
     wanted = [name for name in makers if name in (request.methods or METHODS)]
     must = set(request.methods) | ({make.CKA} if request.start is not None else set())
@@ -161,21 +160,26 @@ def _write(result: Explanation, folder: Path) -> None:
     for look in result.looks:
         picture = shown(look.image)
         views = [("image", picture), *((h.words, heated(picture, h.values, h.region)) for h in look.heats)]
-        cards.append(Card(look.case.group, _title(look.case), look.id, tuple(views)))
+        cards.append(Card(look.case.group, look.case.title, look.id, tuple(views)))
     words = "Bright is what speaks for the class; each map has its own scale."
+    if any(heat.region is not None for look in result.looks for heat in look.heats):
+        words += " White outline: the pixels that were given the class; where none were (missed), those of the mask."
+    files: dict[str, bytes] = {}
     if result.layer is not None:
         words += f" Layer {result.layer.words}."
         sheet = [(f"{card.title}\n{card.id}", card.views) for card in cards]
-        writer.write_whole(
-            folder / MAPS, draw_gallery(sheet, f"What the model looked at ({len(cards)} images)")
-        )
+        files[MAPS] = draw_gallery(sheet, f"What the model looked at ({len(cards)} images)")
     for chart in result.charts:
-        writer.write_whole(folder / f"{chart.name}.png", chart.light)
+        files[f"{chart.name}.png"] = chart.light
+        if chart.numbers:
+            files[f"{chart.name}.csv"] = chart.numbers.encode()
     intro = "\n".join([result.what, *(f"Left out: {reason}" for reason in result.left_out)])
-    writer.write_text(folder / PAGE, page(f"Inside {result.model}", intro, cards, words, result.charts))
-    writer.write_json(folder / RECORD, finite(result.to_json()))
-
-
-def _title(case: Case) -> str:
-    names = case.answer if case.label in ("", case.answer) else f"{case.label} → {case.answer}"
-    return f"{names} {case.measure}{case.score:.2f}"
+    files[PAGE] = page(f"Inside {result.model}", intro, cards, words, result.charts).encode()
+    files[RECORD] = writer.json_bytes(finite(result.to_json()))
+    if folder.exists() and not any(
+        folder.iterdir()
+    ):  # as given: it may be a mount, which cannot be moved away
+        for name, content in files.items():
+            writer.write_whole(folder / name, content)
+    else:
+        writer.write_folder(folder, files)

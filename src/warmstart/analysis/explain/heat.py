@@ -6,7 +6,7 @@ Shapes: H x W the model's input in pixels, h x w places of a map, C channels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -29,17 +29,23 @@ _NUM_FILTERS, _NUM_BLOCKS, _NUM_CHANNELS = 64, 6, 8
 
 @dataclass(frozen=True, eq=False)
 class Heat:
-    """One map (h, w) of an image, of a class, or (rollout) of none; `region` (H, W) are the pixels explained."""
+    """One map (h, w) of an image, of a class, or (rollout) of none.
+
+    `region` (H, W) are the pixels explained: those that the class was given, or of a `missed` one, which was given
+    none, those that the mask has of it.
+    """
 
     method: str
     name: str | None
     values: NDArray[np.float32]
     region: NDArray[np.bool_] | None = None
+    missed: bool = False
 
     @property
     def words(self) -> str:
         nothing = "" if self.values.max() > 0 else ", nothing"
-        return (self.method if self.name is None else f"{self.method}: {self.name}") + nothing
+        head = "missed, mask" if self.missed else self.method
+        return (head if self.name is None else f"{head}: {self.name}") + nothing
 
     @property
     def peak(self) -> tuple[float, float]:
@@ -50,7 +56,8 @@ class Heat:
 
     def to_json(self) -> dict[str, Any]:
         peak = [round(share, 4) for share in self.peak] if self.values.max() > 0 else None
-        return {"method": self.method, "class": self.name, "peak_xy": peak, "max": float(self.values.max())}
+        numbers = {"peak_xy": peak, "max": float(self.values.max())}
+        return {"method": self.method, "class": self.name, "missed": self.missed, **numbers}
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,44 +71,46 @@ class Look:
 
 
 def choose_layer(subject: Subject, case: Case, path: str | None) -> Layer:
-    """The layer whose maps are drawn: see `find_layer`. The first case is tried."""
-    inputs = subject.inputs()(subject.batch(case.place).images)
-    return find_layer(subject.restored.built, inputs, score_of(subject.restored.built, case.classes[0]), path)
+    """The layer whose maps are drawn: see `find_layer`. The first case is tried, of masks all pixels: its class may be
+    given to none."""
+    built, inputs = subject.restored.built, subject.inputs()(subject.batch(case.place).images)
+    pixels = torch.ones((1, *inputs.shape[2:]), dtype=torch.bool) if built.segments else None
+    return find_layer(built, inputs, score_of(built, case.classes[0], pixels), path)
 
 
 def look_at(subject: Subject, case: Case, layer: Layer, methods: Sequence[str]) -> Look:
-    """All maps of a case.
+    """All maps of a case. The answer of one of masks is what most pixels of its class were given.
 
     Raises:
         UserError: rollout of a model without attention between all places.
     """
     built, batch = subject.restored.built, subject.batch(case.place)
     inputs = subject.inputs()(batch.images)
+    answers = _pixel_answers(built, inputs) if built.segments else None
+    masks = None
+    if answers is not None and subject.targets is not None:
+        masks = torch.from_numpy(batch.targets).to(inputs.device)
+        most = answers[masks == case.classes[0]].mode().values
+        case = replace(case, answer=built.classes[int(most)])
     heats = []
     if GRAD_CAM in methods:
-        region = None
         for number in case.classes:
-            if built.segments:
-                region = _region(
-                    built, inputs, number, batch.targets if subject.targets is not None else None
-                )
+            region = None if answers is None else answers == number
+            missed = region is not None and masks is not None and not bool(region.any())
+            region = masks == number if missed and masks is not None else region
             values = grad_cam(built.module, layer, inputs, score_of(built, number, region))[0]
             drawn = None if region is None else region[0].cpu().numpy()
-            heats.append(Heat(GRAD_CAM, built.classes[number], values.float().cpu().numpy(), drawn))
+            heats.append(Heat(GRAD_CAM, built.classes[number], values.float().cpu().numpy(), drawn, missed))
     if ROLLOUT in methods:
         values = rollout(built.module, layer, inputs, built.name)[0]
         heats.append(Heat(ROLLOUT, None, values.float().cpu().numpy()))
     return Look(case, subject.ids[case.place], batch.images[0].copy(), tuple(heats))
 
 
-def _region(built: BuiltModel, inputs: torch.Tensor, number: int, masks: NDArray[Any] | None) -> torch.Tensor:
-    """(1, H, W), bool: where the model answers with a class; where it does nowhere, where the mask has it."""
+def _pixel_answers(built: BuiltModel, inputs: torch.Tensor) -> torch.Tensor:
+    """(1, H, W), int64: the class that every pixel of an image is given."""
     with torch.no_grad():
-        outputs = F.interpolate(built.module(inputs), inputs.shape[2:], mode="bilinear")
-    answered = outputs.argmax(dim=1) == number
-    if masks is not None and not bool(answered.any()):
-        return torch.from_numpy(masks == number).to(inputs.device)
-    return answered
+        return F.interpolate(built.module(inputs), inputs.shape[2:], mode="bilinear").argmax(dim=1)
 
 
 def first_filters(built: BuiltModel, inputs: torch.Tensor) -> tuple[str, NDArray[np.float32]]:

@@ -48,7 +48,10 @@ class Card:
 
 @dataclass(frozen=True)
 class Chart:
-    """A picture for a light page and for a dark one, with its file's name and its words; `rows` are a table below."""
+    """A picture for a light page and for a dark one, with its file's name and its words; `rows` are a table below.
+
+    `numbers` is the CSV file beside the picture; empty: none.
+    """
 
     name: str
     title: str
@@ -56,6 +59,7 @@ class Chart:
     light: bytes
     dark: bytes
     rows: tuple[dict[str, Any], ...] = ()
+    numbers: str = ""
 
 
 def page(title: str, intro: str, cards: Sequence[Card], cards_words: str, charts: Sequence[Chart]) -> str:

@@ -101,8 +101,11 @@ def _corners(wide: Sequence[int], row_height: float) -> tuple[list[tuple[float, 
     return found, top + row_height
 
 
-def draw_tiles(rows: Sequence[tuple[str, NDArray[np.float32]]], dark: bool, per_row: int) -> bytes:
-    """PNG of small pictures in rows: each row a name and values in [0, 1], (n, h, w) or in colour (n, h, w, 3)."""
+def draw_tiles(
+    rows: Sequence[tuple[str, NDArray[np.float32]]], dark: bool, per_row: int, colours: str = "viridis"
+) -> bytes:
+    """PNG of small pictures in rows: each row a name and values in [0, 1], (n, h, w), drawn with the colour map, or in
+    colour (n, h, w, 3)."""
     heights = [-(-len(tiles) // per_row) for _, tiles in rows]
     side = min(1.0, 7.6 / per_row)
     with rc_context(_style(dark, [BASE_FONT])):
@@ -116,7 +119,7 @@ def draw_tiles(rows: Sequence[tuple[str, NDArray[np.float32]]], dark: bool, per_
                 row, column = divmod(number, per_row)
                 high, wide = (0.92 * s / max(tile.shape[:2]) for s in tile.shape[:2])
                 extent = (column, column + wide, row + high, row)
-                axes.imshow(tile, cmap="viridis", vmin=0, vmax=1, extent=extent, interpolation="nearest")
+                axes.imshow(tile, cmap=colours, vmin=0, vmax=1, extent=extent, interpolation="nearest")
             axes.set(xlim=(0, per_row), ylim=(-(-len(tiles) // per_row), 0))
             axes.set_title(name, fontsize=9, fontweight="normal", pad=3)
         return encode(figure)
@@ -199,23 +202,22 @@ def draw_similarity(found: Similarity, dark: bool) -> bytes:
                 colour = "black" if value > 0.6 else "white"
                 left.text(column, row, f"{value:.2f}", ha="center", va="center", fontsize=7, color=colour)
         figure.colorbar(drawn, ax=left, shrink=0.75)
-        places = range(len(rows))
-        right.plot(places, [row["cka"] for row in rows], "o-", color=_QUIET, markersize=4, label="CKA")
-        right.plot(
-            places,
-            [row["cka_debiased"] for row in rows],
-            "o-",
-            color=ORANGE,
-            markersize=4,
-            label="CKA, debiased",
-        )
-        right.set_xticks(
-            places, [before[found.blocks.index(row["block"])] for row in rows], rotation=90, fontsize=7
-        )
-        right.set_title("a block before and after", fontsize=10)
-        right.grid(axis="y")
-        right.legend(fontsize=8)
+        change_by_block(right, rows, [before[found.blocks.index(row["block"])] for row in rows])
         return encode(figure, note)
+
+
+def change_by_block(axes: Axes, rows: Sequence[dict[str, Any]], names: Sequence[str]) -> None:
+    """CKA of every block with itself on an axis from 0 to 1, so that a small change looks like one."""
+    lowest = 0.0
+    for key, colour, label in (("cka", _QUIET, "CKA"), ("cka_debiased", ORANGE, "CKA, debiased")):
+        values = [row[key] for row in rows]
+        axes.plot(range(len(rows)), values, "o-", color=colour, markersize=4, label=label)
+        lowest = min(lowest, *(value for value in (0.0, *values) if np.isfinite(value)))
+    axes.set_xticks(range(len(rows)), names, rotation=90, fontsize=7)
+    axes.set_ylim(lowest - 0.03, 1.03)
+    axes.set_title("a block before and after", fontsize=10)
+    axes.grid(axis="y")
+    axes.legend(fontsize=8)
 
 
 def _style(dark: bool, fonts: list[str]) -> dict[str, Any]:

@@ -72,6 +72,7 @@ class Explanation(Shown):
             {
                 **{"id": look.id, "group": look.case.group, "label": look.case.label or None},
                 **{"answer": look.case.answer, "score": look.case.score},
+                **{"score_of": look.case.scored, "measure": look.case.measure},
                 "maps": [heat.to_json() for heat in look.heats],
             }
             for look in self.looks
@@ -99,13 +100,22 @@ class Explanation(Shown):
                     look.case.label or "-",
                     look.case.answer,
                     look.case.score,
+                    look.case.scored,
                     *_peaks(look),
                 )
                 for look in self.looks
             ]
             widest = max(map(len, rows))
             rows = [(*row, *("",) * (widest - len(row))) for row in rows]
-            head = ("image", "group", "label", "answer", "score", *("hottest place (x, y)",) * (widest - 5))
+            head = (
+                "image",
+                "group",
+                "label",
+                "answer",
+                "score",
+                "of",
+                *("hottest place (x, y)",) * (widest - 6),
+            )
             lines += [f"maps of {self.layer.words}", "", table("", head, rows, left=4)]
         for chart in self.charts:
             if chart.rows:
