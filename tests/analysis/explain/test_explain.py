@@ -236,7 +236,7 @@ def test_maps_point_at_a_planted_patch_and_not_when_weights_are_random(tmp_path:
     data = {"train": planted(320, 0), "val": planted(64, 1), "test": planted(48, 2)}
     done = ws.finetune(
         net, data, epochs=8, batch_size=32, lr=5e-3, augment="none", workers=0, image_size=32,
-        output_dir=str(tmp_path / "run"), tensorboard=False,
+        output_dir=str(tmp_path / "run"), tensorboard=False, pictures=False,
     )  # fmt: skip
     assert done.metrics["accuracy"] > 0.95
     restored, _ = restore_model(done.run, "cpu", {"module": net}, merged=True)
@@ -270,7 +270,7 @@ def test_a_class_of_masks(tmp_path: Path) -> None:
                 Image.fromarray(array).save(tmp_path / "data" / split / kind / f"{name}.png")
     done = ws.finetune(
         "builtin:microsegformer", str(tmp_path / "data"), weights="none", image_size="32x48", mask_classes="left,right",
-        epochs=1, batch_size=4, workers=0, augment="none", output_dir=str(tmp_path / "run"), tensorboard=False,
+        epochs=1, batch_size=4, workers=0, augment="none", output_dir=str(tmp_path / "run"), tensorboard=False, pictures=False,
     )  # fmt: skip
     found = ws.explain(done.run, class_name="right", num=4)
     assert found.layer is not None and found.layer.layout.num_places == 2
@@ -304,7 +304,7 @@ def test_adapters_are_merged_first(small_run: Path, tmp_path: Path) -> None:
     """With its adapters a model has the same answers as merged, so the maps are the same to rounding."""
     data = reader.open_run(small_run).resolved["data"]["path"]
     tuned = ws.finetune(
-        weights=str(small_run), data=data, epochs=1, workers=0, device="cpu", tensorboard=False,
+        weights=str(small_run), data=data, epochs=1, workers=0, device="cpu", tensorboard=False, pictures=False,
         output_dir=str(tmp_path / "run"), **{"lora.rank": 2, "lora.targets": "all-linear"},
     )  # fmt: skip
     merged, _ = restore_model(tuned.run, "cpu", {}, merged=True)

@@ -41,6 +41,7 @@ def original(overlapping: Path, tmp_path_factory: pytest.TempPathFactory) -> str
         workers=0,
         device="cpu",
         tensorboard=False,
+        pictures=False,
     ).run
 
 
@@ -76,7 +77,7 @@ def test_the_result_is_a_run_like_any_other(original: str, smaller: flow.Compres
     assert record["parent"]["run"] == original
     tuned = api.finetune(
         smaller.run, record["data"]["path"], epochs=1, lr=0.001, device="cpu", output_dir=str(tmp_path / "tuned"),
-        tensorboard=False, image_size="16", batch_size=8,
+        tensorboard=False, pictures=False, image_size="16", batch_size=8,
     )  # fmt: skip
     assert read_weights(next(Path(tuned.run).glob("checkpoints/*/model.safetensors"))).recipe is not None
     assert (Path(smaller.run) / "compression.png").stat().st_size > 5000
@@ -179,7 +180,7 @@ def test_sparse_weights_stay_zero_through_recovery_and_further_training(
     )
     tuned = api.finetune(
         made.run, Run(Path(made.run)).resolved["data"]["path"], epochs=1, device="cpu", image_size="16",
-        output_dir=str(tmp_path / "tuned"), tensorboard=False, batch_size=8, optimizer="sgd", lr=0.01,
+        output_dir=str(tmp_path / "tuned"), tensorboard=False, pictures=False, batch_size=8, optimizer="sgd", lr=0.01,
     )  # fmt: skip
     last = read_weights(restore(f"{tuned.run}@last", CPU).reference.file).state
     moved = 0

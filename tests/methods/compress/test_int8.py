@@ -46,6 +46,7 @@ def original(overlapping: Path, tmp_path_factory: pytest.TempPathFactory) -> str
         workers=0,
         device="cpu",
         tensorboard=False,
+        pictures=False,
     ).run
 
 
@@ -125,7 +126,7 @@ def test_training_for_int8_goes_on_and_leaves_a_graph(original: str, tmp_path: P
     record = Run(Path(made.run)).resolved
     tuned = api.finetune(
         made.run, record["data"]["path"], epochs=1, lr=1e-3, device="cpu", output_dir=str(tmp_path / "tuned"),
-        tensorboard=False, image_size="16", batch_size=8,
+        tensorboard=False, pictures=False, image_size="16", batch_size=8,
     )  # fmt: skip
     after = restore(tuned.run, CPU).built
     assert after.recipe == built.recipe

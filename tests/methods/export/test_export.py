@@ -53,7 +53,14 @@ def finetune(foreign: Path, data: Path, weights: str, **more: Any) -> str:
         "image_size": "32",
         "batch_size": 8,
     }
-    settings |= {"max_steps": 2, "lr": 0.01, "workers": 0, "device": "cpu", "tensorboard": False}
+    settings |= {
+        "max_steps": 2,
+        "lr": 0.01,
+        "workers": 0,
+        "device": "cpu",
+        "tensorboard": False,
+        "pictures": False,
+    }
     settings |= {"train_ratio": 0.6, "val_ratio": 0.25, "output_dir": str(foreign / name), **more}
     return str(ws.finetune(data=str(data), **settings).run)
 

@@ -54,6 +54,7 @@ class Inspection(Shown):
             "classes": None if file.classes is None else list(file.classes),
             "preprocessing": file.preprocessing,
             "adapters": None if file.lora is None else asdict(file.lora),
+            "edits": [] if file.recipe is None else [edit.kind for edit in file.recipe.edits],
             "num_parameters": self.num_parameters,
             "dtypes": self.dtypes,
             "blocks": [row.to_json() for row in self.blocks],
@@ -78,6 +79,11 @@ class Inspection(Shown):
             f"architecture  {stated}",
             f"classes       {classes}",
             f"input         {_pairs(file.preprocessing)}",
+            *(
+                []
+                if file.recipe is None
+                else [f"made smaller  {', '.join(e.kind for e in file.recipe.edits)}"]
+            ),
             *([] if file.lora is None else [f"adapters      {_pairs(asdict(file.lora))}"]),
             f"dtypes        {_pairs(self.dtypes)}",
             f"optimizer     {_pairs(found.optimizer)}",

@@ -50,9 +50,8 @@ def prune_subject(subject: Subject, amount: float) -> Edited:
     smaller = prune(target, amount, how, losses)
     most = sorted(smaller.gone.items(), key=lambda each: each[1][0] / each[1][1], reverse=True)[:_SHOWN]
     told = ", ".join(f"{name} ({gone} of {units})" for name, (gone, units) in most)
-    note = (
-        f"{smaller.saved:.1%} of the MACs are gone, in {len(smaller.gone)} groups of channels; most of {told}"
-    )
+    num = len(smaller.gone)
+    note = f"{smaller.saved:.1%} of the MACs that were left went, in {num} groups of channels; most of {told}"
     return Edited(smaller.module, (difference(subject.built.module, smaller.module),), (note,))
 
 
