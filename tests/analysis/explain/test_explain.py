@@ -270,7 +270,8 @@ def test_a_class_of_masks(tmp_path: Path) -> None:
                 Image.fromarray(array).save(tmp_path / "data" / split / kind / f"{name}.png")
     done = ws.finetune(
         "builtin:microsegformer", str(tmp_path / "data"), weights="none", image_size="32x48", mask_classes="left,right",
-        epochs=1, batch_size=4, workers=0, augment="none", output_dir=str(tmp_path / "run"), tensorboard=False, pictures=False,
+        epochs=1, batch_size=4, workers=0, augment="none", output_dir=str(tmp_path / "run"),
+        tensorboard=False, pictures=False,
     )  # fmt: skip
     found = ws.explain(done.run, class_name="right", num=4)
     assert found.layer is not None and found.layer.layout.num_places == 2

@@ -18,7 +18,8 @@ from warmstart.methods.compress.flow import Compressed
 
 CPU = torch.device("cpu")
 COMMON: dict[str, Any] = {
-    "epochs": 1, "workers": 0, "device": "cpu", "tensorboard": False, "pictures": False, "batch_size": 8, "lr": 1e-3, "augment": "none",
+    "epochs": 1, "workers": 0, "device": "cpu", "tensorboard": False, "pictures": False,
+    "batch_size": 8, "lr": 1e-3, "augment": "none",
 }  # fmt: skip
 
 
