@@ -8,9 +8,8 @@ from warmstart.config.compress_section import CompressConfig
 from warmstart.errors import UserError
 from warmstart.methods.compress.point import Point
 
-_BEYOND = (
-    0.02  # of the original: what a round leaves can be so far from what it was asked for, for units are whole
-)
+# Of the original: what a round leaves can be so far from what it was asked for, for units are whole.
+_BEYOND = 0.02
 _DIGITS = 9  # .1 + .2 is .3
 
 
