@@ -18,6 +18,7 @@ from warmstart.config.compress_section import CompressConfig
 from warmstart.errors import UserError
 from warmstart.inference.restore import restore
 from warmstart.methods.compress import flow, graphs
+from warmstart.methods.compress.beginning import begin, leave_no_trace
 from warmstart.methods.compress.point import Point
 from warmstart.methods.compress.recovery import recovery_config
 from warmstart.methods.compress.search import chosen, next_amount, within
@@ -111,6 +112,22 @@ def test_a_folder_in_use_is_left_as_it_is(original: str, overlapping: Path, tmp_
         with pytest.raises(UserError, match="is in use"):
             api.compress(original, epochs=0, output_dir=str(out), device="cpu", dry_run=dry_run)
     assert [path.name for path in out.iterdir()] == ["mine.txt"]
+
+
+def test_what_had_made_nothing_does_not_block_another(tmp_path: Path) -> None:
+    out, model = tmp_path / "out", str(tmp_path / "run")
+    assert begin(out, model, CompressConfig(amount=0.3))
+    assert begin(out, model, CompressConfig(amount=0.4))  # killed before
+    (out / "rounds" / "01-edited").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"--amount was 0\.4"):
+        begin(out, model, CompressConfig(amount=0.3))
+    assert not begin(out, model, CompressConfig(amount=0.4))
+    (out / "rounds" / "01.json").touch()
+    leave_no_trace(out)
+    assert out.exists()
+    (out / "rounds" / "01.json").unlink()
+    leave_no_trace(out)
+    assert not out.exists()
 
 
 def test_the_rate_of_the_recovery_falls(original: str, tmp_path: Path) -> None:

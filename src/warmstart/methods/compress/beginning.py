@@ -45,12 +45,11 @@ def find_begun(folder: Path, reference: str, settings: CompressConfig) -> bool:
         UserError: the folder is in use, is done, or holds another compression.
     """
     asked, file = _asked(reference, settings), folder / layout.COMPRESS
-    if not file.exists():
-        if folder.exists() and any(folder.iterdir()):
-            raise UserError(
-                f"--output-dir {folder} is in use", "a new or empty folder", "choose another name"
-            )
-        return False
+    content = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if content <= {layout.COMPRESS}:
+        return False  # one that ended before it had made anything can be asked for otherwise
+    if layout.COMPRESS not in content:
+        raise UserError(f"--output-dir {folder} is in use", "a new or empty folder", "choose another name")
     known = json.loads(file.read_text(encoding="utf-8"))
     if (folder / layout.COMPRESSION).exists():
         raise UserError(
@@ -86,8 +85,8 @@ def begin(folder: Path, reference: str, settings: CompressConfig) -> bool:
 
 def leave_no_trace(folder: Path) -> None:
     """Of a compression that was refused before a recovery had begun."""
-    rounds = folder / ROUNDS
-    if not rounds.exists() or not any(_DONE.fullmatch(path.name) for path in rounds.iterdir()):
+    rounds = [path for path in folder.glob(f"{ROUNDS}/*") if _DONE.fullmatch(path.name)]
+    if not any(path.is_file() or layout.is_run(path) for path in rounds):
         shutil.rmtree(folder)
 
 
