@@ -19,22 +19,25 @@ _BYTES = {"b": 1.0, "kb": 1e3, "mb": 1e6, "gb": 1e9}
 _COUNTS = {"": 1.0, "k": 1e3, "m": 1e6, "g": 1e9}
 
 
-def _parse(units: dict[str, float], example: str) -> Any:
-    """A parser of positive numbers with one of these units."""
+def _parse(units: dict[str, float], example: str, most: float = math.inf) -> Any:
+    """A parser of numbers above 0 and below `most` with one of these units; floats have been read before."""
 
     def parse(value: Any) -> float | None:
-        if value is None or (isinstance(value, float) and "" not in units):
+        if value is None:
             return value
-        found = _AMOUNT.match(str(value).strip().lower())
-        number = float(found[1]) * units[found[2]] if found and found[2] in units else 0.0
-        if not 0 < number < math.inf:
+        if isinstance(value, float):
+            number = value
+        else:
+            found = _AMOUNT.match(str(value).strip().lower())
+            number = float(found[1]) * units[found[2]] if found and found[2] in units else 0.0
+        if not 0 < number < most:
             raise ValueError(f"{value!r} is not understood; write {example}")
         return number
 
     return BeforeValidator(parse)
 
 
-Drop = Annotated[float | None, _parse({"": 1.0, "%": 0.01}, "1% or .01")]
+Drop = Annotated[float | None, _parse({"": 1.0, "%": 0.01}, "1% or .01", 1.0)]
 Latency = Annotated[float | None, _parse(_SECONDS, "5ms")]
 Bytes = Annotated[float | None, _parse(_BYTES, "2MB")]
 Macs = Annotated[float | None, _parse(_COUNTS, "30M, or .5 for a half of the original's")]
@@ -118,6 +121,7 @@ class CompressConfig(Section):
 
 
 _GOALS = ("max_drop", "target_latency", "target_size", "target_macs")
+_NOT_BY_ZEROS = {"target_latency": "time", "target_macs": "MACs", "target_size": "bytes"}
 # What only some methods read.
 _READ_BY = {
     "amount": ("prune", "factorise", "sparse"),
@@ -154,13 +158,24 @@ def problems(settings: CompressConfig) -> list[UserError]:
         )
     if settings.method == "sparse" and settings.scope == "embedding":
         found.append(UserError("--scope embedding with --method sparse", "global or block", "--method prune"))
-    if settings.method == "sparse" and settings.target_latency is not None:
+    found += [
+        UserError(
+            f"--{_flag(name)} with --method sparse: zeros among the weights save no {saved}",
+            "--max-drop, or --amount",
+            "--method prune",
+        )
+        for name, saved in _NOT_BY_ZEROS.items()
+        if settings.method == "sparse" and getattr(settings, name) is not None
+    ]
+    if settings.method == "prune" and "calibration" in given and settings.importance != "taylor":
         found.append(
             UserError(
-                "--target-latency with --method sparse: zeros among the weights save no time",
-                "--target-macs is not reached by it either; --max-drop",
-                "--method prune",
+                f"--calibration has no use with --importance {settings.importance}", "--importance taylor"
             )
+        )
+    if settings.method == "int8" and "seed" in given and settings.data is None:
+        found.append(
+            UserError("--seed has no use with --method int8 of a run: nothing is drawn", "leave it out")
         )
     unread = {name: "without a search" for name in ("step", "max_rounds") if not settings.searches}
     if not settings.epochs:

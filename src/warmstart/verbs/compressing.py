@@ -64,7 +64,8 @@ def go_on(folder: str, execution: dict[str, Any]) -> Compressed | None:
     if not (Path(folder) / layout.COMPRESS).exists():
         return None
     from warmstart.inference.device import resolve_device
-    from warmstart.methods.compress.flow import Compressed, unfinished
+    from warmstart.methods.compress.beginning import unfinished
+    from warmstart.methods.compress.flow import Compressed
     from warmstart.methods.compress.flow import compress as make_smaller
 
     left = unfinished(Path(folder))

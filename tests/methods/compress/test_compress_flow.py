@@ -144,7 +144,7 @@ def test_an_interrupted_compression_goes_on(
 def test_a_finished_round_is_not_done_again(original: str, tmp_path: Path) -> None:
     given = {
         "method": "factorise",
-        "max_drop": 1.0,
+        "max_drop": "99%",
         "max_rounds": 2,
         "step": 0.2,
         "epochs": 0,

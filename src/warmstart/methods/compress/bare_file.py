@@ -16,15 +16,17 @@ from warmstart.models.build import metadata_for
 from warmstart.models.tensor_file import TensorFile
 from warmstart.models.weights import read_weights
 from warmstart.run import layout, writer
+from warmstart.run.reader import Run
 
 
 def run_of_file(file: str, settings: CompressConfig, folder: Path, dry_run: bool) -> str:
     """The run directory `folder`, with the weights of the file and the splits of --data; written once.
 
     Raises:
-        UserError: no data, or data of other classes than the file's.
+        UserError: no data, or data of other classes than the file's; the run was made of a file with other contents.
     """
     if layout.is_run(folder):
+        _check_same(file, folder)
         return str(folder)
     read_weights(file)  # raises where it is none
     if settings.data is None:
@@ -64,3 +66,14 @@ def run_of_file(file: str, settings: CompressConfig, folder: Path, dry_run: bool
     writer.write_status(run, "finished", step=0, best_step=0)
     writer.write_json(run / layout.RESOLVED, record)
     return str(run)
+
+
+def _check_same(file: str, folder: Path) -> None:
+    """A file that is gone is not asked for any more: the run has its weights."""
+    made_of = Run(folder).resolved["model"]["source"]["sha256"]
+    if Path(file).exists() and read_weights(file).sha256 != made_of:
+        raise UserError(
+            f"{folder.parents[1]} holds a compression of another model: {file} has changed since it began",
+            f"the file with the sha256 {made_of}",
+            "a new folder",
+        )

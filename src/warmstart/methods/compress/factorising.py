@@ -106,7 +106,7 @@ def _energy_for(decomposed: Mapping[str, list[_Factors]], total: float, amount: 
         raise UserError(
             f"factorising cannot remove {amount:.0%} of the MACs",
             f"at most {saved(0.0) / total:.0%}: all layers that it can take at rank 1",
-            "a smaller --amount, or --method prune",
+            "a smaller --amount (in a search, --step), or --method prune",
         )
     low, high = 0.0, 1.0
     for _ in range(_TURNS):

@@ -5,8 +5,6 @@ What was asked for lies in OUT/compress.json from the first moment on; called ag
 
 from __future__ import annotations
 
-import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +15,15 @@ from warmstart.analysis.compression_plot import Mark, plot_compression
 from warmstart.analysis.evaluate import evaluate
 from warmstart.analysis.paired import METRIC_WORDS, Change, Scored, change_between
 from warmstart.config.compress_section import CompressConfig
-from warmstart.config.places import absolute
-from warmstart.console import log, table
+from warmstart.console import table
 from warmstart.errors import Interrupted, UserError
 from warmstart.inference.reference import resolve_weights
 from warmstart.inference.restore import restore
 from warmstart.methods.compress.bare_file import run_of_file
+from warmstart.methods.compress.beginning import begin, find_begun, folder_of, leave_no_trace
 from warmstart.methods.compress.cost import BATCHES
 from warmstart.methods.compress.graphs import keep_graph, quantised_graphs, score_graph, trained_graph
 from warmstart.methods.compress.point import Point, header, row
-from warmstart.methods.compress.prune_subject import with_sensitivity
 from warmstart.methods.compress.recovery import tell_cost
 from warmstart.methods.compress.rounds import ROUNDS, measure_cost, measure_original, run_rounds
 from warmstart.methods.compress.run_files import write_run
@@ -106,41 +103,51 @@ def compress(
     Raises:
         UserError: a model that is not compressed, settings that do not fit it, a folder in use, an interruption.
     """
-    folder, run = _folder(reference, settings), resolve_weights(reference).run
+    folder, run = folder_of(reference, settings), resolve_weights(reference).run
     if run is not None and run.tasks:
         raise UserError(
             f"{reference} is a run of several tasks, which are not compressed",
             "a run of one task",
             f"`warmstart finetune --weights {reference} --data DATA` makes one of it",
         )
-    if run is None:
-        reference = run_of_file(reference, settings, folder / ROUNDS / "00", dry_run)
-    elif settings.data is not None:
+    if run is not None and settings.data is not None:
         raise UserError(
             f"--data {settings.data}: {reference} is a run, and has its own",
             "--data with a file of weights",
             "leave it out",
         )
-    original = open_subject(reference, settings, device)
     if dry_run:
-        return _dry_run(original, folder)
-    _begin(folder, reference, settings)
-    tell_cost(original, settings, folder)
+        find_begun(folder, reference, settings)
+        return _dry_run(_open(reference, settings, device, folder, dry_run), folder)
+    is_new = begin(folder, reference, settings)
     try:
+        original = _open(reference, settings, device, folder, dry_run)
+        tell_cost(original, settings, folder)
         points, number, why = _candidates(original, folder.absolute())
     except Interrupted as error:
         raise Interrupted(error.happened, error.expected, f"warmstart resume {folder}") from None
-    finally:
-        _leave_no_trace(folder)
+    except UserError:
+        if is_new:
+            leave_no_trace(folder)  # the corrected command would find the folder in use
+        raise
     return _finish(original, folder, points, number, why)
+
+
+def _open(
+    reference: str, settings: CompressConfig, device: torch.device, folder: Path, dry_run: bool
+) -> Subject:
+    """What is compressed; of a file, a run is made first."""
+    if resolve_weights(reference).run is None:
+        reference = run_of_file(reference, settings, folder / ROUNDS / "00", dry_run)
+    return open_subject(reference, settings, device)
 
 
 def _candidates(original: Subject, folder: Path) -> tuple[list[Point], int, str]:
     """All that was measured, the number of the result among it, and why it is that."""
     if original.settings.method == "int8":
         return quantised_graphs(original, [measure_original(original)], folder / ROUNDS / "int8")
-    points = run_rounds(with_sensitivity(original, folder), folder)
-    return points, *chosen(original.settings, points)
+    points, stopped = run_rounds(original, folder)
+    return points, *chosen(original.settings, points, stopped)
 
 
 def _dry_run(original: Subject, folder: Path) -> CompressionCost:
@@ -149,70 +156,6 @@ def _dry_run(original: Subject, folder: Path) -> CompressionCost:
     assert file is not None, "weights lie in a file"
     cost = measure_cost(original, original, Path(file).stat().st_size)
     return CompressionCost(seconds, cost.to_json())
-
-
-def _folder(reference: str, settings: CompressConfig) -> Path:
-    """As told, else MODEL-METHOD beside the model, or the next free number."""
-    if settings.output_dir is not None:
-        return Path(settings.output_dir)
-    found = resolve_weights(reference)
-    model = Path(reference) if found.run is None else found.run.path
-    first = model.with_name(f"{model.stem if model.is_file() else model.name}-{settings.method}")
-    others = (first.with_name(f"{first.name}-{number}") for number in range(2, 10_000))
-    return next(path for path in (first, *others) if not path.exists())
-
-
-def _asked(reference: str, settings: CompressConfig) -> dict[str, Any]:
-    """What must be the same to go on: where it computes is not."""
-    values = settings.model_dump(mode="json", exclude={"output_dir", "device", "workers"})
-    return {"model": absolute(reference), "settings": values}
-
-
-def _begin(folder: Path, reference: str, settings: CompressConfig) -> None:
-    """Write down what is asked for, or find the same there. UserError: the folder is in use, or is done."""
-    asked, file = _asked(reference, settings), folder / layout.COMPRESS
-    if not file.exists():
-        others = [] if not folder.exists() else [path for path in folder.iterdir() if path.name != ROUNDS]
-        if others:
-            raise UserError(
-                f"--output-dir {folder} is in use", "a new or empty folder", "choose another name"
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        writer.write_json(file, asked)
-        return
-    known = json.loads(file.read_text(encoding="utf-8"))
-    if (folder / layout.COMPRESSION).exists():
-        raise UserError(
-            f"{folder} is finished: nothing is left to do", "a new folder", f"look: warmstart show {folder}"
-        )
-    if known != asked:
-        before, now = ({**each["settings"], "model": each["model"]} for each in (known, asked))
-        names = [name for name in now if before.get(name) != now[name]]
-        told = ", ".join(f"--{name.replace('_', '-')} was {before.get(name)}" for name in names)
-        raise UserError(
-            f"{folder} holds a compression with other settings: {told}",
-            "the same settings to go on with it, or a new folder",
-            f"`warmstart resume {folder}` goes on with it",
-        )
-    log.info("going on with the compression in %s", folder)
-
-
-def _leave_no_trace(folder: Path) -> None:
-    """Of a compression that was refused before it had made anything."""
-    inside, rounds = [path.name for path in folder.iterdir()], folder / ROUNDS
-    if inside == [layout.COMPRESS] or (
-        set(inside) == {layout.COMPRESS, ROUNDS} and not any(rounds.iterdir())
-    ):
-        shutil.rmtree(folder)
-
-
-def unfinished(folder: Path) -> tuple[str, CompressConfig] | None:
-    """The model and the settings of a compression that was interrupted; None: there is none in this folder."""
-    file = folder / layout.COMPRESS
-    if not file.exists() or (folder / layout.COMPRESSION).exists():
-        return None
-    known = json.loads(file.read_text(encoding="utf-8"))
-    return known["model"], CompressConfig(**known["settings"], output_dir=str(folder))
 
 
 def _finish(original: Subject, folder: Path, points: list[Point], number: int, why: str) -> Compressed:
@@ -235,6 +178,7 @@ def _finish(original: Subject, folder: Path, points: list[Point], number: int, w
     }
     write_run(folder, run, step, subject.built, record)
     row = {"step": 0, "epoch": 0.0, "split": "val"}
+    (folder / layout.EVALS).unlink(missing_ok=True)  # of a result that was not written to its end
     writer.append_row(folder / layout.EVALS, row | point.metrics)
     select_by = run.resolved["select_by"]
     writer.write_status(
@@ -244,12 +188,11 @@ def _finish(original: Subject, folder: Path, points: list[Point], number: int, w
     evaluate(written, split="val", workers=settings.workers, choose_thresholds=True)
     extra: tuple[str, ...] = ()
     if settings.method in ("int8", "qat"):
-        points = (
-            points
-            if is_graph
-            else trained_graph(original, points, original.of(str(folder)), folder / ROUNDS / "int8")
-        )
-        extra = keep_graph(points[number if is_graph else -1], folder)
+        num = len(points)
+        if not is_graph:
+            points = trained_graph(original, points, original.of(str(folder)), folder / ROUNDS / "int8")
+        if is_graph or len(points) > num:
+            extra = keep_graph(points[number if is_graph else -1], folder)
     graph = points[number].reference if is_graph else None
     test = _on_test(original, str(folder), graph) if "test" in original.splits else None
     result = Compressed(str(folder), settings.method, tuple(points), number, why, test, extra)

@@ -13,6 +13,7 @@ from torch import nn
 from warmstart.analysis.paired import Scored, change_between
 from warmstart.analysis.samples import task_and_targets
 from warmstart.console import log
+from warmstart.errors import UserError
 from warmstart.inference.onnx_build import build_onnx
 from warmstart.methods.compress.cost import BATCHES, Cost, Latency, latencies
 from warmstart.methods.compress.point import Point
@@ -51,14 +52,19 @@ def quantised_graphs(original: Subject, points: list[Point], folder: Path) -> tu
 def trained_graph(original: Subject, points: list[Point], subject: Subject, folder: Path) -> list[Point]:
     """The points and the graph of a model of quantised layers, whose answers are compared with the model's own.
 
-    Raises:
-        UserError: a model that ONNX has no word for, or whose graph answers otherwise.
+    Where ONNX has no word for the model, or its graph answers otherwise, there is a note of it and no graph: what was
+    trained is good all the same.
     """
     folder.mkdir(parents=True, exist_ok=True)
     file = folder / INT8
-    write_graph(subject.restored, file)
     probe = make_probe(subject.restored, None, _COMPARED, subject.settings.workers)
-    parity = check_parity(subject.restored, probe, "onnx", file, {})
+    try:
+        write_graph(subject.restored, file)
+        parity = check_parity(subject.restored, probe, "onnx", file, {})
+    except UserError as error:
+        note = f"no graph in int8: {error.happened}"
+        log.warning("%s", note)
+        return [*points[:-1], replace(points[-1], notes=(*points[-1].notes, note))]
     (point,) = measure_graphs(original, points[-1].cost, {"int8, ONNX Runtime": file})
     return [*points, replace(point, notes=(f"against the model in torch: {parity.text()}",))]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -40,15 +41,21 @@ class Point:
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Point:
+        """Numbers that were not finite stand as null in JSON."""
         change = values["change"]
         return cls(
             **{
                 **values,
-                "change": None if change is None else Change(**change),
+                "metrics": _numbers(values["metrics"]),
+                "change": None if change is None else Change(**_numbers(change)),
                 "cost": Cost.from_json(values["cost"]),
                 "notes": tuple(values["notes"]),
             }
         )
+
+
+def _numbers(values: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: math.nan if value is None else value for name, value in values.items()}
 
 
 def header(metric: str) -> tuple[str, ...]:

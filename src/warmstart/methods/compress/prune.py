@@ -129,8 +129,8 @@ def _check_reached(costs: Costs, scores: list[Tensor | None], wanted: float) -> 
     least = costs.left(all_of_them)
     if least > wanted + _SLACK * costs.total:
         raise UserError(
-            f"--amount {1 - wanted / costs.total:.2f} of the MACs: the channels that may go have at most "
-            f"{1 - least / costs.total:.2f} of them",
+            f"{1 - wanted / costs.total:.2f} of the MACs cannot be removed at once: the channels that may go have "
+            f"at most {1 - least / costs.total:.2f} of them",
             f"an amount up to {1 - least / costs.total:.2f}",
-            "prune in rounds (--target-macs), more --layers, or fewer --keep",
+            "rounds of less (--target-macs with a smaller --step), more --layers, or fewer --keep",
         )

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from warmstart.config.compress_section import CompressConfig
 from warmstart.config.io import Loaded, from_dict
+from warmstart.config.rules import problems
 from warmstart.config.schema import (
     AdaptConfig,
     Config,
@@ -25,6 +26,7 @@ from warmstart.engine import train
 from warmstart.engine.pace import expected_seconds
 from warmstart.engine.prepare import prepare
 from warmstart.engine.probe import probe
+from warmstart.errors import UserError
 from warmstart.methods.compress.subject import Subject
 from warmstart.run import layout
 from warmstart.run.lineage import reference_of
@@ -32,9 +34,14 @@ from warmstart.run.reader import Run
 
 
 def recovery_config(subject: Subject, weights: str, folder: Path) -> Config:
-    """The config of the subject's run, with everything that was about its own training left out."""
+    """The config of the subject's run, with everything that was about its own training left out.
+
+    Raises:
+        UserError: settings that contradict each other, as for any training.
+    """
     run, settings = subject.run, subject.settings
     config = from_dict(run.config)
+    lr = settings.lr or config.optim.lr
     teacher = (reference_of({"run": run.path.absolute(), "step": subject.restored.reference.step}),)
     changes: dict[str, dict[str, object]] = {
         "data": {
@@ -48,7 +55,8 @@ def recovery_config(subject: Subject, weights: str, folder: Path) -> Config:
         },
         "model": {"weights": weights, "name": None},
         "optim": {
-            "lr": settings.lr or config.optim.lr,
+            "lr": lr,
+            "min_lr": config.optim.min_lr * lr / config.optim.lr,
             "scheduler": "cosine",
             "warmup": None,
             "stage_warmup": None,
@@ -72,7 +80,11 @@ def recovery_config(subject: Subject, weights: str, folder: Path) -> Config:
     }
     config = config.model_copy(update=fresh)
     sections = {name: getattr(config, name).model_copy(update=values) for name, values in changes.items()}
-    return config.model_copy(update=sections)
+    config = config.model_copy(update=sections)
+    # Whether the folder is free is decided where it is made.
+    if found := problems(config.model_copy(update={"output": OutputConfig()}), {}):
+        raise UserError.of_problems(found, "the settings of the recovery")
+    return config
 
 
 def recover(subject: Subject, weights: str, folder: Path) -> str:
@@ -110,7 +122,7 @@ def tell_cost(subject: Subject, settings: CompressConfig, folder: Path) -> float
     if settings.method == "int8":
         log.info("nothing is trained: %d training images are seen, and val some times", settings.calibration)
         return 0.0
-    if settings.method == "int8" or not settings.epochs:
+    if not settings.epochs:
         return 0.0  # nothing is trained
     per_round, num = seconds_of_recovery(subject, settings, folder), most_rounds(settings)
     what = "1 round" if num == 1 else f"at most {num} rounds"

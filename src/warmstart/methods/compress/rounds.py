@@ -22,9 +22,10 @@ from warmstart.methods.blend import decided
 from warmstart.methods.compress.cost import Cost, compare_latencies, count_macs, count_parameters
 from warmstart.methods.compress.editors import EDITORS
 from warmstart.methods.compress.point import Point, header, row
+from warmstart.methods.compress.prune_subject import with_sensitivity
 from warmstart.methods.compress.recovery import recover
 from warmstart.methods.compress.run_files import write_run
-from warmstart.methods.compress.search import next_amount
+from warmstart.methods.compress.search import check_targets, next_amount
 from warmstart.methods.compress.subject import Edited, Subject
 from warmstart.models.build import BuiltModel
 from warmstart.records import Recipe, finite
@@ -37,15 +38,26 @@ from warmstart.tasks.multilabel import MultiLabel
 ROUNDS = "rounds"
 
 
+class CannotEdit(UserError):
+    """The method cannot remove so much of this model: what ends a search that has rounds already."""
+
+
 def measure_original(original: Subject) -> Point:
     return measure(original, original, original.score("val"), "original", 0.0)
 
 
-def run_rounds(original: Subject, folder: Path) -> list[Point]:
-    """The original and every round, each from the one before it."""
+def run_rounds(original: Subject, folder: Path) -> tuple[list[Point], str | None]:
+    """The original and every round, each from the one before it; and why a search went no further, where its method
+    could not.
+
+    Raises:
+        UserError: the original meets every target; whatever refuses the first round.
+    """
     before = original.score("val")
     points = [measure(original, original, before, "original", 0.0)]
-    subject = original
+    if not (folder / ROUNDS / "01-edited").exists():  # latency is no longer the same when it goes on
+        check_targets(original.settings, points[0])
+    subject = original = with_sensitivity(original, folder)
     while (amount := next_amount(original.settings, points)) is not None:
         number = len(points)
         record = folder / ROUNDS / f"{number:02}.json"
@@ -54,29 +66,45 @@ def run_rounds(original: Subject, folder: Path) -> list[Point]:
             subject = original.of(points[-1].reference)
             continue
         left = (1 - amount) / (1 - points[-1].removed)
-        reference, notes = _round(original, subject, 1 - left, folder / ROUNDS / f"{number:02}")
+        try:
+            edited = _edit(subject, 1 - left, folder / ROUNDS / f"{number:02}-edited")
+        except CannotEdit as error:
+            if number == 1:
+                raise
+            log.warning("the search ends: %s", error.happened)
+            return points, error.happened
+        reference, notes = _recovered(original, edited, folder / ROUNDS / f"{number:02}")
         subject = original.of(reference)
         point = measure(subject, original, before, f"round {number}", amount)
         point = replace(point, notes=notes)
         writer.write_json(record, finite(point.to_json()))
         points.append(point)
         log.info("%s", ", ".join(map(" ".join, zip(header(point.metric), map(str, row(point)), strict=True))))
-    return points
+    return points, None
 
 
-def _round(original: Subject, subject: Subject, amount: float, folder: Path) -> tuple[str, tuple[str, ...]]:
-    """Edit and recover: the run with the result, and what should be known of it."""
-    edited = folder.with_name(f"{folder.name}-edited")
-    if not layout.is_run(edited):
-        made = EDITORS[subject.settings.method](subject, amount)
+def _edit(subject: Subject, amount: float, folder: Path) -> Path:
+    """The edited model as a run in `folder`. CannotEdit: the method cannot remove so much."""
+    if not layout.is_run(folder):
+        try:
+            made = EDITORS[subject.settings.method](subject, amount)
+            built = edited_model(subject, made)
+        except UserError as error:
+            raise CannotEdit(error.happened, error.expected, error.fix) from error
         for note in made.notes:
             log.info("%s", note)
-        built = edited_model(subject, made)
-        step = subject.restored.reference.step
-        told = "; ".join(made.notes)
-        record = {"method": subject.settings.method, "told": told, "notes": list(made.notes)}
-        write_run(edited, subject.run, step, built, record)
-        writer.write_status(edited, "finished", step=0, best_step=0)
+        record = {
+            "method": subject.settings.method,
+            "told": "; ".join(made.notes),
+            "notes": list(made.notes),
+        }
+        write_run(folder, subject.run, subject.restored.reference.step, built, record)
+        writer.write_status(folder, "finished", step=0, best_step=0)
+    return folder
+
+
+def _recovered(original: Subject, edited: Path, folder: Path) -> tuple[str, tuple[str, ...]]:
+    """The run with the result, and what should be known of it."""
     notes = tuple(Run(edited).resolved["compress"]["notes"])
     if not original.settings.epochs:
         return str(edited), notes

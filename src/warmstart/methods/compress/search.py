@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from warmstart.config.compress_section import CompressConfig
+from warmstart.errors import UserError
 from warmstart.methods.compress.point import Point
+
+# Of the original: what a round leaves can be so far from what it was asked for, for units are whole.
+_BEYOND = 0.02
+_DIGITS = 9  # .1 + .2 is .3
 
 
 def next_amount(settings: CompressConfig, points: Sequence[Point]) -> float | None:
@@ -16,9 +21,12 @@ def next_amount(settings: CompressConfig, points: Sequence[Point]) -> float | No
     last, num_rounds = points[-1], len(points) - 1
     if not settings.searches:
         return None if num_rounds else settings.share
-    amount, goal = settings.step * (num_rounds + 1), _share_to_remove(settings, points[0])
+    amount = round(last.removed + settings.step, _DIGITS)
+    goal = _share_to_remove(settings, points[0])
     if last.removed < goal < amount:
         amount = goal  # no further than asked for
+    elif last.removed >= goal and "--target-macs" in missed(settings, last, points[0]):
+        amount = round(last.removed + min(settings.step, _BEYOND), _DIGITS)
     if num_rounds >= settings.max_rounds or amount >= 1 or not within(settings, last):
         return None
     is_met = has_target(settings) and not missed(settings, last, points[0])
@@ -31,16 +39,34 @@ def has_target(settings: CompressConfig) -> bool:
 
 
 def _share_to_remove(settings: CompressConfig, original: Point) -> float:
-    """The share of MACs whose removal meets --target-macs; 1 where that is not asked for."""
-    if settings.target_macs is None:
+    """The share of MACs whose removal meets --target-macs; 1 where that is not asked for, or where rounds remove
+    shares of something else (features)."""
+    if settings.target_macs is None or settings.scope == "embedding":
         return 1.0
     return 1 - (
         settings.target_macs if settings.target_macs < 1 else settings.target_macs / original.cost.macs
     )
 
 
-def chosen(settings: CompressConfig, points: Sequence[Point]) -> tuple[int, str]:
-    """(the number of the result among `points`, why), of the rounds only."""
+def check_targets(settings: CompressConfig, original: Point) -> None:
+    """UserError: the original meets every target, so that nothing would have to be removed."""
+    if has_target(settings) and not missed(settings, original, original):
+        cost = original.cost
+        raise UserError(
+            f"{original.reference} meets the target as it is: {cost.macs / 1e6:.2f} million MACs, "
+            f"{cost.num_bytes / 1e6:.2f} MB, {cost.latency[1].median * 1e3:.2f} ms",
+            "a target that it does not meet: nothing would have to be removed",
+            "--amount removes a share whatever it costs now",
+        )
+
+
+def chosen(settings: CompressConfig, points: Sequence[Point], stopped: str | None = None) -> tuple[int, str]:
+    """(the number of the result among `points`, why), of the rounds only; `stopped` says why there are no more."""
+    number, why = _best(settings, points)
+    return number, why if stopped is None else f"{why}; no further round: {stopped}"
+
+
+def _best(settings: CompressConfig, points: Sequence[Point]) -> tuple[int, str]:
     if not settings.searches:
         return len(points) - 1, "the one round"
     good = [number for number, point in enumerate(points) if number and within(settings, point)]
