@@ -19,6 +19,7 @@ from torch import Tensor
 
 from warmstart.errors import UserError, listing
 from warmstart.inference.restore import Restored
+from warmstart.methods.export.averages import averages
 from warmstart.methods.export.container import (
     Container,
     Place,
@@ -49,6 +50,7 @@ class Change:
     changed: dict[str, int]
     reshaped: tuple[str, ...]
     added: tuple[str, ...]
+    averages: int  # tensors of averages beside the model's, which are the model's own now
     others: int  # tensors of the file that are none of the model's: kept
     notes: tuple[str, ...]
 
@@ -58,10 +60,12 @@ class Change:
             f"source {self.source}: {self.unchanged} tensors of the model are as they were, to the bit; "
             f"{sum(self.changed.values())} changed, all of the plan{f' ({changed})' if changed else ''}"
         ]
-        if self.others:
+        if self.averages:
             lines.append(
-                f"{self.others} tensors beside the model's are kept as they were (averages, an optimizer)"
+                f"{self.averages} tensors of averages (EMA) are the model's own now: some programs read these first"
             )
+        if self.others:
+            lines.append(f"{self.others} tensors beside the model's are kept as they were (an optimizer)")
         lines += [f"another shape: {listing(self.reshaped, _NUM_EXAMPLES)}"] if self.reshaped else []
         lines += [f"added, as the file had none: {listing(self.added, _NUM_EXAMPLES)}"] if self.added else []
         return "\n".join([*lines, *self.notes])
@@ -175,12 +179,14 @@ def write_source(restored: Restored, source: Source, path: Path) -> Change:
         place: _in_type_of(own[name], tensors[place]) for name, place in source.places.items() if name in own
     }
     new |= {place: own[name].to(source.stored) for name, place in added.items()}
+    twins = averages(tensors, {name: place for name, place in source.places.items() if name in own})
+    new |= {place: _in_type_of(own[name], tensors[place]) for place, name in twins.items()}
     named, notes = _named(restored, source)
     write_container(named.with_tensors(new), path, source.path)
     written = read_container(source.file_in(path))
     before, after = digests(source.container), _renamed(digests(written), source, path)
     names = {place: name for name, place in source.places.items() if name in own}
-    changed = [place for place, digest in before.items() if after.get(place) != digest]
+    changed = [place for place, old in before.items() if place not in twins and after.get(place) != old]
     planned = {*planned_tensors(source.lineage, built), *head}
     shapes = {place: (tensors[place].shape, new[place].shape) for place in changed if place in names}
     reshaped = {names[place]: pair for place, pair in shapes.items() if pair[0] != pair[1]}
@@ -200,7 +206,8 @@ def write_source(restored: Restored, source: Source, path: Path) -> Change:
         {block: moved.count(block) for block in dict.fromkeys(moved)},
         tuple(f"{name} {_sizes(old)} -> {_sizes(now)}" for name, (old, now) in reshaped.items()),
         tuple(added),
-        len(tensors) - len(names),
+        len(twins),
+        len(tensors) - len(names) - len(twins),
         notes,
     )
 
