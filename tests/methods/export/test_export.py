@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +16,14 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import warmstart as ws
+from warmstart.config.schema import ModelConfig
 from warmstart.errors import UserError
+from warmstart.inference.restore import restore
 from warmstart.methods.export import parity
 from warmstart.methods.export.container import Container, with_classes
+from warmstart.models.build import build, metadata_for
+from warmstart.models.metadata import with_entries
+from warmstart.records import Decision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 OLD = ("ant", "bee", "cow", "dog")
@@ -128,6 +135,41 @@ def test_shards_and_adapters_go_back_too(foreign: Path, overlapping: Path, tmp_p
         for name in set(index["weight_map"].values())
         for tensor in load_file(tmp_path / "back" / name).values()
     )
+
+
+def test_a_file_of_ours_says_what_the_model_is_now(overlapping: Path, tmp_path: Path) -> None:
+    """Trained on images of 24 px with another decision, and thresholds of its own; images of 16 px were never seen as
+    they are."""
+    old = build(
+        ModelConfig(name="timm:test_resnet", weights="none"), {"image_size": (32, 32)}, ("ant", "bee"), 0
+    )
+    old = replace(old, decision=Decision("bee", 0.9))
+    source = tmp_path / "mine.safetensors"
+    state = {name: tensor.contiguous() for name, tensor in old.module.state_dict().items()}
+    save_file(state, source, with_entries(metadata_for(old), {"native": "false"}))
+    assert not restore(str(source), torch.device("cpu")).native
+    data = tmp_path / "two"
+    for name in old.classes:
+        shutil.copytree(overlapping / name, data / name)
+    made = {
+        "image_size": "24",
+        "mean": "0.25,0.25,0.25",
+        "std": "0.5,0.5,0.5",
+        "positive": "ant",
+        "model": None,
+    }
+    run = finetune(tmp_path, data, source.name, name="again", **made)
+    back = ws.export(run, to="source")
+    for path in (back.path, ws.export(run, to="onnx").path):
+        found = restore(path, torch.device("cpu"))
+        assert found.built.preprocessing.image_size == (24, 24)
+        assert found.built.preprocessing.mean == (0.25, 0.25, 0.25)
+        assert found.native and found.built.decision == restore(run, torch.device("cpu")).built.decision
+    assert found.built.decision is not None and found.built.decision.positive == "ant"
+    assert Path(f"{back.path}.warmstart.json").is_file()
+    Path(back.path).unlink()
+    with pytest.raises(UserError, match=r"warmstart\.json exists already"):
+        ws.export(run, to="source")
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -20,6 +20,7 @@ from torch import Tensor
 from warmstart.errors import UserError, listing
 from warmstart.inference.restore import Restored
 from warmstart.methods.export.averages import averages
+from warmstart.methods.export.card import CARD, own_text
 from warmstart.methods.export.container import (
     Container,
     Place,
@@ -30,10 +31,11 @@ from warmstart.methods.export.container import (
 )
 from warmstart.methods.export.lineage import BEGINNINGS, Lineage, lineage_of
 from warmstart.models.adapters.inject import adapted_layer
-from warmstart.models.build import BuiltModel, metadata_for
+from warmstart.models.build import BuiltModel
 from warmstart.models.fitting import fit_names
 from warmstart.models.gaps import under
 from warmstart.models.hf_folder import CONFIG
+from warmstart.models.metadata import is_own
 from warmstart.models.weights import read_weights
 from warmstart.models.zoo import outline
 
@@ -83,6 +85,10 @@ class Source:
     def file_in(self, path: Path) -> Path:
         """What is read of the files that were written as `path`."""
         return path if self.container.index is None else path / self.container.index
+
+    @property
+    def is_ours(self) -> bool:
+        return any(is_own(text or {}) for text in self.container.texts.values())
 
     @property
     def stored(self) -> torch.dtype:
@@ -256,20 +262,28 @@ def planned_tensors(lineage: Lineage, built: BuiltModel) -> set[str]:
 
 
 def _named(restored: Restored, source: Source) -> tuple[Container, tuple[str, ...]]:
-    """The source with the model's classes where it names others; and a note of it."""
+    """The source with the model's classes where it names others, and all that a file of ours says; and a note of it."""
     read, built = read_weights(source.path), restored.built
-    if read.classes is None or read.classes == built.classes or not built.names_known:
-        return source.container, ()
-    made = with_classes(source.container, built.classes, read.classes_key, metadata_for(built))
+    now = asdict(built.preprocessing)
+    old = [] if source.is_ours else [key for key, value in read.preprocessing.items() if now[key] != value]
+    notes = (f"{source.path.name} states another {listing(old)}: {CARD} has the model's",) if old else ()
+    is_other = read.classes is not None and read.classes != built.classes and built.names_known
+    if not is_other and not source.is_ours:
+        return source.container, notes
+    made = with_classes(source.container, built.classes, read.classes_key, own_text(restored))
+    if not is_other or read.classes is None:
+        return made or source.container, notes
     if made is None:  # a config.json beside it does
-        return source.container, (
-            f"what stands beside {source.path.name} names {len(read.classes)} other classes",
-        )
-    return made, (f"{source.path.name} named {len(read.classes)} other classes: the file names the model's",)
+        told = f"what stands beside {source.path.name} names {len(read.classes)} other classes"
+        return source.container, (*notes, told)
+    told = f"{source.path.name} named {len(read.classes)} other classes: the file names the model's"
+    return made, (*notes, told)
 
 
-def told_of(restored: Restored) -> dict[str, Any]:
-    """What the file does not say of itself."""
+def told_of(restored: Restored, source: Source) -> dict[str, Any]:
+    """What the file does not say of itself: one of ours says all."""
+    if source.is_ours:
+        return {}
     image = restored.built.preprocessing
     return {"name": restored.built.name, "image_size": image.image_size, "mean": image.mean, "std": image.std}
 
