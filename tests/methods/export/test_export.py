@@ -18,9 +18,12 @@ from safetensors.torch import load_file, save_file
 import warmstart as ws
 from warmstart.config.schema import ModelConfig
 from warmstart.errors import UserError
-from warmstart.inference.restore import restore
+from warmstart.inference.reference import WeightsReference
+from warmstart.inference.restore import Restored, restore
 from warmstart.methods.export import parity
+from warmstart.methods.export.card import own_text
 from warmstart.methods.export.container import Container, with_classes
+from warmstart.methods.export.export import write_graph
 from warmstart.models.build import build, metadata_for
 from warmstart.models.metadata import with_entries
 from warmstart.records import Decision
@@ -160,7 +163,8 @@ def test_a_file_of_ours_says_what_the_model_is_now(overlapping: Path, tmp_path: 
     }
     run = finetune(tmp_path, data, source.name, name="again", **made)
     back = ws.export(run, to="source")
-    for path in (back.path, ws.export(run, to="onnx").path):
+    write_graph(restore(run, torch.device("cpu")), tmp_path / "now.onnx")
+    for path in (back.path, str(tmp_path / "now.onnx")):
         found = restore(path, torch.device("cpu"))
         assert found.built.preprocessing.image_size == (24, 24)
         assert found.built.preprocessing.mean == (0.25, 0.25, 0.25)
@@ -223,6 +227,25 @@ def test_other_answers_are_not_kept(run: str, tmp_path: Path, monkeypatch: pytes
     with pytest.raises(UserError, match="gives other answers, and was not kept: 6 images of test of"):
         ws.export(run, to="onnx", output=str(tmp_path / "made.onnx"))
     assert not list(tmp_path.iterdir())
+
+
+def test_half_precision_is_asked_for_decisions_too(tmp_path: Path) -> None:
+    built = build(
+        ModelConfig(name="timm:test_resnet", weights="none"), {"image_size": (32, 32)}, ("ant", "bee"), 0
+    )
+    built.module.eval()
+    with torch.no_grad():
+        built.module.fc.weight.zero_()
+        built.module.fc.bias.copy_(torch.tensor([10.0, 10.01]))
+    restored = Restored(built, WeightsReference(None), False)
+    file = tmp_path / "m.safetensors"
+    save_file(
+        {name: t.contiguous() for name, t in built.module.state_dict().items()}, file, own_text(restored)
+    )
+    others = np.tile(np.float32([10.01, 10.0]), (3, 1))  # as near as half precision, and the other class
+    probe = parity.Probe(np.zeros((3, 3, 32, 32), np.float32), "3 images", others)
+    with pytest.raises(UserError, match=r"gives other answers, and was not kept: .*decisions equal 0\.00%"):
+        parity.check_parity(restored, probe, "safetensors", file, {}, torch.float16)
 
 
 def test_what_cannot_be_exported_is_said(run: str, tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ _OTHERS_OF_PREPARED = 0.1
 # Of a model trained for int8: what lies between two whole numbers falls to either side by rounding, in every layer.
 _STEPS, _LEAST_OF_STEPS = 0.3, 0.9
 _LEAST_PIXELS = 0.999  # of those of masks, where ties lie along every border
+_ONE = 1.001  # decision, and a little for rounding
 _LAST_WORDS = 3
 
 
@@ -136,7 +137,7 @@ def check_parity(
     difference, same = _compare(restored, found, probe.logits)
     largest = float(np.abs(probe.logits).max())
     parity = Parity(probe.text, len(probe.images), difference, largest, same)
-    tolerance, one = _STORED.get(stored, _ROUNDING), 1 / len(probe.images)
+    tolerance, one = _STORED.get(stored, _ROUNDING), _ONE / _decisions(restored, probe.logits).size
     least = _LEAST_PIXELS if restored.built.segments else 1.0
     least = least if stored not in _STORED else 1 - max(_OTHERS_OF_STORED, one)
     if _is_quantised(restored.built):
