@@ -14,7 +14,14 @@ from warmstart.inference.onnx_model import OnnxFile, answering, open_onnx
 from warmstart.models.build import BuiltModel
 from warmstart.models.created import with_stated
 from warmstart.models.heads import HeadChange
-from warmstart.models.metadata import LICENCE, arch_in, decision_in, is_multi_label, thresholds_in
+from warmstart.models.metadata import (
+    LICENCE,
+    arch_in,
+    decision_in,
+    is_multi_label,
+    native_in,
+    thresholds_in,
+)
 from warmstart.records import Preprocessing
 
 _NUM_RGB = 3
@@ -67,6 +74,7 @@ def build_onnx(path: Path, overrides: Mapping[str, Any]) -> BuiltModel:
         segments=answer.ndim == 4,
         decision=decision,
         thresholds=thresholds,
+        native=native_in(file.entries, source),
     )
 
 

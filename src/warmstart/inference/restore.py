@@ -50,9 +50,9 @@ class Restored:
 
     @property
     def native(self) -> bool:
-        """Whether an image of exactly the input's size is taken as it is: as in training, and for bare files."""
+        """Whether an image of exactly the input's size is taken as it is: as in training, or as a bare file says."""
         run = self.reference.run
-        return run is None or bool(run.resolved["data"]["native"])
+        return self.built.native if run is None else bool(run.resolved["data"]["native"])
 
     @property
     def precision(self) -> torch.dtype | None:

@@ -63,6 +63,7 @@ class BuiltModel:
     tasks: Tasks | None = None  # whose heads it has, where these are several (task_heads.py)
     task: str | None = None  # the one that it is seen as
     recipe: Recipe | None = None  # what was made of the model of this name
+    native: bool = True  # its file takes images of the input's size as they are
 
     def move_to(self, device: torch.device) -> None:
         """Move the module, in the memory layout that it computes fastest in."""
@@ -138,6 +139,7 @@ def build(
         text=created.text,
         notes=notes,
         recipe=None if file is None else file.recipe,
+        native=file is None or file.native,
     )
     return _adapted(built, file, choose, seed)
 

@@ -47,7 +47,8 @@ def preprocessing_of(
     resized = _size(stated.get("size") or vision.get("image_size") or (512 if segments else 224))
     if stated.get("do_center_crop") and stated.get("crop_size"):
         size = _size(stated["crop_size"])
-        return Preprocessing(size, mean, std, min(1.0, size[0] / resized[0])), notes
+        stretch = not segments and _stretches({"size": stated.get("size")}, resized)
+        return Preprocessing(size, mean, std, min(1.0, size[0] / resized[0]), stretch), notes
     stretch = _stretches(stated, resized)
     crop_pct = 1.0 if stretch else float(stated.get("crop_pct") or 1.0)
     if stretch and segments:

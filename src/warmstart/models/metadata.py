@@ -30,6 +30,7 @@ _KEYS = {
 _STRETCH = "stretch"  # without the entry, as the model's name says
 HF_CONFIG = "hf_config"  # of a model of transformers, whose name is that of a folder
 LICENCE = "licence"  # of the weights that a model was started from
+NATIVE = "native"  # whether images of the input's size are taken as they are; without the entry, they are
 _OURS = "warmstart"  # the one entry of a file of ours
 
 
@@ -88,6 +89,11 @@ def with_entries(metadata: Mapping[str, str], entries: Mapping[str, str]) -> dic
     return {_OURS: json.dumps({**json.loads(metadata[_OURS]), **entries}, ensure_ascii=False)}
 
 
+def is_own(metadata: Mapping[str, str]) -> bool:
+    """Whether a file of ours says this."""
+    return _OURS in metadata
+
+
 def model_entries(metadata: Mapping[str, str]) -> dict[str, str]:
     """What a file of ours says of its model, and not of the adapters beside it."""
     entries = json.loads(metadata[_OURS])
@@ -127,6 +133,14 @@ def classes_in(metadata: Mapping[str, str], source: str) -> tuple[str, ...] | No
 def is_multi_label(metadata: Mapping[str, str]) -> bool:
     """Whether the outputs are questions of their own (sigmoid) instead of classes that exclude each other."""
     return metadata.get(_TASK) == _MULTI_LABEL
+
+
+def native_in(metadata: Mapping[str, str], source: str) -> bool:
+    """Whether images of exactly the input's size are taken as they are."""
+    value = _json(metadata.get(NATIVE, "true"))
+    if value not in (True, False):
+        raise _bad(NATIVE, metadata, source, "true or false")
+    return bool(value)
 
 
 def margin_in(metadata: Mapping[str, str], source: str) -> Margin | None:

@@ -45,6 +45,7 @@ from warmstart.models.metadata import (
     is_multi_label,
     lora_in,
     margin_in,
+    native_in,
     preprocessing_in,
     recipe_in,
     tasks_in,
@@ -84,6 +85,7 @@ class WeightsFile:
     adapter: Adapter | None = None  # the folder of adapters without their base, of which `state` has the head
     tasks: Tasks | None = None  # whose heads it holds; None: it is of one task
     recipe: Recipe | None = None  # what was made of the model `arch`
+    native: bool = True  # images of the input's size are taken as they are
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -146,6 +148,7 @@ def read_weights(path: str | Path) -> WeightsFile:
         adapter=adapter,
         tasks=tasks_in(metadata, str(file)),
         recipe=recipe_in(metadata, str(file)),
+        native=native_in(metadata, str(file)),
     )
 
 

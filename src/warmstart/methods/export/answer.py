@@ -3,7 +3,9 @@ warmstart where that is another one.
 
     python -P answer.py FORMAT PATH IMAGES.npy LOGITS.npy [JSON of the model's name and preprocessing]
 
-IMAGES are float32 (N, C, h, w), normalised. They are asked about in batches of 1, 2, 3, ... images.
+IMAGES are float32 (N, C, h, w), normalised. They are asked about in batches of 1, 2, 3, ... images. `raw` in the JSON
+is a folder of 0.png, 1.png, ...: the same images as they came, which the library itself prepares; what is answered
+then goes to PREPARED.npy beside LOGITS.npy.
 """
 
 import json
@@ -16,6 +18,7 @@ import numpy as np
 
 Answers = Callable[[np.ndarray], np.ndarray]
 _MOST = 8  # images at once
+PREPARED = "prepared.npy"
 
 
 def onnx(path: Path, told: dict[str, Any]) -> Answers:
@@ -50,6 +53,24 @@ def hf(path: Path, told: dict[str, Any]) -> Answers:
     )
     model = kind.from_pretrained(path, local_files_only=True).float().eval()
     return _of_module(lambda images: model(images).logits)
+
+
+def timm_inputs(path: Path, files: list[Path]) -> np.ndarray:
+    import timm
+    from PIL import Image
+
+    settings = timm.data.resolve_model_data_config(timm.create_model(f"local-dir:{path}"))
+    transform = timm.data.create_transform(**settings, is_training=False)
+    return np.stack([transform(Image.open(file)).numpy() for file in files])
+
+
+def hf_inputs(path: Path, files: list[Path]) -> np.ndarray:
+    import transformers
+    from PIL import Image
+
+    processor = transformers.AutoImageProcessor.from_pretrained(path, local_files_only=True)
+    prepared = [processor(Image.open(file), return_tensors="pt")["pixel_values"] for file in files]
+    return np.concatenate([pixels.numpy() for pixels in prepared])
 
 
 def own(path: Path, told: dict[str, Any]) -> Answers:
@@ -88,8 +109,16 @@ READERS = {
     "source": own,
 }
 
+# Those that prepare images by what the folder says.
+INPUTS = {"timm": timm_inputs, "hf": hf_inputs}
+
 if __name__ == "__main__":
     to, path, images, logits, *more = sys.argv[1:]
-    answer = READERS[to](Path(path), json.loads(more[0]) if more else {})
-    array = np.load(images)
-    np.save(logits, np.concatenate([answer(array[part]) for part in batches(len(array))]))
+    told = json.loads(more[0]) if more else {}
+    answer = READERS[to](Path(path), told)
+    arrays = {Path(logits): np.load(images)}
+    if "raw" in told:
+        pictures = sorted(Path(told["raw"]).iterdir(), key=lambda file: int(file.stem))
+        arrays[Path(logits).with_name(PREPARED)] = INPUTS[to](Path(path), pictures)
+    for target, array in arrays.items():
+        np.save(target, np.concatenate([answer(array[part]) for part in batches(len(array))]))

@@ -9,13 +9,28 @@ from typing import Any
 from warmstart import __version__
 from warmstart.inference.restore import Restored
 from warmstart.methods.export.lineage import licence_of
+from warmstart.models.build import metadata_for
+from warmstart.models.metadata import LICENCE, NATIVE, with_entries
 
 CARD = "warmstart.json"
 
 
+def entries(restored: Restored) -> dict[str, str]:
+    """What is known of the run, for the text entry of a file of ours: licence, and whether images of the input's size
+    are taken as they are."""
+    licence = licence_of(restored)
+    return {NATIVE: json.dumps(restored.native), **({LICENCE: licence} if licence else {})}
+
+
+def own_text(restored: Restored) -> dict[str, str]:
+    """The text entry of a file of ours."""
+    return with_entries(metadata_for(restored.built), entries(restored))
+
+
 def card(restored: Restored) -> dict[str, Any]:
-    """Sizes are (height, width) in pixels; an image is resized to cover `resize_size` by Pillow's bilinear filter and
-    its centre taken, or with `stretch` resized to `image_size`; then (pixels / 255 - mean) / std."""
+    """Sizes are (height, width) in pixels; an image is resized to cover `resize_size` by OpenCV, smaller by the mean of
+    areas and larger by its bilinear filter, or with `stretch` to exactly that by Pillow; its centre is taken, then
+    (pixels / 255 - mean) / std."""
     built = restored.built
     kind = "masks" if built.segments else "multi-label" if built.multi_label else "one class per image"
     return {
@@ -28,7 +43,9 @@ def card(restored: Restored) -> dict[str, Any]:
         "preprocessing": {
             **asdict(built.preprocessing),
             "resize_size": list(built.preprocessing.resize_size),
-            "interpolation": "bilinear",
+            "interpolation": "bilinear (Pillow)"
+            if built.preprocessing.stretch
+            else "area (OpenCV) where it shrinks, bilinear (OpenCV) where it grows",
             "takes_images_of_its_size_as_they_are": restored.native,
         },
         "decision": None if built.decision is None else asdict(built.decision),

@@ -11,15 +11,13 @@ from typing import Any
 from warmstart.config.schema import DataConfig
 from warmstart.errors import UserError, closest
 from warmstart.inference.restore import Restored
-from warmstart.methods.export.card import CARD, card_text
+from warmstart.methods.export.card import CARD, card_text, entries, own_text
 from warmstart.methods.export.hub_folders import write_hf, write_timm
 from warmstart.methods.export.lineage import licence_of
 from warmstart.methods.export.onnx_file import write_onnx
 from warmstart.methods.export.parity import Parity, check_parity, make_probe
 from warmstart.methods.export.program_file import write_program
 from warmstart.methods.export.source_file import Change, Source, open_source_file, told_of, write_source
-from warmstart.models.build import metadata_for
-from warmstart.models.metadata import LICENCE, with_entries
 from warmstart.models.recipe import SPARSE
 from warmstart.models.tensor_file import TensorFile
 from warmstart.records import Thresholds
@@ -114,10 +112,11 @@ def export(request: ExportRequest, restored: Restored) -> Exported:
             parity = check_parity(restored, probe, request.to, made, {})
         else:
             change = write_source(restored, source, made)
-            told = told_of(restored)
+            told = told_of(restored, source)
             parity = check_parity(restored, probe, SOURCE, source.file_in(made), told, source.stored)
-            writer.write_text(target.with_name(f"{target.name}.{CARD}"), card_text(restored))
         made.replace(target)
+        if source is not None:
+            writer.write_text(_card_of(target), card_text(restored))
     return Exported(
         model=restored.label,
         to=request.to,
@@ -167,9 +166,15 @@ def _target(request: ExportRequest, restored: Restored, end: str) -> Path:
     target = Path(request.output) if request.output else source.with_name(f"{name}{end}")
     if (suffix := Path(f"x{end}").suffix) and target.suffix != suffix:
         raise UserError(f"--output {target}", f"a name that ends in {suffix}, for --to {request.to}")
-    if target.exists():
-        raise UserError(f"{target} exists already", "a new file or folder", "--output NAME")
+    for file in (target, *([_card_of(target)] if request.to == SOURCE else [])):
+        if file.exists():
+            raise UserError(f"{file} exists already", "a new file or folder", "--output NAME")
     return target
+
+
+def _card_of(target: Path) -> Path:
+    """Beside a source as it came."""
+    return target.with_name(f"{target.name}.{CARD}")
 
 
 def _with_thresholds(restored: Restored) -> Restored:
@@ -180,19 +185,13 @@ def _with_thresholds(restored: Restored) -> Restored:
     return replace(restored, built=replace(restored.built, thresholds=Thresholds(task.thresholds)))
 
 
-def _licence_entry(restored: Restored) -> dict[str, str]:
-    licence = licence_of(restored)
-    return {LICENCE: licence} if licence else {}
-
-
 def write_graph(restored: Restored, path: Path) -> None:
     """One ONNX file with all that is known of the model."""
-    write_onnx(_with_thresholds(restored).built, path, beside=_licence_entry(restored))
+    write_onnx(_with_thresholds(restored).built, path, beside=entries(restored))
 
 
 def _write_safetensors(restored: Restored, path: Path) -> None:
-    metadata = with_entries(metadata_for(restored.built), _licence_entry(restored))
-    writer.write_whole(path, TensorFile(restored.built.module.state_dict(), metadata))
+    writer.write_whole(path, TensorFile(restored.built.module.state_dict(), own_text(restored)))
 
 
 def _look(to: str, target: Path, restored: Restored, source: Source | None) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from warmstart.methods.export.onnx_file import quiet
 from warmstart.models.build import BuiltModel
 from warmstart.models.hf_folder import CONFIG
 from warmstart.models.tensor_file import TensorFile
+from warmstart.records import Preprocessing
 from warmstart.run import writer
 
 _WEIGHTS, _PROCESSOR, _README = "model.safetensors", "preprocessor_config.json", "README.md"
@@ -36,7 +39,7 @@ def write_timm(restored: Restored, folder: Path) -> None:
     _check(built, "timm", built.name.startswith("timm:"), "a model of timm")
     folder.mkdir()
     _write_common(restored, folder, "timm")
-    writer.write_json(folder / CONFIG, _timm_config(built, licence_of(restored)))
+    writer.write_json(folder / CONFIG, _timm_config(restored))
 
 
 def write_hf(restored: Restored, folder: Path) -> None:
@@ -44,18 +47,19 @@ def write_hf(restored: Restored, folder: Path) -> None:
     model of timm as transformers' TimmWrapper.
 
     Raises:
-        UserError: a model that transformers has no class for.
+        UserError: a model that transformers has no class for, or one whose input no image processor of it covers.
     """
     built = restored.built
     is_timm, module = built.name.startswith("timm:"), built.module
     has_class = hasattr(module, "save_pretrained")
     what = "a model that transformers itself makes with its classifier, or one of timm"
     _check(built, "hf", is_timm or has_class, what)
+    processor = None if is_timm else _processor(prepared_by(restored))
     folder.mkdir()
     _write_common(restored, folder, "transformers")
     if is_timm:
         own = {"model_type": "timm_wrapper", "architectures": ["TimmWrapperForImageClassification"]}
-        writer.write_json(folder / CONFIG, {**_timm_config(built, licence_of(restored)), **own})
+        writer.write_json(folder / CONFIG, {**_timm_config(restored), **own, **_kind(built)})
         return
     plain: Any = copy.deepcopy(module).to("cpu", torch.float32)
     plain.config.id2label = dict(enumerate(built.classes))
@@ -63,8 +67,24 @@ def write_hf(restored: Restored, folder: Path) -> None:
     with quiet():
         plain.config.save_pretrained(folder)
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
-    writer.write_json(folder / CONFIG, {**config, "architectures": [type(plain).__name__]})
-    writer.write_json(folder / _PROCESSOR, _processor(built))
+    writer.write_json(folder / CONFIG, {**config, "architectures": [type(plain).__name__], **_kind(built)})
+    writer.write_json(folder / _PROCESSOR, processor)
+
+
+def _kind(built: BuiltModel) -> dict[str, str]:
+    """By what pipelines of transformers know that outputs are questions of their own: they take the sigmoid then."""
+    if built.segments:
+        return {}
+    return {"problem_type": f"{'multi' if built.multi_label else 'single'}_label_classification"}
+
+
+def prepared_by(restored: Restored) -> Preprocessing:
+    """What a library is told to do, which cannot tell images of the input's size from others: where all of the run's
+    are of it, and are taken as they are, nothing is cut off of any."""
+    image, run = restored.built.preprocessing, restored.reference.run
+    data = {} if run is None else run.resolved["data"]
+    is_native = bool(data) and restored.native and (data["heights"][0], data["widths"][0]) == image.image_size
+    return replace(image, crop_pct=1.0) if is_native else image
 
 
 def _check(built: BuiltModel, to: str, is_theirs: bool, expected: str) -> None:
@@ -96,10 +116,11 @@ def _write_common(restored: Restored, folder: Path, library: str) -> None:
     writer.write_text(folder / _README, head + told)
 
 
-def _timm_config(built: BuiltModel, licence: str | None) -> dict[str, Any]:
+def _timm_config(restored: Restored) -> dict[str, Any]:
     """What timm's own `save_for_hf` writes: the architecture, its arguments, and how images are prepared."""
+    built, image = restored.built, prepared_by(restored)
     module: Any = built.module
-    image, channels = built.preprocessing, built.preprocessing.num_channels
+    channels = image.num_channels
     inherited = {
         key: value for key, value in module.pretrained_cfg.items() if key not in (*_ORIGIN, *_OF_OTHER_SIZES)
     }
@@ -111,12 +132,12 @@ def _timm_config(built: BuiltModel, licence: str | None) -> dict[str, Any]:
         "input_size": [channels, *image.image_size],
         "mean": list(image.mean),
         "std": list(image.std),
-        "crop_pct": 1.0 if image.stretch else image.crop_pct,
+        "crop_pct": _floored(image),
         "crop_mode": "squash" if image.stretch else "center",
         "interpolation": "bilinear",
         "num_classes": len(built.classes),
         "custom_load": False,
-        "license": licence,
+        "license": licence_of(restored),
     }
     return {
         "architecture": built.name.removeprefix("timm:").partition(".")[0],
@@ -128,17 +149,35 @@ def _timm_config(built: BuiltModel, licence: str | None) -> dict[str, Any]:
     }
 
 
-def _processor(built: BuiltModel) -> dict[str, Any]:
-    """Settings of an image processor that resizes, crops and normalises as we do."""
-    image = built.preprocessing
+def _floored(image: Preprocessing) -> float:
+    """The crop_pct with which timm, which rounds down, resizes to our size, which is rounded to the nearest."""
+    size, resized = image.image_size[0], image.resize_size[0]
+    is_same = math.floor(size / image.crop_pct) == resized
+    return image.crop_pct if is_same else size / (resized + 0.25)
+
+
+def _processor(image: Preprocessing) -> dict[str, Any]:
+    """Settings of an image processor that resizes, crops and normalises as we do.
+
+    Raises:
+        UserError: a side of the input is longer than the other: that of transformers resizes the shortest edge only.
+    """
     (height, width), resized = image.image_size, image.resize_size
-    box = {"height": height, "width": width}
-    crops = {"do_center_crop": True, "crop_size": box, "size": {"shortest_edge": min(resized)}}
+    if not image.stretch and height != width:
+        raise UserError(
+            f"--to hf: an input of {height}x{width} that images are resized to cover",
+            "a square one: no image processor of transformers covers another",
+            "--to onnx or --to torch-export",
+        )
+    box, whole = {"height": height, "width": width}, {"height": resized[0], "width": resized[1]}
+    crops = {"do_center_crop": True, "crop_size": box}
+    is_cut = not image.stretch or resized != image.image_size
     return {
-        "image_processor_type": "CLIPImageProcessor" if not image.stretch else "ViTImageProcessor",
+        "image_processor_type": "CLIPImageProcessor" if is_cut else "ViTImageProcessor",
         "do_resize": True,
         "resample": 2,  # bilinear
-        **({"size": box} if image.stretch else crops),
+        "size": whole if image.stretch else {"shortest_edge": resized[0]},
+        **(crops if is_cut else {}),
         "do_rescale": True,
         "rescale_factor": 1 / 255,
         "do_normalize": True,

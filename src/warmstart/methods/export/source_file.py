@@ -9,7 +9,7 @@ from __future__ import annotations
 import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -19,6 +19,8 @@ from torch import Tensor
 
 from warmstart.errors import UserError, listing
 from warmstart.inference.restore import Restored
+from warmstart.methods.export.averages import averages
+from warmstart.methods.export.card import CARD, own_text
 from warmstart.methods.export.container import (
     Container,
     Place,
@@ -29,10 +31,11 @@ from warmstart.methods.export.container import (
 )
 from warmstart.methods.export.lineage import BEGINNINGS, Lineage, lineage_of
 from warmstart.models.adapters.inject import adapted_layer
-from warmstart.models.build import BuiltModel, metadata_for
+from warmstart.models.build import BuiltModel
 from warmstart.models.fitting import fit_names
 from warmstart.models.gaps import under
 from warmstart.models.hf_folder import CONFIG
+from warmstart.models.metadata import is_own
 from warmstart.models.weights import read_weights
 from warmstart.models.zoo import outline
 
@@ -49,6 +52,7 @@ class Change:
     changed: dict[str, int]
     reshaped: tuple[str, ...]
     added: tuple[str, ...]
+    averages: int  # tensors of averages beside the model's, which are the model's own now
     others: int  # tensors of the file that are none of the model's: kept
     notes: tuple[str, ...]
 
@@ -58,10 +62,12 @@ class Change:
             f"source {self.source}: {self.unchanged} tensors of the model are as they were, to the bit; "
             f"{sum(self.changed.values())} changed, all of the plan{f' ({changed})' if changed else ''}"
         ]
-        if self.others:
+        if self.averages:
             lines.append(
-                f"{self.others} tensors beside the model's are kept as they were (averages, an optimizer)"
+                f"{self.averages} tensors of averages (EMA) are the model's own now: some programs read these first"
             )
+        if self.others:
+            lines.append(f"{self.others} tensors beside the model's are kept as they were (an optimizer)")
         lines += [f"another shape: {listing(self.reshaped, _NUM_EXAMPLES)}"] if self.reshaped else []
         lines += [f"added, as the file had none: {listing(self.added, _NUM_EXAMPLES)}"] if self.added else []
         return "\n".join([*lines, *self.notes])
@@ -79,6 +85,10 @@ class Source:
     def file_in(self, path: Path) -> Path:
         """What is read of the files that were written as `path`."""
         return path if self.container.index is None else path / self.container.index
+
+    @property
+    def is_ours(self) -> bool:
+        return any(is_own(text or {}) for text in self.container.texts.values())
 
     @property
     def stored(self) -> torch.dtype:
@@ -175,12 +185,14 @@ def write_source(restored: Restored, source: Source, path: Path) -> Change:
         place: _in_type_of(own[name], tensors[place]) for name, place in source.places.items() if name in own
     }
     new |= {place: own[name].to(source.stored) for name, place in added.items()}
+    twins = averages(tensors, {name: place for name, place in source.places.items() if name in own})
+    new |= {place: _in_type_of(own[name], tensors[place]) for place, name in twins.items()}
     named, notes = _named(restored, source)
     write_container(named.with_tensors(new), path, source.path)
     written = read_container(source.file_in(path))
     before, after = digests(source.container), _renamed(digests(written), source, path)
     names = {place: name for name, place in source.places.items() if name in own}
-    changed = [place for place, digest in before.items() if after.get(place) != digest]
+    changed = [place for place, old in before.items() if place not in twins and after.get(place) != old]
     planned = {*planned_tensors(source.lineage, built), *head}
     shapes = {place: (tensors[place].shape, new[place].shape) for place in changed if place in names}
     reshaped = {names[place]: pair for place, pair in shapes.items() if pair[0] != pair[1]}
@@ -200,7 +212,8 @@ def write_source(restored: Restored, source: Source, path: Path) -> Change:
         {block: moved.count(block) for block in dict.fromkeys(moved)},
         tuple(f"{name} {_sizes(old)} -> {_sizes(now)}" for name, (old, now) in reshaped.items()),
         tuple(added),
-        len(tensors) - len(names),
+        len(twins),
+        len(tensors) - len(names) - len(twins),
         notes,
     )
 
@@ -249,20 +262,28 @@ def planned_tensors(lineage: Lineage, built: BuiltModel) -> set[str]:
 
 
 def _named(restored: Restored, source: Source) -> tuple[Container, tuple[str, ...]]:
-    """The source with the model's classes where it names others; and a note of it."""
+    """The source with the model's classes where it names others, and all that a file of ours says; and a note of it."""
     read, built = read_weights(source.path), restored.built
-    if read.classes is None or read.classes == built.classes or not built.names_known:
-        return source.container, ()
-    made = with_classes(source.container, built.classes, read.classes_key, metadata_for(built))
+    now = asdict(built.preprocessing)
+    old = [] if source.is_ours else [key for key, value in read.preprocessing.items() if now[key] != value]
+    notes = (f"{source.path.name} states another {listing(old)}: {CARD} has the model's",) if old else ()
+    is_other = read.classes is not None and read.classes != built.classes and built.names_known
+    if not is_other and not source.is_ours:
+        return source.container, notes
+    made = with_classes(source.container, built.classes, read.classes_key, own_text(restored))
+    if not is_other or read.classes is None:
+        return made or source.container, notes
     if made is None:  # a config.json beside it does
-        return source.container, (
-            f"what stands beside {source.path.name} names {len(read.classes)} other classes",
-        )
-    return made, (f"{source.path.name} named {len(read.classes)} other classes: the file names the model's",)
+        told = f"what stands beside {source.path.name} names {len(read.classes)} other classes"
+        return source.container, (*notes, told)
+    told = f"{source.path.name} named {len(read.classes)} other classes: the file names the model's"
+    return made, (*notes, told)
 
 
-def told_of(restored: Restored) -> dict[str, Any]:
-    """What the file does not say of itself."""
+def told_of(restored: Restored, source: Source) -> dict[str, Any]:
+    """What the file does not say of itself: one of ours says all."""
+    if source.is_ours:
+        return {}
     image = restored.built.preprocessing
     return {"name": restored.built.name, "image_size": image.image_size, "mean": image.mean, "std": image.std}
 
