@@ -202,7 +202,9 @@ def _finish(original: Subject, folder: Path, points: list[Point], number: int, w
 
 def _on_test(original: Subject, run: str, graph: str | None) -> Change:
     """The paired change from the original to the result, which is evaluated as a run is, or to a graph of it."""
-    found = evaluate(restore(run, original.device), split="test", workers=original.settings.workers).draw()
+    found = evaluate(restore(run, original.device), split="test", workers=original.settings.workers)
+    if original.has_pictures:
+        found.draw()
     after = Scored(found.task, found.task.scores(found.outputs), found.metrics)
     if graph is not None:
         after = score_graph(original, graph, "test")

@@ -109,7 +109,8 @@ def _recovered(original: Subject, edited: Path, folder: Path) -> tuple[str, tupl
     if not original.settings.epochs:
         return str(edited), notes
     run = recover(original, str(edited), folder)
-    draw_curves(Path(run))
+    if original.has_pictures:
+        draw_curves(Path(run))
     return run, notes
 
 

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from warmstart.analysis.paired import Scored
 from warmstart.analysis.samples import EvaluationSet, open_evaluation_set, splits_of
 from warmstart.config.compress_section import CompressConfig
+from warmstart.config.io import from_dict
 from warmstart.errors import UserError
 from warmstart.inference.restore import Restored, restore
 from warmstart.methods.blend import inputs_of, score_weights
@@ -58,6 +59,10 @@ class Subject:
     def metric(self) -> str:
         """The main one of its task."""
         return self.restored.task.metrics[0]
+
+    @property
+    def has_pictures(self) -> bool:
+        return from_dict(self.run.config).output.pictures
 
     def example(self, num_images: int = 1) -> Tensor:
         """Noise in the form of normalised images, float32 (N, C, H, W)."""
