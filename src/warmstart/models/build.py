@@ -112,8 +112,7 @@ def build(
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # not torch.manual_seed: that would seed CUDA too
         created = create_for(name, settings, file, outputs, stated)
-    notes = created.notes
-    margin = check_margin(name, resolve_margin(task, own_margin(created, file)))
+    margin, notes = check_margin(name, resolve_margin(task, own_margin(created, file))), created.notes
     if file is not None:
         change, source, loaded = _load(created, file, classes, name, (margin, seed))
         notes = (*file.notes, *notes, *loaded, *resized(created, file, name, stated))

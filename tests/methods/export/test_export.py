@@ -101,6 +101,8 @@ def test_every_format_answers_in_a_fresh_process(
             ws.export(str(target), to="onnx")
     else:
         card = json.loads((target / "warmstart.json").read_text(encoding="utf-8"))
+        assert made.parity.prepared_same is not None and made.parity.prepared_same >= 5 / 6
+        assert "images prepared by the library: " in made.text()
         assert card["classes"] == ["ant", "bee", "cat"] and card["preprocessing"]["image_size"] == [32, 32]
     with pytest.raises(UserError, match="exists already"):
         ws.export(run, to=to, output=str(target))
