@@ -66,7 +66,10 @@ def recovery_config(subject: Subject, weights: str, folder: Path) -> Config:
             **dict.fromkeys(("max_steps", "time_budget", "patience", "ema")),
             **{"keep_checkpoints": 1, "compile": False},
         },
-        "output": {"output_dir": str(folder), **config.output.model_dump(include={"tensorboard", "pictures"})},
+        "output": {
+            "output_dir": str(folder),
+            **config.output.model_dump(include={"tensorboard", "pictures"}),
+        },
         "distill": {"teacher": teacher if settings.distil else ()},
     }
     fresh: dict[str, Section] = {
