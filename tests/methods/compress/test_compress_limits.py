@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import shutil
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -211,3 +212,15 @@ def test_a_trained_model_is_kept_without_its_graph(
 def test_settings_without_a_meaning_are_refused(given: dict[str, object], message: str) -> None:
     with pytest.raises(UserError, match=message):
         settings_of(given)
+
+
+@pytest.mark.parametrize(
+    ("method", "package"), [("prune", "torch_pruning"), ("int8", "onnxruntime"), ("qat", "onnxscript")]
+)
+def test_a_package_that_is_missing_is_told_before_anything_is_trained(
+    method: str, package: str, original: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, package, None)  # as if it were not installed
+    with pytest.raises(UserError, match=f"needs {package.replace('_', '-')}, which is not installed"):
+        api.compress(original, method=method, output_dir=str(tmp_path / "out"), device="cpu")
+    assert not (tmp_path / "out").exists()

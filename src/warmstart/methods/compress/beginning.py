@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,9 @@ from warmstart.inference.reference import resolve_weights
 from warmstart.methods.compress.rounds import ROUNDS
 from warmstart.run import layout, writer
 
+# What a method needs beside warmstart: the extra, and its packages.
+_ONNX = "onnx", ("onnx", "onnxruntime", "onnxscript")
+_NEEDED = {"prune": ("compress", ("torch_pruning",)), "int8": _ONNX, "qat": _ONNX}
 _DONE = re.compile(r"(?!00)\d\d(\.json)?")  # a round that was measured, or whose recovery began
 
 
@@ -28,6 +32,17 @@ def folder_of(reference: str, settings: CompressConfig) -> Path:
     first = model.with_name(f"{model.stem if model.is_file() else model.name}-{settings.method}")
     others = (first.with_name(f"{first.name}-{number}") for number in range(2, 10_000))
     return next(path for path in (first, *others) if not path.exists())
+
+
+def check_packages(method: str) -> None:
+    """Before anything is spent: a graph is made last. UserError: packages that are not installed."""
+    extra, packages = _NEEDED.get(method, ("", ()))
+    if missing := [name for name in packages if find_spec(name) is None]:
+        raise UserError(
+            f"--method {method} needs {', '.join(missing).replace('_', '-')}, which is not installed",
+            "the extra's packages",
+            f"pip install 'warmstart[{extra}]'",
+        )
 
 
 def _asked(reference: str, settings: CompressConfig) -> dict[str, Any]:

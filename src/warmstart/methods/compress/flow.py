@@ -20,7 +20,7 @@ from warmstart.errors import Interrupted, UserError
 from warmstart.inference.reference import resolve_weights
 from warmstart.inference.restore import restore
 from warmstart.methods.compress.bare_file import run_of_file
-from warmstart.methods.compress.beginning import begin, find_begun, folder_of, leave_no_trace
+from warmstart.methods.compress.beginning import begin, check_packages, find_begun, folder_of, leave_no_trace
 from warmstart.methods.compress.cost import BATCHES
 from warmstart.methods.compress.graphs import keep_graph, quantised_graphs, score_graph, trained_graph
 from warmstart.methods.compress.point import Point, header, row
@@ -103,6 +103,7 @@ def compress(
     Raises:
         UserError: a model that is not compressed, settings that do not fit it, a folder in use, an interruption.
     """
+    check_packages(settings.method)
     folder, run = folder_of(reference, settings), resolve_weights(reference).run
     if run is not None and run.tasks:
         raise UserError(
