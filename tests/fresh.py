@@ -18,7 +18,8 @@ from pathlib import Path
 
 SERVER = """
 import json, os, runpy, signal, sys
-import pyarrow.parquet, safetensors.torch, timm, torch, torchvision
+import cv2, cyclopts, matplotlib.figure, pyarrow.parquet, pydantic, rich.console, safetensors.torch, timm, torch
+import torch._dynamo, torchvision, torch.utils.tensorboard, yaml
 
 assert not any(name.split(".")[0] == "warmstart" for name in sys.modules)
 for line in sys.stdin:

@@ -36,7 +36,7 @@ def test_evaluating_val_gives_validations_own_numbers(small_run: Path) -> None:
 
 
 def test_tables_and_pictures_of_an_evaluation(small_run: Path, tmp_path: Path) -> None:
-    found = ws.evaluate(str(small_run), split="val,test", output_dir=str(tmp_path / "out"))
+    found = ws.evaluate(str(small_run), split="val,test", output_dir=str(tmp_path / "out"), pictures=True)
     assert found.num_samples == 12
     with (tmp_path / "out" / "confusion.csv").open() as file:
         header, *rows = list(csv.reader(file))
@@ -91,7 +91,7 @@ def test_the_documents_command_line(
     small_run: Path, tmp_path: Path, split: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     words = f"evaluate --checkpoint {small_run}/checkpoint-epoch-2 --data_dir {small_run.parent / 'data'}"
-    words += f" --split {split} --output_dir {tmp_path / 'out'} --batch_size 32"
+    words += f" --split {split} --output_dir {tmp_path / 'out'} --batch_size 32 --pictures"
     assert main(words.split()) == 0
     told = capsys.readouterr().out
     assert f"{small_run}@{reader.open_run(small_run).pointer('LAST')} on {split} of" in told

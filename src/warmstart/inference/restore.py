@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from warmstart.config.distill_rules import is_onnx
+from warmstart.config.io import from_dict
 from warmstart.config.places import expanded
 from warmstart.config.schema import ModelConfig, TextConfig
 from warmstart.data.batches import evaluation_batches
@@ -53,6 +54,12 @@ class Restored:
         """Whether an image of exactly the input's size is taken as it is: as in training, or as a bare file says."""
         run = self.reference.run
         return self.built.native if run is None else bool(run.resolved["data"]["native"])
+
+    @property
+    def has_pictures(self) -> bool:
+        """Whether its run draws pictures; a bare file has them."""
+        run = self.reference.run
+        return run is None or from_dict(run.config).output.pictures
 
     @property
     def precision(self) -> torch.dtype | None:

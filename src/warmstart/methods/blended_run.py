@@ -100,7 +100,9 @@ def write_blend(found: Blended, output_dir: str | None, workers: int) -> BlendRe
     assert parent is not None
     run = writer.create_run(Path(output_dir) if output_dir else _free(parent.path))
     point = found.points[found.chosen]
-    config = from_dict(parent.config).model_copy(update={"output": OutputConfig()})
+    config = from_dict(parent.config).model_copy(
+        update={"output": OutputConfig(pictures=found.tuned.has_pictures)}
+    )
     writer.write_text(run / layout.CONFIG, to_yaml(config, {}))
     for name in _COPIED:
         if (parent.path / name).exists():
@@ -122,8 +124,11 @@ def write_blend(found: Blended, output_dir: str | None, workers: int) -> BlendRe
     written = restore(str(run), device)
     evaluate(written, split="val", workers=workers, choose_thresholds=True)
     if "test" in parent.resolved["data"]["sizes"]:
-        evaluate(written, split="test", workers=workers).draw()
-    plot_blend(_points(found.points, found.metric), found.chosen, found.metric, run / layout.BLEND)
+        result = evaluate(written, split="test", workers=workers)
+        if written.has_pictures:
+            result.draw()
+    if written.has_pictures:
+        plot_blend(_points(found.points, found.metric), found.chosen, found.metric, run / layout.BLEND)
     return BlendResult(str(run), found)
 
 

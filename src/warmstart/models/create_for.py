@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from warmstart.config.schema import ModelConfig
-from warmstart.models.created import Created, Outline
+from warmstart.models.created import Created, Outline, Wanted
 from warmstart.models.fitting import image_size_in
 from warmstart.models.image_text.prompts import ClassTexts
 from warmstart.models.recipe import apply
 from warmstart.models.sizes import resize
 from warmstart.models.weights import WeightsFile
-from warmstart.models.zoo import create, outline
+from warmstart.models.zoo import create, create_wanted, outline
 
 _RGB = 3
 
@@ -39,7 +39,9 @@ def create_for(
     elif name.startswith("timm:") and len(stated.get("mean") or ()) > 1:
         channels = len(stated["mean"])  # timm repeats or sums the stem's pretrained filters
     pretrained = settings.weights is None
-    created = create(name, num_classes, settings.dropout, pretrained, channels, image_size, texts)
+    runs_there = file is not None and file.is_ours and file.preprocessing.get("image_size") == image_size
+    wanted = Wanted(num_classes, settings.dropout, pretrained, channels, image_size, texts, runs_there)
+    created = create_wanted(name, wanted)
     if file is not None and file.recipe is not None:
         apply(created.module, file.recipe, str(file.path))
     return created

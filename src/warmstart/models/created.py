@@ -28,6 +28,7 @@ class Wanted:
     in_channels: int | None = None
     image_size: tuple[int, int] | None = None  # (height, width) in pixels
     texts: ClassTexts | None = None  # of an image-text model whose head is made of texts
+    runs_there: bool = False  # a model of this name was saved after it had run at `image_size`
 
 
 @dataclass(frozen=True)

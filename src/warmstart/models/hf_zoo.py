@@ -98,14 +98,14 @@ def create_hf(bare: str, wanted: Wanted) -> Created:
     check_in_channels(name, wanted, own.num_channels)
     if is_image_text(config, is_saved=bare in _CONFIGS):
         size, (place, _) = wanted.image_size or own.image_size, split_head(bare)
-        check_image_size(
-            lambda _: outline_module(place, config), name, size, own.num_channels
-        )  # no texts yet
+        if not wanted.runs_there:  # without texts
+            check_image_size(lambda _: outline_module(place, config), name, size, own.num_channels)
         return create_image_text(bare, config, wanted, own, notes)
     if wanted.dropout is not None:
         config = _with_dropout(config, name, wanted.dropout)
     size = wanted.image_size or own.image_size
-    check_image_size(lambda _: _make(config, name, 2), name, size, own.num_channels)
+    if not wanted.runs_there:
+        check_image_size(lambda _: _make(config, name, 2), name, size, own.num_channels)
     classes, told = classes_in_config(config)
     if wanted.pretrained:
         module, has_head = _pretrained(bare, config, size)

@@ -97,7 +97,7 @@ def create_timm(bare: str, wanted: Wanted) -> Created:
         return timm.create_model(bare, **options, **fixed, **more)
 
     size = wanted.image_size or tuple(config.input_size[1:])
-    if resized:
+    if resized and not wanted.runs_there:
         check_image_size(make, f"timm:{bare}", size, channels)
     module: Any = (
         fetch(lambda: make(size, pretrained=True), f"timm:{bare}", size) if wanted.pretrained else make(size)

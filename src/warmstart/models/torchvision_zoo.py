@@ -77,6 +77,7 @@ def create_torchvision(bare: str, wanted: Wanted) -> Created:
     num_outputs = wanted.num_classes or _NUM_IMAGENET
     if size != preprocessing.image_size:
         _check_size(bare, size, preprocessing.image_size, wanted.pretrained)
+    if size != preprocessing.image_size and not wanted.runs_there:
         check_image_size(lambda s: _make(bare, num_outputs, s), name, size, _NUM_CHANNELS)
     if wanted.dropout is not None:
         _set_dropout(_skeleton(bare), bare, wanted.dropout)  # refused here, before any download

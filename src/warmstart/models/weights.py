@@ -86,6 +86,7 @@ class WeightsFile:
     tasks: Tasks | None = None  # whose heads it holds; None: it is of one task
     recipe: Recipe | None = None  # what was made of the model `arch`
     native: bool = True  # images of the input's size are taken as they are
+    is_ours: bool = False  # saved by warmstart, after the model had run at the image size that it states
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -149,6 +150,7 @@ def read_weights(path: str | Path) -> WeightsFile:
         tasks=tasks_in(metadata, str(file)),
         recipe=recipe_in(metadata, str(file)),
         native=native_in(metadata, str(file)),
+        is_ours=NAME in metadata,
     )
 
 

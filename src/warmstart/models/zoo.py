@@ -97,8 +97,12 @@ def create(
     UserError: unknown name, no pretrained weights or no way to fetch them, a dropout the model does not
     have, an image size it cannot run on, a number of input channels it cannot take, texts that it cannot read.
     """
+    return create_wanted(name, Wanted(num_classes, dropout, pretrained, in_channels, image_size, texts))
+
+
+def create_wanted(name: str, wanted: Wanted) -> Created:
+    """`create` with its arguments as one record, which may also say that the image size is known to work."""
     zoo, bare = split_name(name)
-    wanted = Wanted(num_classes, dropout, pretrained, in_channels, image_size, texts)
     if zoo == "torchvision" and is_segmenter(bare):
         return create_segmenter(bare, wanted)
     return _MAKERS[zoo](bare, wanted)
@@ -119,7 +123,7 @@ def _create_builtin(bare: str, wanted: Wanted) -> Created:
     rate = spec.dropout if wanted.dropout is None else wanted.dropout
     if is_ocec(bare) and (problem := grid_problem(shape_of(bare), size)) is not None:
         raise problem
-    if size != spec.preprocessing.image_size:
+    if size != spec.preprocessing.image_size and not wanted.runs_there:
         check_image_size(lambda _: spec.make(classes, rate), f"builtin:{bare}", size, num_channels)
     return Created(
         module=spec.make(classes, rate),

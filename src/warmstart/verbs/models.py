@@ -22,15 +22,16 @@ def evaluate(
     batch_size: int | None = None,
     device: str = "auto",
     output_dir: str | None = None,
+    pictures: bool | None = None,
     **settings: Any,
 ) -> Evaluation:
     """Measure a run, RUN@step or a file of weights on labelled images; with zero_shot=True what the text tower of an
     image-text model (hf:FOLDER, or a run that kept it) makes of the names of the data's classes.
 
-    `settings`: workers, with `data` how its labels are read (label_columns, masks, mask_classes, ignore,
-    mask_remap, mask_colours: else as the run says), zero_shot and text_prompts (as --text.prompts), module (an object
-    like that of the run, where it was one), and model_name, image_size, mean, std, crop_pct for files that do not say
-    them.
+    `pictures` None draws them unless the run was told not to. `settings`: workers, with `data` how its labels are read
+    (label_columns, masks, mask_classes, ignore, mask_remap, mask_colours: else as the run says), zero_shot and
+    text_prompts (as --text.prompts), module (an object like that of the run, where it was one), and model_name,
+    image_size, mean, std, crop_pct for files that do not say them.
     """
     console.setup()
     from warmstart.analysis.evaluate import evaluate as run_evaluation
@@ -38,7 +39,8 @@ def evaluate(
     labelled = labelled_data(data, settings)
     chosen = None if data is None else labelled
     restored, workers = restore_model(model, device, settings, zero_shot_of(model, chosen, settings))
-    return run_evaluation(restored, chosen, split, batch_size, workers, output_dir).draw()
+    found = run_evaluation(restored, chosen, split, batch_size, workers, output_dir)
+    return found.draw() if (restored.has_pictures if pictures is None else pictures) else found
 
 
 def predict(

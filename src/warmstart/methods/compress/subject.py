@@ -11,7 +11,6 @@ from torch import Tensor, nn
 from warmstart.analysis.paired import Scored
 from warmstart.analysis.samples import EvaluationSet, open_evaluation_set, splits_of
 from warmstart.config.compress_section import CompressConfig
-from warmstart.config.io import from_dict
 from warmstart.errors import UserError
 from warmstart.inference.restore import Restored, restore
 from warmstart.methods.blend import inputs_of, score_weights
@@ -62,7 +61,7 @@ class Subject:
 
     @property
     def has_pictures(self) -> bool:
-        return from_dict(self.run.config).output.pictures
+        return self.restored.has_pictures
 
     def example(self, num_images: int = 1) -> Tensor:
         """Noise in the form of normalised images, float32 (N, C, H, W)."""
