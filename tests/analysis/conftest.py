@@ -42,6 +42,7 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         epochs=2,
         augment="none",
         lr=3e-3,
+        pictures=False,
         output_dir=str(root / "run"),
     )
     return root / "run"
