@@ -31,7 +31,7 @@ import warmstart as ws
 from warmstart import console
 from warmstart.run.reader import Run
 
-PARTS = {"tune": ("fashion", (0, 1)), "report": ("digits", (2, 3, 4)), "fresh": ("digits", (5, 6, 7))}
+PARTS = {"tune": ("fashion", (0, 1)), "report": ("digits", (2, 3, 4)), "fresh": ("digits", (8, 9, 10))}
 METRIC = "balanced_accuracy"
 
 
