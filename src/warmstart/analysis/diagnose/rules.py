@@ -199,7 +199,8 @@ def diagnose_folder(runs: list[Run]) -> list[Diagnosis | tuple[str, str]]:
     found: list[Diagnosis | tuple[str, str]] = []
     for run in runs:
         try:
-            found.append(diagnose_history(of_run(run), is_deep=False))
+            alone = Run(run.path)  # `runs` would keep the rows of all of them
+            found.append(diagnose_history(of_run(alone), is_deep=False))
         except UserError as error:
             found.append((str(run.path), error.happened))
     return found
