@@ -28,9 +28,11 @@ _VERBS = (
     "multitask",
     "predict",
     "prepare",
+    "report",
     "resume",
     "runs",
     "show",
+    "track",
     "verify_resume",
 )
 __all__ = ["UserError", "__version__", *_VERBS]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from warmstart.flags import (
-    BATCH,
     DEVICE,
     EXECUTION,
     JSON,
@@ -31,6 +30,7 @@ from warmstart.flags import (
     prepare_flags,
     verify_flags,
 )
+from warmstart.flags_use import diagnose_flags, evaluate_flags, predict_flags, report_flags, track_flags
 
 
 def _json(result: Any) -> Any:
@@ -132,39 +132,12 @@ COMMANDS: dict[str, Command] = {
     ),
     "evaluate": Command(
         "Measure a model on labelled images: metrics with intervals, per class, pictures.",
-        lambda: (
-            MODEL,
-            Flag("data", "data set [default: the run's own]"),
-            Flag("split", "train, val, test, several with commas, or all [default: test, else val]"),
-            Flag("output_dir", "folder for tables and pictures [default: inside the run]"),
-            Flag("pictures", "draw confusion, calibration, mistakes, ... [default: as the run]", bool),
-            Flag(
-                "zero_shot", "answer by the names of the data's classes: hf:FOLDER of a CLIP or SigLIP", bool
-            ),
-            Flag("text.prompts", "as in finetune: templates, or a YAML or JSON file class -> prompts"),
-            TASK,
-            LABELS,
-            *MASKS,
-            BATCH,
-            *EXECUTION,
-        ),
+        evaluate_flags,
         _verb("evaluate"),
     ),
     "predict": Command(
         "Classes of image files and folders, or masks.",
-        lambda: (
-            MODEL,
-            Flag("images", "files and folders of images", list, positional=True, required=True),
-            Flag("top_k", "classes per image [default: 5]", int, least=1),
-            Flag("output", "NAME.csv or NAME.json to write; a new folder for masks"),
-            Flag(
-                "scales", "masks: sizes to look at, 1 is that of training, for example .9,1,1.1 [default: 1]"
-            ),
-            Flag("flip", "masks: look at the mirror image too", bool),
-            TASK,
-            BATCH,
-            *EXECUTION,
-        ),
+        predict_flags,
         _verb("predict"),
     ),
     "explain": Command(
@@ -238,18 +211,18 @@ COMMANDS: dict[str, Command] = {
     ),
     "diagnose": Command(
         "What went wrong in a run, or in another program's history: causes with numbers, and the next settings.",
-        lambda: (
-            Flag(
-                "run",
-                "run directory, folder of runs, history.json, summary.csv, trainer_state.json or metrics.csv",
-                positional=True,
-                required=True,
-            ),
-            Flag("write", "FILE.yaml to write: settings with the remedies, for finetune or continue"),
-            Flag("picture", "FILE.png to write: the curves, and since when something went wrong"),
-            JSON,
-        ),
+        diagnose_flags,
         _verb("diagnose"),
+    ),
+    "report": Command(
+        "One HTML page about a run or a comparison: the verdict, curves, classes, errors, what repeats it.",
+        report_flags,
+        _verb("report"),
+    ),
+    "track": Command(
+        "Send a run's rows, settings and pictures to a tracker: MLflow or Weights & Biases.",
+        track_flags,
+        _verb("track"),
     ),
     "init": Command(
         "Write a commented YAML to start from.",

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from warmstart.run import writer
+from warmstart.run import layout, writer
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.metrics import confusion
 from warmstart.tasks.multilabel import MultiLabel
@@ -19,7 +19,7 @@ from warmstart.tasks.segmentation import Segmentation
 AnyTask = Classification | MultiLabel | Segmentation
 
 # As document 004 calls them.
-RESULTS, REPORT = "evaluation_results.json", "evaluation_report.txt"
+RESULTS, REPORT = layout.RESULTS, "evaluation_report.txt"
 CONFUSION, PERFORMANCE = "confusion_matrix.png", "class_performance.png"
 
 
@@ -31,7 +31,7 @@ def write_tables(folder: Path, task: AnyTask, outputs: np.ndarray, targets: np.n
         writer.write_text(folder / ("labels.csv" if kind == "label" else "classes.csv"), text)
     else:
         matrix = confusion(targets, task.answers(outputs), len(task.classes))
-        writer.write_text(folder / "confusion.csv", confusion_csv(matrix, task.classes))
+        writer.write_text(folder / layout.CONFUSION_TABLE, confusion_csv(matrix, task.classes))
 
 
 def draw_pictures(folder: Path, task: AnyTask, outputs: np.ndarray, targets: np.ndarray) -> None:

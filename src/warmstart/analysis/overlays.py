@@ -41,13 +41,18 @@ def write_mask(path: Path, mask: np.ndarray) -> None:
 
 
 def write_overlay(path: Path, image: np.ndarray, mask: np.ndarray, ignore: int | None = None) -> None:
-    """uint8 (H, W, C) mixed half and half with the colour of each pixel's class, as JPEG; ignored pixels stay."""
+    """`overlay`, as JPEG."""
+    _write(path, Image.fromarray(overlay(image, mask, ignore)), "JPEG")
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, ignore: int | None = None) -> np.ndarray:
+    """uint8 (H, W, C) mixed half and half with the colour of each pixel's class, (H, W, 3); ignored pixels stay."""
     pixels = to_channels(image, 3)
     palette = colours(max(_NUM_COLOURS, int(mask.max(initial=0)) + 1))
     mixed = cv2.addWeighted(pixels, 1 - _OPACITY, palette[mask], _OPACITY, 0)
     if ignore is not None:
         mixed[mask == ignore] = pixels[mask == ignore]
-    _write(path, Image.fromarray(mixed), "JPEG")
+    return mixed
 
 
 def write_legend(path: Path, classes: Sequence[str]) -> None:

@@ -8,20 +8,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from warmstart.analysis.change import METRIC_WORDS as METRIC_WORDS
+from warmstart.analysis.change import Change as Change
 from warmstart.stats import bootstrap_interval, mcnemar_p
 from warmstart.tasks.classification import Classification
 from warmstart.tasks.label_metrics import resampled_map
 from warmstart.tasks.mask_metrics import paired
 from warmstart.tasks.multilabel import MultiLabel
 from warmstart.tasks.segmentation import Segmentation
-
-_LEVEL = 0.05
-METRIC_WORDS = {"accuracy": "accuracy", "map": "mAP", "miou": "mIoU"}
-_CHANGED = {  # what the exact test counts
-    "accuracy": ("fixed", "broken", "McNemar p"),
-    "map": ("images with fewer wrong labels", "with more", "sign test p"),
-    "miou": ("images with a higher mIoU", "with a lower one", "sign test p"),
-}
 
 
 @dataclass(frozen=True)
@@ -35,40 +29,6 @@ class Scored:
     def value(self, metric: str) -> float:
         """The metric of the answers that are given: at the threshold, where one is in force."""
         return self.metrics.get(f"{metric}_at_threshold", self.metrics[metric])
-
-
-@dataclass(frozen=True)
-class Change:
-    """The paired difference of two models in `metric`: positive where the second is better.
-
-    `low` and `high` bound it in 95 % of bootstrap resamples of the samples. `p` is of the exact sign test over the
-    samples that were fixed and broken: with one class per image, wrong before and right now (McNemar's test); with
-    sets, fewer wrong labels than before; with masks, a higher mIoU of the image.
-    """
-
-    metric: str  # accuracy; `map` for sets, `miou` for masks
-    difference: float
-    low: float
-    high: float
-    fixed: int
-    broken: int
-    p: float
-
-    @property
-    def direction(self) -> int:
-        """1 better, -1 worse, 0 unless the interval and the exact test agree: few changed answers prove little."""
-        if self.p < _LEVEL and self.low > 0 and self.fixed > self.broken:
-            return 1
-        return -1 if self.p < _LEVEL and self.high < 0 and self.fixed < self.broken else 0
-
-    @property
-    def change(self) -> str:
-        """The difference with its interval, and the samples behind the test, in words."""
-        words = _CHANGED[self.metric]
-        return (
-            f"{METRIC_WORDS[self.metric]} {self.difference:+.4f} (95 % paired interval {self.low:+.4f} to "
-            f"{self.high:+.4f}; {self.fixed} {words[0]}, {self.broken} {words[1]}, {words[2]} {self.p:.2g})"
-        )
 
 
 def change_between(before: Scored, after: Scored, targets: NDArray[Any]) -> Change:

@@ -11,6 +11,7 @@ from warmstart.records import RETAIN
 from warmstart.run import layout, reader
 from warmstart.run.lineage import compare_with_parent
 from warmstart.run.reader import Run
+from warmstart.run.rows import last_row
 from warmstart.shown import METRICS, Shown
 
 _COLUMNS = (
@@ -95,8 +96,8 @@ def best_validation(run: Run) -> dict[str, Any]:
 
 
 def _last_step(run: Run) -> int:
-    rows = run.metrics.rows
-    return rows[-1]["step"] if rows else 0
+    row = last_row(run.path / layout.METRICS)
+    return 0 if row is None else int(row["step"])
 
 
 def runs_text(rows: list[dict[str, Any]]) -> str:

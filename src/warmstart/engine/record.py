@@ -16,6 +16,7 @@ from warmstart.engine.job import Job
 from warmstart.engine.probe import Probe
 from warmstart.inference.reference import WeightsReference
 from warmstart.models.adapters.four_bit import quantisation_errors
+from warmstart.models.macs import macs_per_image
 from warmstart.run import layout
 from warmstart.run.reader import Run
 
@@ -55,6 +56,7 @@ def make_record(
             "classes": list(built.classes),
             "source": built.source,
             "licence": built.licence,
+            "macs": None if job.lanes else macs_per_image(built),
             "head": asdict(built.head_change),
             "margin": None if built.margin is None else asdict(built.margin),
             "lora": None if built.lora is None else asdict(built.lora),

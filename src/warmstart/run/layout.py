@@ -21,7 +21,12 @@ TENSORBOARD = "tb"
 CHECKPOINTS = "checkpoints"
 PREDICTIONS = "predictions"
 EVALUATIONS = "evaluations"
+# In the folder of an evaluation.
+RESULTS, PREDICTIONS_TABLE = "evaluation_results.json", "predictions.parquet"
+CONFUSION_TABLE, MISTAKES_TABLE, MISLABELLED_TABLE = "confusion.csv", "mistakes.csv", "mislabelled.csv"
 EXPLANATIONS = "explanations"
+REPORT = "report.html"
+TRACKED = "tracked.json"  # to which trackers the run was sent
 CURVES = "analysis.png"
 BLEND = "blend.png"
 COMPRESSION, COMPRESSION_PLOT = "compression.json", "compression.png"

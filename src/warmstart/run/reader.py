@@ -17,10 +17,9 @@ from warmstart.errors import UserError, closest, listing
 from warmstart.run import layout
 from warmstart.run.process import is_gone
 from warmstart.run.rows import Rows, RunObject, read_rows
+from warmstart.run.yaml_text import parsed
 
 T = TypeVar("T", dict[str, Any], list[dict[str, Any]])
-# libyaml's, where PyYAML was built with it: a tenth of the time.
-_SAFE: type[yaml.SafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 @dataclass(frozen=True)
@@ -52,7 +51,7 @@ class Run:
     def config(self) -> dict[str, Any]:
         path = self.path / layout.CONFIG
         try:
-            content = yaml.load(path.read_text(encoding="utf-8"), Loader=_SAFE)
+            content = parsed(path.read_text(encoding="utf-8"))
         except (yaml.YAMLError, ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):

@@ -25,6 +25,7 @@ class RunObject(dict[str, Any]):
         raise UserError(f"a file of the run is damaged: {key!r} is missing where {listing(self, 5)} stand")
 
 
+_TAIL = 64_000  # bytes, of rows of a few hundred
 # `json.loads` with a hook would make a decoder for each row, which is half of the time.
 _DECODE = json.JSONDecoder(object_hook=RunObject).decode
 
@@ -48,6 +49,24 @@ def read_rows(path: Path) -> Rows:
             if row.get("kind") != "resume":
                 rows.append(row)
     return Rows(rows, num_damaged)
+
+
+def last_row(path: Path) -> dict[str, Any] | None:
+    """The last row in force: from the end of the file alone, unless rows were taken back there."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        start = max(0, file.seek(0, 2) - _TAIL)
+        file.seek(start)
+        lines = file.read().split(b"\n")[1 if start else 0 :]
+    for line in reversed(lines):
+        row = _decoded(line)
+        if isinstance(row, dict) and isinstance(row.get("step"), int):
+            if row.get("kind") == "resume":
+                break
+            return row
+    rows = read_rows(path).rows
+    return rows[-1] if rows else None
 
 
 def _parsed(lines: list[bytes]) -> list[Any]:

@@ -129,7 +129,7 @@ def _answers(
 
     chosen = split if data is not None else common_split(sides, split)
     home = next((side for side in sides if side.run is not None), None)
-    found = []
+    found, fingerprint = [], "" if home is None else str(home.data.get("fingerprint"))
     for side in sides:
         kept = kept_answers(side, chosen) if data is None and chosen is not None else None
         if kept is None and chosen == RETAIN:
@@ -139,8 +139,8 @@ def _answers(
                 "--data RETAINED measures all of them",
             )
         if kept is None:
-            kept, chosen = measure_answers(side, chosen, home, data, restore, batch_size)
+            kept, chosen, measured_on = measure_answers(side, chosen, home, data, restore, batch_size)
+            fingerprint = measured_on if data is not None else fingerprint
         found.append(kept)
     assert chosen is not None, "measured, and so of a split"
-    fingerprint = str(home.data.get("fingerprint")) if home is not None and data is None else ""
-    return found, (chosen, fingerprint or f"{'' if data is None else data.path}")
+    return found, (chosen, fingerprint)

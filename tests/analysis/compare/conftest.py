@@ -59,7 +59,7 @@ def write_run(tmp_path: Path) -> Callable[..., Path]:
             "select_by": "accuracy",
             "lr": 0.001,
             "parent": None,
-            "model": {"name": "builtin:fashion_cnn", "source": {"kind": "file"}},
+            "model": {"name": "builtin:fashion_cnn", "source": {"kind": "file"}, "macs": 2_500_000},
             "data": {"path": "images", "classes": list(CLASSES), "sizes": sizes, "fingerprint": "f0"},
             "pace": {"total_steps": 8, "steps_per_epoch": 4},
         }

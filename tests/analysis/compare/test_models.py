@@ -46,6 +46,9 @@ def test_the_verdict_comes_first_and_everything_is_there(two):
     one, other = told["histories"]
     assert (one["steps_to_other"], other["steps_to_other"]) == (None, 8)
     assert (one["best"], other["best_step"], one["num_parameters"], one["num_trained"]) == (0.7, 8, 100, 10)
+    assert other["macs"] == 2_500_000
+    line = next(line for line in text.splitlines() if "million MACs per image" in line)
+    assert line.split()[-2:] == ["2.5", "2.5"]
     assert other["seconds"] == 12.5 and other["start_loss"] == 0.5 and other["bytes_of_weights"] == 1000
     assert compare(two[::-1]).direction == -1
     assert compare(two).looks.num_chances == 1  # the same question three times
@@ -150,6 +153,7 @@ def test_what_is_not_kept_is_measured_and_kept_and_files_on_the_data_of_the_run(
     root = small_run.parent / "data"
     on_data = ws.compare([str(alone), str(copy)], data=str(root))
     assert on_data.num_samples == best.num_samples and on_data.test.p == 1
+    assert on_data.looks.num_pairs == again.looks.num_pairs == 2  # the same data, however they were named
     everything = ws.compare([str(alone), str(copy)], data=str(root), split="all")
     assert everything.num_samples == 60 and everything.split == "train,val,test"
 

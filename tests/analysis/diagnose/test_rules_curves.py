@@ -9,6 +9,7 @@ import pytest
 
 from warmstart.analysis.diagnose.history import TrainRow
 from warmstart.analysis.diagnose.rules_curves import overfitting, rate_too_high, rate_too_low, still_improving
+from warmstart.run.reader import Run
 
 RISING = [0.5, 0.6, 0.68, 0.72, 0.74, 0.75, 0.755, 0.757]
 FLAT_END = [1.0, 0.7, 0.5, 0.42, 0.4, 0.39, 0.39, 0.39]
@@ -99,3 +100,15 @@ def test_a_val_loss_that_lags_behind_the_training_is_no_rate_too_high(curves):
     assert rate_too_high(history) is not None  # of a program that writes no losses of its steps
     rows = tuple(TrainRow(n, n / 10, 0.46, 1e-3) for n in range(1, 11))
     assert rate_too_high(replace(history, rows=rows)) is None
+
+
+def test_norms_that_take_in_new_images_hide_no_rate_too_low(curves, diagnosed_run):
+    """With their running statistics the loss falls by 40 %, that of the training itself by 5 %."""
+    run = Run(diagnosed_run)
+    assert run.config["optim"]["lr"] > 1e-5
+    slow = [0.36, 0.355, 0.35, 0.35, 0.345, 0.342]
+    history = curves([0.9] * 6, [0.3, 0.2, 0.19, 0.19, 0.18, 0.18], rates=[1e-5] * 6)
+    means = tuple(enumerate(slow, 1))
+    assert rate_too_low(history) is None  # of another program: nobody knows the optimizer
+    found = rate_too_low(replace(history, run=run, means=means))
+    assert found is not None and "5% only, 0.36 -> 0.342" in found.evidence[0]

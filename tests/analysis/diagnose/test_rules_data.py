@@ -116,3 +116,29 @@ def test_imbalance_needs_a_class_that_suffers(changed):
     assert found is not None and found.numbers["rarest"] == "bee"
     assert found.changes["data.sampler"] == "balanced"
     assert imbalance(with_recall(0.88)) is None
+
+
+@pytest.mark.parametrize("num_rare, hits, is_named", [(15, 15, True), (60, 60, False), (60, 50, True)])
+def test_a_val_with_few_images_of_a_rare_class_shows_nothing_of_it(changed, num_rare, hits, is_named):
+    """All of 15 right may be 80 % as well; of 60 it is 94 %."""
+    num_others = 19 * num_rare
+
+    def rare(resolved):
+        resolved["data"]["counts"] |= {
+            "train": {"ant": num_others, "bee": num_rare},
+            "val": {"ant": num_others, "bee": num_rare},
+        }
+
+    history = of_run(Run(changed(resolved=rare)))
+    metrics = {
+        "accuracy": (num_others + hits) / (num_others + num_rare),
+        "balanced_accuracy": (1 + hits / num_rare) / 2,
+    }
+    points = tuple(replace(v, val={**v.val, **metrics}) for v in history.validations)
+    found = imbalance(replace(history, validations=points))
+    assert (found is not None) is is_named
+    if found is not None and num_rare == 15:
+        assert (
+            found.score < 0.7
+            and "recall of rare classes on val is 1.00, by 15 images: it may be 0.80" in (found.evidence[1])
+        )

@@ -6,7 +6,14 @@ import json
 import math
 
 from warmstart.analysis.diagnose.history import of_run
-from warmstart.analysis.diagnose.rules_model import head_frozen, norms, too_regularised, weights_never_loaded
+from warmstart.analysis.diagnose.rules import diagnose_history
+from warmstart.analysis.diagnose.rules_model import (
+    head_frozen,
+    norms,
+    too_regularised,
+    weights_bring_nothing,
+    weights_never_loaded,
+)
 from warmstart.run.reader import Run
 
 
@@ -19,11 +26,15 @@ def loaded(resolved):
     resolved["model"]["head"] |= {"kind": "kept", "reason": "the same classes"}
 
 
-def start_at(run, **metrics):
+def start_at(run, later=None, **metrics):
+    """The start's row of val says `metrics`; `later` are accuracies of val after it, the last one to the end."""
     rows = [json.loads(line) for line in (run / "evals.jsonl").read_text(encoding="utf-8").splitlines()]
+    told = iter([] if later is None else later)
     for row in rows:
         if row["step"] == 0 and row["split"] == "val":
             row |= metrics
+        elif row["split"] == "val" and later is not None:
+            row["accuracy"] = next(told, later[-1])
     (run / "evals.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
 
 
@@ -40,6 +51,26 @@ def test_a_kept_head_that_knows_something_was_loaded(changed):
     run = changed(resolved=loaded)
     start_at(run, accuracy=0.7, accuracy_low=0.5, accuracy_high=0.9, loss=0.8)
     assert weights_never_loaded(history_of(run)) is None
+
+
+def test_a_start_that_is_sure_of_wrong_answers_was_loaded(changed):
+    """Twice the loss of chance: a head that nobody trained prefers no class."""
+    run = changed(resolved=loaded)
+    wrong = {"accuracy": 0.34, "accuracy_low": 0.2, "accuracy_high": 0.5, "loss": 2 * math.log(3)}
+    start_at(run, [0.35, 0.4, 0.95], **wrong)
+    history = history_of(run)
+    assert weights_never_loaded(history) is None
+    found = weights_bring_nothing(history)
+    assert found is not None and "accuracy 0.340 and loss 2.2 on val" in found.evidence[0]
+
+
+def test_a_start_that_learns_fast_is_no_finding(changed):
+    run = changed(resolved=loaded)
+    wrong = {"accuracy": 0.34, "accuracy_low": 0.2, "accuracy_high": 0.5, "loss": 2 * math.log(3)}
+    start_at(run, [0.9, 0.95, 0.95], **wrong)
+    history = history_of(run)
+    assert weights_bring_nothing(history) is None
+    assert any("sure of itself, and right by chance" in note for note in diagnose_history(history).notes)
 
 
 def test_a_training_from_nothing_is_no_accusation_unless_blocks_are_frozen(changed, diagnosed_run):

@@ -13,8 +13,8 @@ from warmstart.methods.compress.choosing import (
     inputs_left,
     lowest,
 )
-from warmstart.methods.compress.cost import count_macs
 from warmstart.methods.compress.pruning import find_groups, pruned
+from warmstart.models.macs import count_macs
 from warmstart.models.zoo import create
 
 NAMES = ("timm:test_resnet", "timm:test_vit")

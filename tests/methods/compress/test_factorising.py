@@ -16,11 +16,11 @@ from warmstart.config.schema import ModelConfig
 from warmstart.errors import UserError
 from warmstart.inference.reference import WeightsReference
 from warmstart.inference.restore import Restored
-from warmstart.methods.compress.cost import count_macs
 from warmstart.methods.compress.factorising import _of_layer, _of_pair, _product, factorise
 from warmstart.methods.compress.subject import Subject
 from warmstart.models.blocks import find_blocks
 from warmstart.models.build import build
+from warmstart.models.macs import count_macs
 from warmstart.models.objects import keep
 from warmstart.models.recipe import FACTORISE, LOW_RANK, RESIZE, SEPARABLE
 from warmstart.records import Recipe

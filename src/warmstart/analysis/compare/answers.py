@@ -98,8 +98,9 @@ def measure_answers(
     data: DataConfig | None,
     restore: Restore,
     batch_size: int | None,
-) -> tuple[Answers, str]:
-    """Run the model over the split of `data`, of its own run, or (a file) of the run `home`; and the split's name.
+) -> tuple[Answers, str, str]:
+    """Run the model over the split of `data`, of its own run, or (a file) of the run `home`; and the split's name, and
+    the data's fingerprint, which is the same wherever they were named.
 
     What a run answers on its own data is kept in it, as by `warmstart evaluate`. `data` are read and divided as `home`
     does it, for every model alike.
@@ -110,7 +111,8 @@ def measure_answers(
     restored, workers = restore(side.reference if side.run is None else side.label, side.run is None)
     if data is None and side.run is not None:
         found = evaluate(restored, None, split, batch_size, workers)
-        return _of(side, found.task, found.classes, found.ids, found.targets, found.outputs), found.split
+        kept = _of(side, found.task, found.classes, found.ids, found.targets, found.outputs)
+        return kept, found.split, str(side.data["fingerprint"])
     if data is None and (home is None or home.run is None):
         raise UserError(
             f"no samples to compare on: {side.label} is no run", "data with labels", "--data FOLDER"
@@ -118,7 +120,8 @@ def measure_answers(
     chosen = open_evaluation_set(None if home is None else home.run, data, split, restored.built)
     task, targets = task_and_targets(chosen, restored)
     outputs = restored.outputs(chosen.samples, batch_size, workers, None, task)
-    return _of(side, task, restored.built.classes, chosen.ids, targets, outputs), chosen.split
+    measured = _of(side, task, restored.built.classes, chosen.ids, targets, outputs)
+    return measured, chosen.split, chosen.fingerprint
 
 
 def _of(

@@ -19,6 +19,7 @@ class History:
     label: str
     num_parameters: int | None = None
     num_trained: int | None = None
+    macs: int | None = None  # multiply-adds of one image
     bytes_of_weights: int | None = None
     seconds: float | None = None
     metric: str | None = None
@@ -60,6 +61,7 @@ def history_of(side: Side) -> History:
         side.label,
         sum(row["num_parameters"] for row in rows),
         sum(row.get("num_trainable", 0) for row in rows),
+        run.resolved["model"].get("macs"),  # runs of earlier versions did not count them
         file.stat().st_size if file is not None and file.is_file() else None,
         run.status.get("seconds"),
         metric,

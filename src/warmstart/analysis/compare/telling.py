@@ -100,6 +100,7 @@ def _cost_table(histories: tuple[History, History]) -> str:
     rows: list[tuple[str, list[Any]]] = [
         ("parameters", [h.num_parameters for h in histories]),
         ("trained of them", [h.num_trained for h in histories]),
+        ("million MACs per image", [None if h.macs is None else h.macs / 1e6 for h in histories]),
         (
             "weights, MB",
             [None if h.bytes_of_weights is None else h.bytes_of_weights / 1e6 for h in histories],

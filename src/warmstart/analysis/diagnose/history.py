@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,8 +30,7 @@ class Validation:
     train: Mapping[str, float]
 
 
-@dataclass(frozen=True)
-class TrainRow:
+class TrainRow(NamedTuple):
     """What was written between validations; None: not by this program."""
 
     step: int

@@ -98,6 +98,7 @@ def _leakage(material: Material) -> Finding | None:
 RULES = (
     Rule("head_frozen", _of(rules_model.head_frozen), (RUN,)),
     Rule("weights_never_loaded", _of(rules_model.weights_never_loaded), (RUN,)),
+    Rule("weights_bring_nothing", _of(rules_model.weights_bring_nothing), (RUN, VALIDATIONS)),
     Rule("splits_differ", _of(rules_data.splits_differ), (RUN,)),
     Rule("leakage", _leakage, (RUN, IMAGES)),
     Rule("norms", _of(rules_model.norms), (RUN,)),
@@ -120,7 +121,13 @@ RULES = (
 
 # A finding that explains others: these then stand below it without changes of their own.
 EXPLAINS = {
-    "rate_too_high": ("worse_than_start", "overfitting", "collapsed", "rate_too_low"),
+    "rate_too_high": (
+        "worse_than_start",
+        "overfitting",
+        "collapsed",
+        "rate_too_low",
+        "weights_bring_nothing",
+    ),
     "label_noise": ("overfitting", "rate_too_low"),
     "splits_differ": (
         "imbalance",
@@ -132,10 +139,11 @@ EXPLAINS = {
     ),
     "imbalance": ("collapsed",),
     "weights_never_loaded": ("rate_too_low", "still_improving"),
-    "norms": ("rate_too_low", "rate_too_high", "overfitting"),
+    "weights_bring_nothing": ("still_improving",),
+    "norms": ("rate_too_low", "rate_too_high", "overfitting", "weights_bring_nothing"),
     "stopped_early": ("rate_too_high", "rate_too_low", "worse_than_start", "collapsed", "frozen_too_much"),
     "too_regularised": ("rate_too_low", "still_improving", "collapsed"),
-    "rate_too_low": ("still_improving", "collapsed", "frozen_too_much"),
+    "rate_too_low": ("still_improving", "collapsed", "frozen_too_much", "weights_bring_nothing"),
 }
 
 
@@ -168,6 +176,8 @@ def _notes(history: History, explained: list[Finding]) -> tuple[str, ...]:
     notes = list(history.notes)
     if history.num_damaged:
         notes.append(f"{history.num_damaged} damaged rows were skipped")
+    if history.validations and (note := rules_model.note_of_start(history)) is not None:
+        notes.append(note)
     notes += [f"explained by the above: {finding.title}" for finding in explained]
     return tuple(notes)
 
@@ -189,7 +199,8 @@ def diagnose_folder(runs: list[Run]) -> list[Diagnosis | tuple[str, str]]:
     found: list[Diagnosis | tuple[str, str]] = []
     for run in runs:
         try:
-            found.append(diagnose_history(of_run(run), is_deep=False))
+            alone = Run(run.path)  # `runs` would keep the rows of all of them
+            found.append(diagnose_history(of_run(alone), is_deep=False))
         except UserError as error:
             found.append((str(run.path), error.happened))
     return found

@@ -233,14 +233,14 @@ def _lost_start(history: History) -> tuple[float, float] | None:
 def rate_too_low(history: History) -> Finding | None:
     """The loss has hardly moved, and the training images are not learned (rows 2.15, 1.04).
 
-    Norms that take in new images let val rise at any rate: what counts is how far the loss fell since the first epoch.
+    Norms that take in new images let val rise at any rate, and with it every loss that is measured with their running
+    statistics: what counts is how far the loss fell since the first epoch, at a low rate that of the training itself.
     """
     train, means = history.of_train("loss"), np.array([mean for _, mean in history.means])
-    falls = [
-        _fall(curve) for curve in (train, means) if len(curve) >= _LEAST_CURVE and np.isfinite(curve).all()
-    ]
     band, rate = _band(history), history.peak_rate
     is_low = rate is not None and history.run is not None and rate < _LOW * band[0]
+    curves = [curve for curve in (means, train) if len(curve) >= _LEAST_CURVE and np.isfinite(curve).all()]
+    falls = [_fall(curve) for curve in (curves[:1] if is_low else curves)]
     if not falls or history.best is None or max(falls) > (_LITTLE if is_low else _LITTLE / 2):
         return None
     learned = history.of_train(history.metric)[-1]

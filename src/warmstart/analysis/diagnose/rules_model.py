@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -11,22 +12,26 @@ from warmstart.analysis.diagnose.history import History
 
 _SMALL_BATCH, _TINY_BATCH = 4, 2
 _MUCH_DROPOUT = 0.6
+_UNSURE = 1.3  # times the loss of chance: above it a head prefers classes, and so was trained
+_LOOK = (
+    "look at the file, at --mean and --std, and at the order of its classes; or the images are too different"
+)
 
 
 def weights_never_loaded(history: History) -> Finding | None:
-    """A start whose head was kept answers by chance, or random weights were frozen (rows 3C, 3.13, 1.27)."""
+    """A start whose head was kept knows nothing, or random weights were frozen (rows 3C, 3.13, 1.27).
+
+    Never trained, a head gives every class about the same score: the loss is that of chance, ln K. One that was trained
+    is sure of itself, and where it does not fit the images its loss is far above that (`weights_bring_nothing`).
+    """
     if history.run is None:
         return None
-    source, head = (history.run.resolved["model"][name] for name in ("source", "head"))
+    source = history.run.resolved["model"]["source"]
     if source["kind"] == "random":
         frozen = [row["name"] for row in history.run.plan["rows"] if not row["trainable"]]
         return None if not frozen else _frozen_at_random(frozen)
-    num = history.num_classes
-    if num is None or head["kind"] != "kept" or history.start is None:
-        return None
-    val = history.start.val
-    low, loss = val.get("accuracy_low"), val.get("loss")
-    if low is None or loss is None or low > 1 / num or loss < 0.9 * math.log(num):
+    chance = start_at_chance(history)
+    if chance is None or chance.loss > _UNSURE * chance.even:
         return None
     after = (
         ""
@@ -36,23 +41,100 @@ def weights_never_loaded(history: History) -> Finding | None:
     return Finding(
         "weights_never_loaded",
         0.93,
-        "the start knows nothing: its weights never arrived, or mean something else",
-        (
-            f"before the first step accuracy {val['accuracy']:.3f} and loss {loss:.3g} on val; chance is {1 / num:.3f}"
-            f" and {math.log(num):.3g}{after}",
-            f"yet its head was kept ({head['reason']}), from {source.get('path') or source['kind']}",
-        ),
-        "look at the file with `warmstart inspect`, at --mean and --std, and at the order of the classes; next.yaml"
+        "the start knows nothing: its weights never arrived",
+        (chance.told + after, f"no class is preferred, as before any training; {chance.kept}"),
+        "look at the file with `warmstart inspect`: were its weights ever trained, and do its names fit? next.yaml"
         " trains as from nothing, longer",
         "1.27, 3.13, 3C",
-        {"accuracy": val["accuracy"], "loss": loss, "chance": 1 / num},
-        {
-            "train.epochs": 3 * history.setting("train.epochs", 10),
-            "optim.lr": max(1e-3, history.setting("optim.lr")),
-            "adapt.freeze": [],
-            "adapt.unfreeze": [],
-        },
+        {"accuracy": chance.accuracy, "loss": chance.loss, "chance": 1 / chance.num_classes},
+        _from_nothing(history),
     )
+
+
+class AtChance(NamedTuple):
+    """A start that answers by chance though its head was kept; `even` is the loss of K equal scores."""
+
+    accuracy: float
+    loss: float
+    num_classes: int
+    kept: str
+
+    @property
+    def even(self) -> float:
+        return math.log(self.num_classes)
+
+    @property
+    def told(self) -> str:
+        return (
+            f"before the first step accuracy {self.accuracy:.3f} and loss {self.loss:.3g} on val; chance is"
+            f" {1 / self.num_classes:.3f} and {self.even:.3g}"
+        )
+
+
+def start_at_chance(history: History) -> AtChance | None:
+    """Accuracy's interval reaches 1/K, and the loss is not below that of chance by a tenth."""
+    num = history.num_classes
+    if history.run is None or num is None or history.start is None:
+        return None
+    source, head = (history.run.resolved["model"][name] for name in ("source", "head"))
+    val = history.start.val
+    low, loss = val.get("accuracy_low"), val.get("loss")
+    if source["kind"] == "random" or head["kind"] != "kept" or low is None or loss is None:
+        return None
+    if low > 1 / num or loss < 0.9 * math.log(num):
+        return None
+    kept = f"yet its head was kept ({head['reason']}), from {source.get('path') or source['kind']}"
+    return AtChance(val["accuracy"], loss, num, kept)
+
+
+def weights_bring_nothing(history: History) -> Finding | None:
+    """A start that is sure of wrong answers, and that learns no faster for it: nobody can tell here whether the file is
+    the wrong one, its pixels or classes mean something else, or the images are too different (rows 3C, 1.27)."""
+    chance = start_at_chance(history)
+    if chance is None or chance.loss <= _UNSURE * chance.even or not is_slow(history, 1 / chance.num_classes):
+        return None
+    return Finding(
+        "weights_bring_nothing",
+        0.71,
+        "the start brings nothing: it is sure of itself, and right by chance",
+        (
+            chance.told,
+            chance.kept,
+            "half of what was learned came after a third of the run, or hardly anything was",
+        ),
+        _LOOK + "; next.yaml trains as from nothing, longer",
+        "1.27, 3C",
+        {"accuracy": chance.accuracy, "loss": chance.loss, "chance": 1 / chance.num_classes},
+        _from_nothing(history),
+    )
+
+
+def note_of_start(history: History) -> str | None:
+    """What is no fault where it learned fast, but worth a look."""
+    chance = start_at_chance(history)
+    if chance is None or chance.loss <= _UNSURE * chance.even or is_slow(history, 1 / chance.num_classes):
+        return None
+    return f"{chance.told}: sure of itself, and right by chance, yet it learned fast from there; {_LOOK}"
+
+
+def is_slow(history: History, chance: float) -> bool:
+    """Whether accuracy needed more than a third of the run for half of its way up from chance, or went no way."""
+    right = history.of_val("accuracy")
+    if not len(right) or not np.isfinite(right).all():
+        return True
+    best, noise = float(right.max()), history.noise if history.metric == "accuracy" else 0.0
+    half = int((right >= (chance + best) / 2).argmax())
+    is_late = history.validations[half].epoch > max(1.0, history.validations[-1].epoch / 3)
+    return best < chance + max(3 * noise, 0.05) or is_late
+
+
+def _from_nothing(history: History) -> dict[str, Any]:
+    return {
+        "train.epochs": 3 * history.setting("train.epochs", 10),
+        "optim.lr": max(1e-3, history.setting("optim.lr")),
+        "adapt.freeze": [],
+        "adapt.unfreeze": [],
+    }
 
 
 def _frozen_at_random(frozen: list[str]) -> Finding:

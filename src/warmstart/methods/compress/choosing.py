@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.methods.compress.channels import Chosen, Group, Side
-from warmstart.methods.compress.cost import counted
+from warmstart.models.macs import counted
 
 # Of one group at once: a layer that loses nearly all of its channels breaks what it is in.
 MOST_OF_A_GROUP = 0.8

@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 BATCHES = (1, 32)
 _SECONDS = 0.4  # of one call's measurement, about
@@ -55,23 +54,6 @@ class Cost:
             for name in ("latency", "original")
         }
         return cls(**{**values, **times})
-
-
-def count_macs(module: nn.Module, images: Tensor) -> int:
-    """Multiply-adds of one forward pass: those of matrix products and convolutions, half of torch's count of FLOPs."""
-    return int(counted(module, images).get_total_flops()) // 2
-
-
-def counted(module: nn.Module, images: Tensor) -> FlopCounterMode:
-    """A forward pass, with its floating-point operations by module."""
-    fast = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # its fused kernels are not counted
-    try:
-        with torch.no_grad(), FlopCounterMode(display=False) as counter:
-            module(images)
-    finally:
-        torch.backends.mha.set_fastpath_enabled(fast)
-    return counter
 
 
 def count_parameters(module: nn.Module) -> tuple[int, int]:

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.errors import UserError
-from warmstart.methods.compress.cost import count_macs
 from warmstart.methods.compress.layers import chosen_layers
 from warmstart.methods.compress.subject import Edited, Subject
+from warmstart.models.macs import count_macs
 from warmstart.models.recipe import FACTORISE, LOW_RANK, SEPARABLE, difference, factors, put, unfactorable
 from warmstart.models.zoo import outline
 from warmstart.records import Edit

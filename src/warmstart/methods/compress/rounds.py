@@ -19,7 +19,7 @@ from warmstart.analysis.samples import task_and_targets
 from warmstart.console import log
 from warmstart.errors import UserError
 from warmstart.methods.blend import decided
-from warmstart.methods.compress.cost import Cost, compare_latencies, count_macs, count_parameters
+from warmstart.methods.compress.cost import Cost, compare_latencies, count_parameters
 from warmstart.methods.compress.editors import EDITORS
 from warmstart.methods.compress.point import Point, header, row
 from warmstart.methods.compress.prune_subject import with_sensitivity
@@ -28,6 +28,7 @@ from warmstart.methods.compress.run_files import write_run
 from warmstart.methods.compress.search import check_targets, next_amount
 from warmstart.methods.compress.subject import Edited, Subject
 from warmstart.models.build import BuiltModel
+from warmstart.models.macs import count_macs
 from warmstart.records import Recipe, finite
 from warmstart.run import layout, writer
 from warmstart.run.lineage import reference_of

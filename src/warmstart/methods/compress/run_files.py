@@ -12,6 +12,7 @@ import torch
 from warmstart.config.io import from_dict, to_yaml
 from warmstart.config.schema import LoraConfig, ModelConfig, OutputConfig
 from warmstart.models.build import BuiltModel, build, metadata_for
+from warmstart.models.macs import macs_per_image
 from warmstart.models.tensor_file import TensorFile
 from warmstart.run import layout, writer
 from warmstart.run.lineage import reference_of
@@ -88,7 +89,7 @@ def _resolved(source: Run, step: int | None, built: BuiltModel, record: dict[str
         **old,
         "created": datetime.now(UTC).isoformat(timespec="seconds"),
         "parent": lineage,
-        "model": {**old["model"], "source": made, "lora": None},
+        "model": {**old["model"], "source": made, "lora": None, "macs": macs_per_image(built)},
         "pace": {**old["pace"], "total_steps": 0, "first_step": 0},
         "sources": [],
         "teachers": [],

@@ -1,0 +1,200 @@
+"""The page of a run: verdict, curves, what went wrong, classes, errors, plan, data, machine, commands.
+
+A section whose facts are missing is left out, and the page says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from warmstart.analysis.compare.history import metric_of
+from warmstart.analysis.compare.sides import Side
+from warmstart.analysis.diagnose.findings import Diagnosis
+from warmstart.analysis.diagnose.history import of_run
+from warmstart.analysis.diagnose.rules import diagnose_history
+from warmstart.analysis.report import answers, errors, facts
+from warmstart.analysis.report.blocks import Block, Findings, Found, Gallery, Page, Section, Tile, Tiles
+from warmstart.analysis.report.curves import charts_of
+from warmstart.analysis.report.made import describe, is_made
+from warmstart.analysis.report.numbers import NOTHING, counted, duration, plain, share
+from warmstart.analysis.report.outcome import main_of, measured, verdict_of
+from warmstart.analysis.report.pictures import Pictures, open_pictures
+from warmstart.analysis.report.words import Words
+from warmstart.console import log
+from warmstart.errors import UserError
+from warmstart.run import layout
+from warmstart.run.reader import Run
+
+_SEGMENTATION, _SETS = "segmentation", "multi-label"
+
+
+@dataclass
+class _Parts:
+    """Sections as they are found, and what there is none of: (what, why)."""
+
+    words: Words
+    sections: list[Section] = field(default_factory=list)
+    left_out: list[str] = field(default_factory=list)
+
+    def add(self, name: str, blocks: list[Block | None], task: str | None = None) -> None:
+        """A section of what there is of these blocks; nothing without any."""
+        known = tuple(block for block in blocks if block is not None)
+        if known:
+            title = self.words(name) if task is None else f"{task}: {self.words(name)}"
+            anchor = name if task is None else f"{name}-{len(self.sections)}"
+            self.sections.append(Section(anchor, title, known))
+
+    def lacks(self, name: str, why: str) -> None:
+        self.left_out.append(f"{self.words(name)} ({why})")
+
+
+def run_page(run: Run, words: Words, images: bool) -> Page:
+    """`images`: with pictures of the run's data. UserError for a run without a row, or with damaged files."""
+    parts = _Parts(words)
+    made = describe(run, words) if is_made(run) else None
+    diagnosis = _diagnosis(run) if made is None else None
+    verdict = verdict_of(run, diagnosis, words) if made is None else made[0]
+    parts.sections += [] if made is None else made[1]
+    parts.add("curves", list(charts_of(run, words)) if made is None else [])
+    if diagnosis is not None:
+        parts.add("diagnosis", [_findings(diagnosis, words)])
+    for name in [task["name"] for task in run.tasks] or [None]:
+        seen = run if name is None else run.of_task(name)
+        _answers(parts, seen, images)
+    parts.add("plan", [facts.plan_table(run, words)])
+    for name in [task["name"] for task in run.tasks] or [None]:
+        seen = run if name is None else run.of_task(name)
+        parts.add("dataset", [facts.data_facts(seen, words), facts.class_counts(seen, words)], name)
+    parts.add("environment", [facts.environment(run, words)])
+    parts.add("reproduce", [facts.commands(run, words)])
+    about = f"{run.resolved['model']['name']} · {run.resolved['data']['path']}"
+    tiles = _tiles(run, words)
+    title = run.path.resolve().name
+    return Page(
+        "report_of_run",
+        words.language,
+        title,
+        about,
+        verdict,
+        tiles,
+        tuple(parts.sections),
+        tuple(parts.left_out),
+    )
+
+
+def _diagnosis(run: Run) -> Diagnosis | None:
+    """None before the first row."""
+    if not run.evals.rows and not run.metrics.rows:
+        return None
+    return diagnose_history(of_run(run))
+
+
+def _findings(diagnosis: Diagnosis, words: Words) -> Findings:
+    found = []
+    for finding in diagnosis.findings:
+        title, remedy = words.finding(finding.id, finding.title, finding.remedy)
+        found.append(Found(title, finding.evidence, remedy, "bad" if finding.is_certain else "unsure"))
+    asked = diagnosis.num_rules - len(diagnosis.left_out)
+    notes = [] if found else [words("found_nothing", num=asked, total=diagnosis.num_rules)]
+    notes += [words("not_asked", num=len(diagnosis.left_out))] if diagnosis.left_out else []
+    notes += [words("evidence_is_english")] if found else []
+    return Findings(tuple(found), words("what_to_do"), " ".join(note for note in notes if note))
+
+
+def _answers(parts: _Parts, run: Run, images: bool) -> None:
+    """What the best checkpoint answers, of the run or of one of its tasks."""
+    words, task = parts.words, run.task
+    gains = [gain for gain in run.gains if gain.get("task") == task]
+    parts.add("metrics", [answers.metrics_table(gains, words)], task)
+    kept = answers.kept_evaluation(run)
+    if kept is None:
+        why = words("why_episodes" if run.resolved.get("episodes") else "why_not_evaluated")
+        parts.lacks("by_class", why)
+        parts.lacks("errors", why)
+        return
+    kind = Side(str(run.path), run).kind
+    parts.add("by_label" if kind == _SETS else "by_class", [answers.class_table(kept, words)], task)
+    parts.add("confusion", [answers.confusion(kept, words)], task)
+    if not images:
+        parts.lacks("errors", words("why_no_images"))
+        return
+    try:
+        pictures = open_pictures(run)
+    except UserError as error:
+        log.warning("no pictures: %s", error.happened)
+        parts.lacks("errors", words("why_no_data"))
+        return
+    for name, gallery in _galleries(run, kind, kept, pictures, words):
+        parts.add(name, [gallery], task)
+
+
+def _galleries(
+    run: Run, kind: str | None, kept: answers.Kept, pictures: Pictures, words: Words
+) -> list[tuple[str, Gallery | None]]:
+    if kind == _SEGMENTATION:
+        return [("errors", errors.masks_gallery(kept, pictures, _mask_predictor(run, kept.step), words))]
+    if kind == _SETS:
+        return [("errors", errors.sets_gallery(kept, pictures, words))]
+    tables = (("errors", layout.MISTAKES_TABLE), ("mislabelled", layout.MISLABELLED_TABLE))
+    return [
+        (name, errors.table_gallery(kept, table, f"{name}_note", pictures, words)) for name, table in tables
+    ]
+
+
+def _mask_predictor(run: Run, step: int) -> Callable[[Any], Any] | None:
+    """Nothing keeps masks: the model answers the few images of the page again. None where it cannot be restored."""
+    from warmstart.analysis.report.mask_answers import mask_predictor
+
+    try:
+        return mask_predictor(run, step)
+    except UserError as error:
+        log.warning("no answers beside the masks: %s", error.happened)
+        return None
+
+
+def _tiles(run: Run, words: Words) -> Tiles:
+    """Numbers worth a glance."""
+    found: list[Tile] = []
+    main = main_of(measured(run))
+    side = Side(str(run.path), run)
+    for gain in main[:2]:
+        metrics = next(
+            g["best"] for g in run.gains if g["split"] == gain.split and g.get("task") == gain.task
+        )
+        low, high = (metrics.get(f"{gain.change.metric}_{end}") for end in ("low", "high"))
+        note = "" if low is None else words("interval_of", low=plain(low, 3), high=plain(high, 3))
+        label = f"{words.known(gain.change.metric)}, {gain.name(words)}"
+        found.append(Tile(label, plain(gain.after, 3), note))
+    if len(main) == 1:
+        own = next(g for g in run.gains if g["split"] == main[0].split)
+        for name in ("loss", "ece"):
+            if own["best"].get(name) is not None:
+                note = words("at_start", value=plain(own["start"].get(name), 3))
+                found.append(Tile(words.known(name), plain(own["best"][name], 3), note))
+    best, total = run.pointer(layout.BEST), run.resolved["pace"]["total_steps"]
+    row = next((row for row in side.validations() if row["step"] == best), None)
+    if row is not None and total:
+        if not main:
+            metric = metric_of(side)
+            found.append(Tile(f"{words.known(metric)}, {words('val')}", plain(row.get(metric), 3)))
+        epoch = row.get("epoch")
+        value = words("at_step", step=best) if epoch is None else words("at_epoch", epoch=f"{epoch:g}")
+        found.append(Tile(words("best_at"), value, words("of_steps", step=best, total=total)))
+    seconds = run.status.get("seconds")
+    if seconds:
+        spent = run.status.get("time") or {}
+        part = spent.get("steps", 0.0) / (sum(spent.values()) or 1.0)
+        found.append(
+            Tile(words("time"), duration(seconds), words("time_steps", share=share(part)) if spent else "")
+        )
+    rows = run.plan["rows"]
+    num, trained = (sum(row.get(key, 0) for row in rows) for key in ("num_parameters", "num_trainable"))
+    is_trained = any(row.get("trainable") for row in rows)
+    told = counted(trained) if is_trained else NOTHING
+    found.append(Tile(words("trained"), told, words("of_parameters", num=counted(num))))
+    sizes = run.resolved["data"]["sizes"]
+    rest = ", ".join(f"{words.known(name)} {size:,}" for name, size in sizes.items() if name != "train")
+    found.append(Tile(words("data"), f"{sizes.get('train', 0):,}", rest))
+    return Tiles(tuple(found))
