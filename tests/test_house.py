@@ -43,6 +43,7 @@ FLOORS = {
     "cli": 7,
     "commands": 7,
     "flags": 7,
+    "flags_proofs": 7,
     "demo": 7,
     "verbs": 7,
     "__init__": 7,
@@ -96,6 +97,7 @@ WITHOUT_TORCH = [
     "cli",
     "commands",
     "flags",
+    "flags_proofs",
     "__init__",
     "__main__",
 ]
@@ -107,6 +109,7 @@ WITHOUT_TORCH += [
     "verbs.training",
     "verbs.models",
     "verbs.folders",
+    "verbs.reproducing",
     "verbs.advising",
     "verbs.explaining",
     "verbs.exporting",

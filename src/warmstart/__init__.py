@@ -28,6 +28,7 @@ _VERBS = (
     "multitask",
     "predict",
     "prepare",
+    "reproduce",
     "resume",
     "runs",
     "show",

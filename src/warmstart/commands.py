@@ -29,8 +29,8 @@ from warmstart.flags import (
     meta_flags,
     multitask_flags,
     prepare_flags,
-    verify_flags,
 )
+from warmstart.flags_proofs import reproduce_flags, verify_flags
 
 
 def _json(result: Any) -> Any:
@@ -130,6 +130,12 @@ COMMANDS: dict[str, Command] = {
         _verb("verify_resume"),
         exit_code=lambda proof: 0 if proof.is_equal else 1,
     ),
+    "reproduce": Command(
+        "Do a recorded run again, and say whether it gives the same numbers, or what differs first.",
+        reproduce_flags,
+        _verb("reproduce"),
+        exit_code=lambda found: 0 if found.is_equal else 1,
+    ),
     "evaluate": Command(
         "Measure a model on labelled images: metrics with intervals, per class, pictures.",
         lambda: (
@@ -220,7 +226,7 @@ COMMANDS: dict[str, Command] = {
         exit_code=lambda found: 0 if found.passed else 1,
     ),
     "advise": Command(
-        "Propose settings for data and a model, with reasons, and memory and time measured; trains nothing.",
+        "Propose settings for data and a model, with reasons and measured costs; --run tries them and keeps the best.",
         advise_flags,
         _verb("advise"),
     ),
@@ -266,6 +272,7 @@ COMMANDS: dict[str, Command] = {
     "prepare": Command(
         "Images -> a parquet file, or split folders, where no group and no picture crosses a split; leaks are counted.",
         prepare_flags,
+        reproduce_flags,
         _verb("prepare"),
     ),
     "demo": Command(
