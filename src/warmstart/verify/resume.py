@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.config.io import Loaded, to_yaml
-from warmstart.config.places import MEMORY
+from warmstart.config.places import check_on_disk
 from warmstart.config.schema import Config
 from warmstart.config.values import Cadence, Duration
 from warmstart.console import log
@@ -85,7 +85,7 @@ def verify_resume(loaded: Loaded, steps: int = 24, keep_in: str | None = None) -
         raise UserError(
             f"--steps {steps}", f"{_FEWEST_STEPS} or more: something must lie before and after the kill"
         )
-    _check_on_disk(loaded.config)
+    check_on_disk(loaded.config, "the proof kills and resumes processes")
     if keep_in is not None:
         folder = Path(keep_in)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -94,22 +94,6 @@ def verify_resume(loaded: Loaded, steps: int = 24, keep_in: str | None = None) -
         return _prove(loaded, steps, folder, str(folder))
     with tempfile.TemporaryDirectory(prefix="warmstart-verify-") as name:
         return _prove(loaded, steps, Path(name), None)
-
-
-def _check_on_disk(config: Config) -> None:
-    inside = [
-        name
-        for name, is_inside in (
-            ("data", (config.data.path or "").startswith(MEMORY)),
-            ("the model", (config.model.name or "").startswith("object:")),
-        )
-        if is_inside
-    ]
-    if inside:
-        raise UserError(
-            f"{' and '.join(inside)} are objects of this process, which other processes do not have",
-            "paths and names: the proof kills and resumes processes",
-        )
 
 
 def _prove(loaded: Loaded, steps: int, folder: Path, kept: str | None) -> Proof:
