@@ -130,12 +130,6 @@ COMMANDS: dict[str, Command] = {
         _verb("verify_resume"),
         exit_code=lambda proof: 0 if proof.is_equal else 1,
     ),
-    "reproduce": Command(
-        "Do a recorded run again, and say whether it gives the same numbers, or what differs first.",
-        reproduce_flags,
-        _verb("reproduce"),
-        exit_code=lambda found: 0 if found.is_equal else 1,
-    ),
     "evaluate": Command(
         "Measure a model on labelled images: metrics with intervals, per class, pictures.",
         lambda: (
@@ -268,6 +262,12 @@ COMMANDS: dict[str, Command] = {
         _verb("init"),
         lambda path: {"config": path},
         lambda path: f"{path} written; next: warmstart finetune --config {path} --dry-run",
+    ),
+    "reproduce": Command(
+        "Do a recorded run again, and say whether it gives the same numbers, or what differs first.",
+        reproduce_flags,
+        _verb("reproduce"),
+        exit_code=lambda found: 0 if found.is_equal else 1,
     ),
     "prepare": Command(
         "Images -> a parquet file, or split folders, where no group and no picture crosses a split; leaks are counted.",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from warmstart.flags import JSON, Flag, finetune_flags
+from warmstart.flags import DEVICE, JSON, Flag, finetune_flags
 
 
 def verify_flags() -> tuple[Flag, ...]:
@@ -26,6 +26,7 @@ def reproduce_flags() -> tuple[Flag, ...]:
         ),
         Flag("data", "where its data lie now [default: where they lay]"),
         Flag("weights", "where the weights lie that it began with [default: where they lay]"),
+        DEVICE,
         Flag("output_dir", "new folder for the new run [default: a temporary one]"),
         JSON,
     )

@@ -5,6 +5,7 @@ Nothing is trained, and only memory and time are measured: the rules are the fou
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -77,6 +78,7 @@ class Proposal:
     loaded: Loaded
     trials: tuple[Trial, ...]
     strategies: tuple[Strategy, ...]
+    startup: float  # seconds until data and model are open
 
     @property
     def fits(self) -> bool | None:
@@ -90,13 +92,15 @@ def propose(flags: Mapping[str, Any], goal: str, device_memory: int | None = Non
         UserError: data or a model that cannot be read or do not fit each other, or settings that contradict.
     """
     bench = _Bench(dict(flags))
+    begun = time.perf_counter()
     base = bench.prepare({"data.workers": 0, "data.feature_cache": "off"})
+    startup = time.perf_counter() - begun
     facts = gather(base, goal, device_memory)
     del base
     limit = None if facts.device_memory is None else int(_SHARE * facts.device_memory)
     advice, trials = _search(facts, bench, limit)
     strategies = _strategies(facts, bench, limit, Strategy(advice.method, None, advice, trials[-1]))
-    return Proposal(facts, advice, bench.load(advice.values), tuple(trials), tuple(strategies))
+    return Proposal(facts, advice, bench.load(advice.values), tuple(trials), tuple(strategies), startup)
 
 
 class _Bench:

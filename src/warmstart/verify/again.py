@@ -15,7 +15,7 @@ from typing import Any
 
 from warmstart import __version__
 from warmstart.config.io import from_dict, to_yaml
-from warmstart.config.places import MEMORY, absolute, is_path
+from warmstart.config.places import absolute, check_on_disk, is_path
 from warmstart.config.schema import Config
 from warmstart.engine.beginning import check_stopped
 from warmstart.engine.record import versions
@@ -32,10 +32,11 @@ _MADE = {"blend": "is a blend of weights: it has no steps", "compress": "was mad
 
 @dataclass(frozen=True)
 class Moved:
-    """Where data and weights lie now, where that is another place than then."""
+    """Where data and weights lie now, and the device, where these are others than then."""
 
     data: str | None = None
     weights: str | None = None
+    device: str | None = None
 
 
 NOWHERE_ELSE = Moved()
@@ -51,18 +52,7 @@ def check_repeatable(run: Run) -> None:
             "a run that was trained",
             "the run that it was made from can be reproduced" if made else "",
         )
-    inside = (
-        run.resolved["data"]["path"].startswith(MEMORY),
-        run.resolved["model"]["name"].startswith("object:"),
-    )
-    if any(inside):
-        what = " and ".join(
-            name for name, is_inside in zip(("data", "the model"), inside, strict=True) if is_inside
-        )
-        raise UserError(
-            f"{what} of {run.path} were objects of a Python process, which other processes do not have",
-            "paths and names: what is done again runs in a process of its own",
-        )
+    check_on_disk(from_dict(run.config), "what is done again runs in a process of its own")
 
 
 def prepare_again(run: Run, folder: Path, moved: Moved) -> Path:
@@ -87,6 +77,7 @@ def prepare_again(run: Run, folder: Path, moved: Moved) -> Path:
         resolved["data"]["path"] = absolute(moved.data)
     for section, values in updates.items():
         config = config.model_copy(update={section: getattr(config, section).model_copy(update=values)})
+    resolved["pace"]["max_seconds"] = None  # how many steps there was time for is known
     _check_data(run, resolved["data"]["path"])
     if "continued" in resolved:
         resolved["continued"]["later"] = []  # phases after it are runs of their own

@@ -153,8 +153,8 @@ def _compared(run: Run, steps: int | None) -> tuple[int | None, tuple[str, ...]]
     elif run.pointer(layout.LAST) is None:
         until = step
         notes.append("the run has no checkpoints any more: only its rows were compared")
-    if steps is not None and steps < step:
-        until = steps
+    if steps is not None and steps < (step if until is None else until):
+        until, notes = steps, []
     if run.metrics.num_damaged or run.evals.num_damaged:
         num = run.metrics.num_damaged + run.evals.num_damaged
         notes.append(f"{num} damaged rows of the run were skipped")
@@ -164,14 +164,14 @@ def _compared(run: Run, steps: int | None) -> tuple[int | None, tuple[str, ...]]
 def _reproduce(
     run: Run, folder: Path, moved: Moved, until: int | None, notes: tuple[str, ...], kept: str | None
 ) -> Reproduction:
-    environment = tuple(_others(run))
+    environment = tuple(_others(run, moved.device))
     for other in environment:
         log.warning("reproduce: %s", other.text())
     new = Run(prepare_again(run, folder, moved))
     wanted = sum(len(training_rows(run, name, until).rows) for name in (layout.METRICS, layout.EVALS))
     last = run.resolved["pace"]["total_steps"]
     log.info("reproduce: %s again, to step %d of %d", run.path, last if until is None else until, last)
-    told = _train(run, new, until)
+    told = _train(run, new, until, moved.device)
     difference = difference_in_training(run, new, until)
     if difference is None and until is None:
         difference = difference_in_files(run, Run(new.path))
@@ -194,7 +194,7 @@ def _reproduce(
     )
 
 
-def _train(run: Run, new: Run, until: int | None) -> list[str]:
+def _train(run: Run, new: Run, until: int | None, device: str | None) -> list[str]:
     """To the end, or until there are as many rows as `run` has up to `until`. The warnings that it gave.
 
     UserError: it ended with an error before that.
@@ -208,7 +208,7 @@ def _train(run: Run, new: Run, until: int | None) -> list[str]:
             bar.update(max((rows[-1]["step"] for rows in there.values() if rows), default=0))
             return until is not None and all(len(there[name]) >= wanted[name] for name in names)
 
-        with running("resume", str(new.path)) as process:
+        with running("resume", str(new.path), *(() if device is None else ("--device", device))) as process:
             if process.wait_until(has_enough, _LOOKS_EVERY):
                 told = _warnings(new)  # before that of being stopped
                 process.stop()
@@ -223,11 +223,11 @@ def _repeats(run: Run, new: Run, step: int, moved: Moved) -> bool:
     log.info("reproduce: they differ at step %d; once more, to see whether it repeats itself", step)
     with tempfile.TemporaryDirectory(prefix="warmstart-reproduce-") as name:
         second = Run(prepare_again(run, Path(name) / "run", moved))
-        _train(new, second, step)
+        _train(new, second, step, moved.device)
         return difference_in_training(new, second, step) is None
 
 
-def _others(run: Run) -> Iterator[Other]:
+def _others(run: Run, asked: str | None) -> Iterator[Other]:
     """What of the environment is not as the run recorded it, and can change numbers."""
     then = run.resolved
     if then["warmstart"] != __version__:
@@ -236,7 +236,7 @@ def _others(run: Run) -> Iterator[Other]:
     for name, version in then["versions"].items():
         if version != now.get(name):
             yield Other(name, version or "not installed", now.get(name) or "not installed")
-    device = resolve_device(run.config["train"]["device"])
+    device = resolve_device(asked or run.config["train"]["device"])
     if str(device).removesuffix(":0") != then["device"].removesuffix(":0"):
         yield Other("device", then["device"], str(device))
     else:
