@@ -11,6 +11,7 @@ def evaluate_flags() -> tuple[Flag, ...]:
         Flag("data", "data set [default: the run's own]"),
         Flag("split", "train, val, test, several with commas, or all [default: test, else val]"),
         Flag("output_dir", "folder for tables and pictures [default: inside the run]"),
+        Flag("pictures", "draw confusion, calibration, mistakes, ... [default: as the run]", bool),
         Flag("zero_shot", "answer by the names of the data's classes: hf:FOLDER of a CLIP or SigLIP", bool),
         Flag("text.prompts", "as in finetune: templates, or a YAML or JSON file class -> prompts"),
         TASK,

@@ -23,7 +23,9 @@ def test_wrong_labels_are_listed_first_and_drawn(
         shutil.move(
             tmp_path / "data" / "cat" / f"{number}.png", tmp_path / "data" / "owl" / f"wrong{number}.png"
         )
-    found = ws.evaluate(str(small_run), str(tmp_path / "data"), output_dir=str(tmp_path / "out"), pictures=True)
+    found = ws.evaluate(
+        str(small_run), str(tmp_path / "data"), output_dir=str(tmp_path / "out"), pictures=True
+    )
     with (tmp_path / "out" / "mislabelled.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == found.num_mislabelled and 1 <= len(rows) <= 2
