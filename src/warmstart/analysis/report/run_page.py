@@ -137,10 +137,7 @@ def _galleries(
         return [("errors", errors.masks_gallery(kept, pictures, _mask_predictor(run, kept.step), words))]
     if kind == _SETS:
         return [("errors", errors.sets_gallery(kept, pictures, words))]
-    tables = (("errors", layout.MISTAKES_TABLE), ("mislabelled", layout.MISLABELLED_TABLE))
-    return [
-        (name, errors.table_gallery(kept, table, f"{name}_note", pictures, words)) for name, table in tables
-    ]
+    return list(errors.class_galleries(kept, pictures, words).items())
 
 
 def _mask_predictor(run: Run, step: int) -> Callable[[Any], Any] | None:
