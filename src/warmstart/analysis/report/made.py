@@ -55,7 +55,8 @@ def _blend(run: Run, words: Words) -> tuple[Verdict, tuple[Section, ...]]:
     lines = [words(rule, start=record["start"], tuned=record["tuned"], rule=record["rule"])]
     rows: list[tuple[str, str, str, float, float, float]] = []
     for entry, change in changes:
-        rows += _row(f"{words.known(entry['split'])} · {entry['against']}", change, words)
+        against = "against_start" if entry["against"] == "start" else "against_tuned"
+        rows += _row(words(against, split=words.known(entry["split"])), change, words)
     tone = TONES[min((change.direction for _, change in changes), default=0)]
     after = plain(chosen["val"], 3)
     sentence = words("blended", chosen=record["chosen"], metric=words.known(metric), after=after)
@@ -98,7 +99,7 @@ def _compression(run: Run, words: Words) -> tuple[Verdict, tuple[Section, ...]]:
     values = {"before": plain(original["metrics"][metric], 3), "after": plain(chosen["metrics"][metric], 3)}
     sentence = words("smaller", share=share(size), metric=words.known(metric), split=words("val"), **values)
     lines = [told, *([words(_ORIGINAL[main.direction])] if main is not None else [])]
-    tone = "plain" if main is None else {1: "good", 0: "good", -1: "unsure"}[main.direction]
+    tone = "plain" if main is None else TONES[main.direction]
     verdict = Verdict(tone, words("made_not_trained"), sentence, tuple(lines), _forest(rows, words))
     section = Section("compression", words("compression"), (_points(points, chosen, metric, words),))
     return verdict, (section,)

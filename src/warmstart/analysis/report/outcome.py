@@ -154,7 +154,7 @@ def _caveats(run: Run, gain: Measured, words: Words) -> list[str]:
     if gain.unit == "episodes":
         own, classes = run.config["meta"], run.resolved["episodes"]["classes"].get(gain.split, ())
         lines.append(words("episodes_about", way=own["way"], shot=own["shot"], classes=listing(classes, 8)))
-    if run.resolved["model"]["head"]["kind"] == "new":
+    if gain.unit == "images" and run.resolved["model"]["head"]["kind"] == "new":
         lines.append(words("head_is_new"))
     return lines
 
