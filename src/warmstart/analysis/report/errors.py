@@ -96,7 +96,7 @@ def sets_gallery(kept: Kept, pictures: Pictures, words: Words) -> Gallery | None
     )
     order = [int(n) for n in np.lexsort((-depth, -wrong)) if wrong[n]]
     places = pictures.places([answers.ids[n] for n in order[: 2 * NUM_SHOWN]])
-    found = []
+    found: list[Picture] = []
     for number in order:
         name = answers.ids[number]
         image = read_rgb(*_at(places[name])) if name in places and len(found) < NUM_SHOWN else None
@@ -124,7 +124,7 @@ def masks_gallery(kept: Kept, pictures: Pictures, predict: Predict | None, words
     values, by_class = image_mious(answers.scores), ious(counts_of(answers.scores))
     order = [int(n) for n in np.argsort(values, kind="stable") if np.isfinite(values[n])]
     places = pictures.places([answers.ids[n] for n in order[: 2 * NUM_MASKS]])
-    found = []
+    found: list[Picture] = []
     for number in order[: 2 * NUM_MASKS]:
         name = answers.ids[number]
         views = _views(places[name], pictures.ignore, predict, words) if name in places else ()

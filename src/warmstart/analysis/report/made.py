@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields
 from typing import Any
 
 from warmstart.analysis.change import Change
@@ -28,12 +27,6 @@ def describe(run: Run, words: Words) -> tuple[Verdict, tuple[Section, ...]]:
     return _blend(run, words) if run.resolved.get("blend") is not None else _compression(run, words)
 
 
-def _change(record: dict[str, Any]) -> Change:
-    """None stands for what is no number."""
-    values = {field.name: record[field.name] for field in fields(Change)}
-    return Change(**{name: math.nan if value is None else value for name, value in values.items()})
-
-
 def _row(label: str, change: Change, words: Words) -> list[tuple[str, str, str, float, float, float]]:
     numbers = change.low, change.difference, change.high
     if not all(map(math.isfinite, numbers)):
@@ -50,7 +43,7 @@ def _blend(run: Run, words: Words) -> tuple[Verdict, tuple[Section, ...]]:
     record = run.resolved["blend"]
     metric, points = record["metric"], record["points"]
     chosen = next(point for point in points if point["name"] == record["chosen"])
-    changes = [(entry, _change(entry)) for entry in record["changes"]]
+    changes = [(entry, Change.of(entry)) for entry in record["changes"]]
     rule = "blend_rule" if record["start"] is not None else "blend_last"
     lines = [words(rule, start=record["start"], tuned=record["tuned"], rule=record["rule"])]
     rows: list[tuple[str, str, str, float, float, float]] = []
@@ -90,9 +83,9 @@ def _compression(run: Run, words: Words) -> tuple[Verdict, tuple[Section, ...]]:
     except (ValueError, KeyError, TypeError, StopIteration, RecursionError):
         raise UserError(f"{file} is damaged", "the JSON that was written") from None
     metric = chosen["metric"]
-    change = None if chosen["change"] is None else _change(chosen["change"])
+    change = None if chosen["change"] is None else Change.of(chosen["change"])
     rows = [] if change is None else _row(words("val"), change, words)
-    tested = None if test is None else _change(test)
+    tested = None if test is None else Change.of(test)
     rows += [] if tested is None else _row(words("test"), tested, words)
     main = tested or change
     size = chosen["cost"]["num_bytes"] / original["cost"]["num_bytes"]

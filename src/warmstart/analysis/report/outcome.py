@@ -6,7 +6,7 @@ Imports no torch.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from warmstart.analysis.change import Change
@@ -43,15 +43,21 @@ class Measured:
 
     @classmethod
     def of(cls, gain: dict[str, Any], unit: str) -> Measured:
-        numbers = {field.name: gain[field.name] for field in fields(Change)}
-        change = Change(**{name: math.nan if value is None else value for name, value in numbers.items()})
-        values = [
+        change = Change.of(gain)
+        before, after = (
             metrics.get(f"{change.metric}_at_threshold", metrics.get(change.metric))
             for metrics in (gain["start"], gain["best"])
-        ]
-        where = gain["split"], gain["num_samples"]
+        )
         return cls(
-            change, *where, *values, gain["best_step"], gain.get("start_step", 0), gain.get("task"), unit
+            change,
+            split=gain["split"],
+            num=gain["num_samples"],
+            before=before,
+            after=after,
+            best_step=gain["best_step"],
+            start_step=gain.get("start_step", 0),
+            task=gain.get("task"),
+            unit=unit,
         )
 
     @property
