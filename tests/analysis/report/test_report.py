@@ -187,7 +187,7 @@ def test_a_sweep_has_a_page(run: Path, tmp_path: Path) -> None:
         and "after 4 of their 8 steps" in page
         and "1 trials are not over" in page
     )
-    assert anchors(page)[1:] == ["trials", "curves", "importance", "space", "notes", "reproduce"]
+    assert anchors(page) == ["trials", "curves", "importance", "space", "notes", "reproduce"]
     assert "&lt;i&gt;a note" in page and "warmstart sweep" in page
     assert ws.report(str(tmp_path / "sweep" / layout.SWEEP), lang="zh").language == "zh"
     writer.write_json(tmp_path / "sweep" / layout.SWEEP, {**record, "best": None, "trials": trials[2:]})
