@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from warmstart import __version__
-from warmstart.analysis.pages import GENERATOR
+from warmstart.analysis.pages import generator
 from warmstart.analysis.report.blocks import Page
 from warmstart.analysis.report.comparison_page import comparison_page
-from warmstart.analysis.report.render import render
+from warmstart.analysis.report.render import KIND, render
 from warmstart.analysis.report.run_page import run_page
 from warmstart.analysis.report.sweep_page import sweep_page
 from warmstart.analysis.report.words import LANGUAGES, Words
@@ -52,13 +52,15 @@ def write_report(target: str, language: str = "en", images: bool = True, output:
     """
     if language not in LANGUAGES:
         raise UserError(f"--lang {language}", " or ".join(LANGUAGES), closest(language, LANGUAGES))
+    if output is not None:
+        _check_place(Path(output))
     words = Words(language)
     kind, home, page = _page(target, words, images)
     place = Path(output) if output is not None else home / layout.REPORT
     _check_place(place)
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = replace(page, footer=words("made", version=__version__, when=when))
-    content = render(page).encode()
+    content = render(page).encode("utf-8", "backslashreplace")  # file names that are not UTF-8 exist
     writer.write_whole(place, content)
     titles = tuple(section.title for section in page.sections)
     sentence = page.verdict.sentence
@@ -94,6 +96,6 @@ def _check_place(place: Path) -> None:
         raise UserError(f"--output {place} {what}", "a file in a folder that exists", "--output PAGE.html")
     if place.exists():
         with place.open("rb") as file:
-            is_ours = f'name="generator" content="{GENERATOR}"'.encode() in file.read(_HEAD)
+            is_ours = generator(KIND).encode() in file.read(_HEAD)
         if not is_ours:
             raise UserError(f"{place} exists, and is no report of ours", "a new file", "another --output")
