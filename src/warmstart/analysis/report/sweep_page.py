@@ -143,7 +143,7 @@ def _table(trials: list[dict[str, Any]], found: dict[str, Any], words: Words) ->
 
 def _curves(trials: list[dict[str, Any]], metric: str | None, folder: Path, words: Words) -> Charts | None:
     """The metric of val in every trial whose run is there, the best ones in colours."""
-    series = []
+    series: list[Series] = []
     for row in trials[:_MOST_ROWS]:
         run = _run_of(row, folder)
         if run is not None and metric is not None:
