@@ -128,7 +128,7 @@ WITHOUT_TORCH += [
     "verbs.diagnosing",
     "verbs.reporting",
     "analysis.diagnose",
-    *(f"analysis.report.{name}" for name in ("report", "run_page", "errors", "render")),
+    *(f"analysis.report.{name}" for name in ("report", "run_page", "sweep_page", "errors", "render")),
     "verbs.methods",
     "verbs.compressing",
 ]

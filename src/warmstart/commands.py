@@ -215,7 +215,7 @@ COMMANDS: dict[str, Command] = {
         _verb("diagnose"),
     ),
     "report": Command(
-        "One HTML page about a run or a comparison: the verdict, curves, classes, errors, what repeats it.",
+        "One HTML page about a run, a comparison or a sweep: the verdict, curves, classes, errors, what repeats it.",
         report_flags,
         _verb("report"),
     ),

@@ -40,7 +40,7 @@ def report_flags() -> tuple[Flag, ...]:
     return (
         Flag(
             "target",
-            "run directory, or folder or comparison.json of `compare`",
+            "run directory, or the folder or JSON file of a comparison or a sweep",
             positional=True,
             required=True,
         ),

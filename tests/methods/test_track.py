@@ -35,6 +35,7 @@ def run(made: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(made, tmp_path / "run"))
 
 
+@pytest.mark.filterwarnings("ignore")  # of MLflow's own use of SQLAlchemy
 def test_mlflow_has_every_number_of_the_run(
     run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -58,6 +59,7 @@ def test_mlflow_has_every_number_of_the_run(
     assert len(client.search_runs([found.info.experiment_id])) == 2
 
 
+@pytest.mark.filterwarnings("ignore")  # wandb's own
 def test_wandb_keeps_it_offline(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("wandb")
     monkeypatch.setenv("WANDB_MODE", "offline")

@@ -17,18 +17,22 @@ from PIL import Image
 
 STYLE = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
-GENERATOR = "warmstart"  # by this a page is known as ours, which may be written again
 _QUALITY = 88
 _PIXEL_ART = 96  # pixels of a side up to which a picture is kept as it is
 
 
-def document(title: str, body: str, style: str = "", language: str = "en") -> str:
-    """The whole file: `body` is HTML, `style` comes behind the look that all pages have."""
+def generator(kind: str) -> str:
+    """The line by which a page of this kind is known as ours, and may be written again."""
+    return f'<meta name="generator" content="warmstart {kind}">'
+
+
+def document(title: str, body: str, kind: str, style: str = "", language: str = "en") -> str:
+    """The whole file: `body` is HTML, `style` comes behind the look that all pages have; `kind` is a word of ours."""
     return (
         f'<!DOCTYPE html>\n<html lang="{language}">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{POLICY}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f'<meta name="generator" content="{GENERATOR}">\n<title>{escape(title)}</title>\n'
+        f"{generator(kind)}\n<title>{escape(title)}</title>\n"
         f"<style>{STYLE}{style}</style>\n</head>\n<body>\n{body}\n</body>\n</html>\n"
     )
 

@@ -42,6 +42,9 @@ PROCESSOR = (
 )
 CONTINUE_INFO = "continue_info.yaml"
 LOOKS = "warmstart-looks.json"  # beside runs: how often each split of their data was used to compare models
+SWEEP = "sweep.json"  # in the folder of a sweep: all its trials, as far as they have come
+SWEEP_BEST = "best.yaml"
+TRIALS = "trials"
 COMPARISON = "comparison.json"  # in the folder of a comparison
 
 LAST = "LAST"

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def report(target: str, *, lang: str = "en", images: bool = True, output: str | None = None) -> Report:
-    """Write one self-contained HTML page about a run, or a comparison (its folder or comparison.json).
+    """Write one self-contained HTML page about a run, or a comparison or a sweep (its folder or JSON file).
 
     `lang` is en or zh; without `images` no picture of the data is in it; `output` is the file (default: report.html in
     the folder of what it is about). The page asks nothing of the network.

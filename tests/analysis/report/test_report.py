@@ -144,6 +144,59 @@ def test_several_runs_have_a_page(run: Path, tmp_path: Path) -> None:
     assert "Best of 3 on val" in page and page.count('class="line of') >= 3
 
 
+def test_a_sweep_has_a_page(run: Path, tmp_path: Path) -> None:
+    """By the record that `sweep` writes, whose runs are there, moved with the folder, or gone."""
+    values = [{"lr": "0.00123456"}, {"lr": "0.01"}, {"lr": "0.1"}]
+    states = [("finished", 0.5), ("stopped", 0.25), ("waiting", None)]
+    trials = [
+        {
+            **{"number": number, "state": state, "values": values[number], "value": value, "best_step": 4},
+            **{"step": 8 - 4 * number, "total_steps": 8, "seconds": 2.0, "run": None, "reason": ""},
+        }
+        for number, (state, value) in enumerate(states)
+    ]
+    shutil.copytree(run, tmp_path / "sweep" / "trials" / "0000")
+    trials[0]["run"] = "/elsewhere/sweep/trials/0000"
+    record = {
+        **{
+            "format": 1,
+            "finished": False,
+            "folder": "sweep",
+            "metric": "accuracy",
+            "method": "grid",
+            "prune": "none",
+        },
+        **{
+            "seed": 0,
+            "base": "base.yaml",
+            "space": {"lr": ".001..1:log"},
+            "storage": "sweep.db",
+            "trials": trials,
+        },
+        **{"best": 0, "importance": {"lr": 1.0}, "notes": ["<i>a note"]},
+    }
+    writer.write_json(tmp_path / "sweep" / layout.SWEEP, record)
+    found = ws.report(str(tmp_path / "sweep"))
+    page = text_of(found.path)
+    assert (
+        found.verdict == "Best of 2: trial 0 with lr 0.001235, accuracy 0.500 on val."
+        and found.kind == "sweep"
+    )
+    assert (
+        "chosen among 2 on val" in page
+        and "after 4 of their 8 steps" in page
+        and "1 trials are not over" in page
+    )
+    assert anchors(page) == ["trials", "curves", "importance", "space", "notes", "reproduce"]
+    assert "&lt;i&gt;a note" in page and "warmstart sweep" in page
+    assert ws.report(str(tmp_path / "sweep" / layout.SWEEP), lang="zh").language == "zh"
+    writer.write_json(tmp_path / "sweep" / layout.SWEEP, {**record, "best": None, "trials": trials[2:]})
+    assert ws.report(str(tmp_path / "sweep")).verdict == "No trial has come to its end yet."
+    writer.write_json(tmp_path / "sweep" / layout.SWEEP, {"trials": []})
+    with pytest.raises(UserError, match="damaged"):
+        ws.report(str(tmp_path / "sweep"))
+
+
 def test_what_is_no_page_of_ours_is_not_lost(run: Path, tmp_path: Path) -> None:
     mine = tmp_path / "mine.html"
     mine.write_text("<p>mine</p>")

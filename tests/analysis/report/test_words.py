@@ -32,7 +32,8 @@ LOOKED_UP = re.findall(
     accuracy_at_threshold f1_positive_at_threshold fisher_ratio fisher_document most_confident_mistake
     likely_mislabelled lr full frozen lora compress norms_train norms_held steps evaluation saving features
     accuracy_fixed accuracy_broken map_fixed map_broken miou_fixed miou_broken b_better b_worse b_cannot
-    recipe_better recipe_worse recipe_cannot broken_samples fixed_samples mislabelled_note errors_note
+    recipe_better recipe_worse recipe_cannot broken_samples fixed_samples mislabelled_note errors_note trial_finished
+    trial_stopped trial_paused trial_running trial_failed trial_waiting
     """,
 )
 

@@ -58,7 +58,7 @@ def page(title: str, intro: str, cards: Sequence[Card], cards_words: str, charts
     for chart in charts:
         parts += [f"<h2>{escape(chart.title)}</h2>", f"<p>{escape(chart.words)}</p>", _picture(chart)]
         parts += [_table(chart.rows)] if chart.rows else []
-    return document(title, "\n".join(parts), _STYLE)
+    return document(title, "\n".join(parts), "explanation", _STYLE)
 
 
 def _card(card: Card) -> str:

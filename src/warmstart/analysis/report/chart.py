@@ -83,8 +83,10 @@ def chart(
     best: tuple[float, float | None, str] | None = None,
     stages: Sequence[tuple[float, str]] = (),
     log_words: str = "",
+    span: tuple[float, float] | None = None,
 ) -> Chart | None:
-    """`best` is (x, y, word); `stages` are (x where it begins, word). None without a finite value.
+    """`best` is (x, y, word); `stages` are (x where it begins, word). `span` is what the x axis holds at least, so that
+    charts beside each other agree. None without a finite value.
 
     `log_words` is the note of a logarithmic axis, which a positive quantity gets that spans more than a factor of 50.
     """
@@ -95,7 +97,7 @@ def chart(
         return None
     is_log = bool(log_words) and min(values) > 0 and max(values) > _SPREAD * min(values)
     y_marks = _decades(min(values), max(values)) if is_log else ticks(min(values), max(values))
-    xs = [x for s in known for x, _ in s.points]
+    xs = [x for s in known for x, _ in s.points] + list(span or ())
     left, right = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
     x_marks = [mark for mark in ticks(left, right, 7) if left <= mark <= right]
     low, high = y_marks[0], y_marks[-1] if y_marks[-1] > y_marks[0] else y_marks[0] + 1

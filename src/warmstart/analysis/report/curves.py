@@ -27,6 +27,8 @@ def charts_of(run: Run, words: Words) -> list[Charts | Note]:
     step = run.pointer(layout.BEST)
     best = next((row for row in splits["val"] if row["step"] == step), None)
     stages = _stages(run, x_name, splits["val"] + running, words)
+    xs = [float(row[x_name]) for row in (*splits["val"], *running) if row.get(x_name) is not None]
+    span = (min(xs), max(xs)) if xs else None
     found: list[Chart | None] = []
     for name in dict.fromkeys((metric, "loss", "lr")):
         series = [
@@ -38,7 +40,7 @@ def charts_of(run: Run, words: Words) -> list[Charts | Note]:
         ]
         star = None if best is None else _star(best, x_name, name)
         log_words = words("log_axis") if name == "loss" else ""
-        found.append(chart(words.known(name), words(x_name), series, star, stages, log_words))
+        found.append(chart(words.known(name), words(x_name), series, star, stages, log_words, span))
     found += [_of_task(run, task, x_name, words) for task in run.tasks]
     known = tuple(each for each in found if each is not None)
     if not known:

@@ -101,13 +101,13 @@ def verdict_of(run: Run, diagnosis: Diagnosis | None, words: Words) -> Verdict:
             if num and tone != "good"
             else {"good": "better", "bad": "worse", "unsure": "cannot_tell"}[tone]
         )
-        lines = [f"{gain.task}: {_sentence(gain, words)}" for gain in main]
+        lines = [f"{gain.task}: {sentence_of(gain, words)}" for gain in main]
     else:
         (gain,) = main
         tone, word = TONES[gain.direction], _WORDS[gain.direction]
         if gain.best_step <= gain.start_step:
             tone, word = "plain", "unchanged"
-        sentence = _sentence(gain, words)
+        sentence = sentence_of(gain, words)
         lines = [_change_line(gain, words)] if word != "unchanged" else []
         lines += _caveats(run, gain, words)
     lines += [_retained(gain, words) for gain in gains if gain.split == RETAIN]
@@ -115,7 +115,8 @@ def verdict_of(run: Run, diagnosis: Diagnosis | None, words: Words) -> Verdict:
     return Verdict(tone, words(word), sentence, tuple(lines), _forest(gains, words))
 
 
-def _sentence(gain: Measured, words: Words) -> str:
+def sentence_of(gain: Measured, words: Words) -> str:
+    """The first sentence of a verdict."""
     name = _SENTENCES[gain.direction]
     if gain.best_step <= gain.start_step:
         name = "start_kept" if gain.best_step == gain.start_step else "parent_kept"

@@ -10,6 +10,7 @@ from warmstart.analysis.pages import document
 from warmstart.analysis.report.blocks import Page
 from warmstart.analysis.report.words import FOLDER, Words
 
+KIND = "report"  # of our pages
 _HTML_LANGUAGES = {"en": "en", "zh": "zh-CN"}
 
 
@@ -17,7 +18,7 @@ def render(page: Page) -> str:
     """The whole file."""
     body = _template().render(page=page, words=Words(page.language))
     style = (FOLDER / "report.css").read_text(encoding="utf-8")
-    return document(page.title, body, style, _HTML_LANGUAGES[page.language])
+    return document(page.title, body, KIND, style, _HTML_LANGUAGES[page.language])
 
 
 @cache

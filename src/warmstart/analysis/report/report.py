@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from warmstart import __version__
-from warmstart.analysis.pages import GENERATOR
+from warmstart.analysis.pages import generator
 from warmstart.analysis.report.blocks import Page
-from warmstart.analysis.report.render import render
+from warmstart.analysis.report.comparison_page import comparison_page
+from warmstart.analysis.report.render import KIND, render
 from warmstart.analysis.report.run_page import run_page
+from warmstart.analysis.report.sweep_page import sweep_page
 from warmstart.analysis.report.words import LANGUAGES, Words
 from warmstart.errors import UserError, closest
 from warmstart.run import layout, reader, writer
@@ -43,20 +45,22 @@ class Report(Shown):
 
 
 def write_report(target: str, language: str = "en", images: bool = True, output: str | None = None) -> Report:
-    """Write the page of a run, of a comparison's folder or comparison.json, or of a sweep's.
+    """Write the page of a run, of a comparison or a sweep (its folder, or its JSON).
 
     Raises:
         UserError: none of these, or damaged; an unknown language; a file that is none of our pages and would be lost.
     """
     if language not in LANGUAGES:
         raise UserError(f"--lang {language}", " or ".join(LANGUAGES), closest(language, LANGUAGES))
+    if output is not None:
+        _check_place(Path(output))
     words = Words(language)
     kind, home, page = _page(target, words, images)
     place = Path(output) if output is not None else home / layout.REPORT
     _check_place(place)
     when = datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC")
     page = replace(page, footer=words("made", version=__version__, when=when))
-    content = render(page).encode()
+    content = render(page).encode("utf-8", "backslashreplace")  # file names that are not UTF-8 exist
     writer.write_whole(place, content)
     titles = tuple(section.title for section in page.sections)
     sentence = page.verdict.sentence
@@ -67,11 +71,15 @@ def _page(target: str, words: Words, images: bool) -> tuple[str, Path, Page]:
     """(what it is about, its folder, its page)."""
     place = Path(target)
     if not layout.is_run(place):
-        found = place if place.is_file() else place / layout.COMPARISON
-        if found.name == layout.COMPARISON and found.is_file():
-            from warmstart.analysis.report.comparison_page import comparison_page
-
-            return "comparison", found.parent, comparison_page(found, words, images)
+        for name in (layout.COMPARISON, layout.SWEEP):
+            found = place if place.is_file() else place / name
+            if found.name == name and found.is_file():
+                make = (
+                    comparison_page(found, words, images)
+                    if name == layout.COMPARISON
+                    else sweep_page(found, words)
+                )
+                return found.stem, found.parent, make
     path, at = reader.split_reference(target)
     if at is not None and layout.is_run(path):
         raise UserError(
@@ -88,6 +96,6 @@ def _check_place(place: Path) -> None:
         raise UserError(f"--output {place} {what}", "a file in a folder that exists", "--output PAGE.html")
     if place.exists():
         with place.open("rb") as file:
-            is_ours = f'name="generator" content="{GENERATOR}"'.encode() in file.read(_HEAD)
+            is_ours = generator(KIND).encode() in file.read(_HEAD)
         if not is_ours:
             raise UserError(f"{place} exists, and is no report of ours", "a new file", "another --output")
