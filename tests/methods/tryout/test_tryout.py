@@ -18,9 +18,10 @@ from warmstart.config import io
 from warmstart.errors import Interrupted, UserError
 from warmstart.methods.trials.process import Process
 from warmstart.methods.trials.trial import Slot, Trial, validations
+from warmstart.methods.tryout.reached import best_of
 from warmstart.methods.tryout.record import known_plan, new_plan
 from warmstart.methods.tryout.result import TryoutResult
-from warmstart.methods.tryout.tryout import Outcomes, Tried, best_of, try_out
+from warmstart.methods.tryout.tryout import Outcomes, Tried, try_out
 from warmstart.run import layout
 from warmstart.run.reader import Run
 
@@ -85,7 +86,7 @@ def test_the_best_half_goes_on_and_an_interruption_costs_nothing(
     told = made.to_json()
     assert told["best"] == best.name and [each["rank"] for each in told["tried"]] == [1, 2, 3]
     assert json.dumps(told) and "best of 3 on the same val images" in made.text()
-    assert try_out(given, "balanced", 3600.0, no_launch).tried == found.tried
+    assert try_out(given, "balanced", 0.0, no_launch).tried == found.tried, "nothing is left that takes time"
 
 
 def test_what_cannot_be_tried_is_refused(given: dict[str, Any], tmp_path: Path) -> None:
@@ -98,6 +99,18 @@ def test_what_cannot_be_tried_is_refused(given: dict[str, Any], tmp_path: Path) 
         ws.advise(given["data"], given["model"], run=True, device_memory="8GB")
     with pytest.raises(UserError, match="a time such as 20m"):
         ws.advise(given["data"], given["model"], run=True, time_budget="5epochs")
+
+
+def test_the_reason_is_told_where_all_fail(given: dict[str, Any]) -> None:
+    """With the rate given and nothing to keep, one strategy is left."""
+
+    def failing(trial: Trial, slot: Slot) -> Process:
+        return forked_trials.launch(trial, Slot("nonsense"))
+
+    with pytest.raises(
+        UserError, match=r"all strategies failed; the first: --device 'nonsense' is not a device"
+    ):
+        try_out({**given, "lr": 0.01}, "balanced", None, failing)
 
 
 def test_a_folder_knows_by_which_words_it_was_begun(tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from warmstart.config.schema import SELECTION_METRICS
 from warmstart.console import table
 from warmstart.methods.trials.trial import validations
-from warmstart.methods.tryout.tryout import Outcomes, Tried, best_of
+from warmstart.methods.tryout.reached import best_of
+from warmstart.methods.tryout.tryout import Outcomes, Tried
 from warmstart.run import layout
 from warmstart.run.reader import Run
 from warmstart.shown import Shown
@@ -51,7 +52,7 @@ class TryoutResult(Shown):
         lines += [f"{each.name} failed: {each.reason}" for each in found.tried if each.reason]
         if not found.is_over:
             lines.append(
-                "the time budget was used up before the end: the same command with a longer --time-budget"
+                "the time budget was used up before the end: the same command with a longer --time-budget goes on"
             )
         if self.best is None:
             return "\n".join([*lines, "no strategy came as far as the first comparison: nothing can be said"])

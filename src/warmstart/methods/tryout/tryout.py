@@ -20,8 +20,9 @@ from warmstart.errors import Interrupted, UserError
 from warmstart.methods.advise import Proposal, Strategy, propose
 from warmstart.methods.trials.process import Launch, launch_here
 from warmstart.methods.trials.running import run_trials, slots_of
-from warmstart.methods.trials.trial import Decision, Outcome, Row, Trial, metric_of, validations
+from warmstart.methods.trials.trial import Decision, Row, Trial, is_finished, metric_of, validations
 from warmstart.methods.tryout.halving import Candidate, Rung, most_seconds, rungs, within_budget
+from warmstart.methods.tryout.reached import has_reached, step_at, total, value_at
 from warmstart.methods.tryout.record import Plan, known_plan, new_plan
 from warmstart.run import layout, writer
 from warmstart.run.reader import Run
@@ -78,7 +79,7 @@ def try_out(
     config = load(dict(flags)).config
     check_on_disk(config, "every candidate trains in a process of its own")
     folder = Path(given.get("output_dir") or _folder(config))
-    asked = {**flags, "goal": goal, "time budget": budget}
+    asked = {**flags, "goal": goal}  # with more time the same goes on
     plan = known_plan(folder, asked)
     if plan is None:
         proposal = propose(flags, goal)
@@ -143,7 +144,7 @@ class _Tryout:
         self._spent = list(plan.spent)
         numbers = range(len(plan.candidates))
         self._trials = [Trial(number, plan.run(number), plan.loaded(number, flags)) for number in numbers]
-        self._values: list[list[float | None]] = [[] for _ in numbers]
+        self._values: list[dict[float, float | None]] = [{} for _ in numbers]  # by share
         self._states = ["waiting" for _ in numbers]
         self._reasons = ["" for _ in numbers]
 
@@ -152,14 +153,13 @@ class _Tryout:
         steps = rungs(len(numbers))
         is_over = True
         try:
-            for number, rung in enumerate(steps):
-                left = self._climb(numbers[: rung.num], rung)
+            for rung in steps:
+                left = self._climb(numbers, rung)
                 is_over = is_over and left is not None
                 if left is None:
                     break
                 numbers = left
-                if number + 1 < len(steps):
-                    log.info("at %.3g %%: %s", 100 * rung.share, self._told(numbers))
+                log.info("at %.3g %%: %s", 100 * rung.share, self._told(numbers[: rung.num], rung.share))
         except Interrupted as stopped:
             raise Interrupted(
                 f"{stopped.happened.rstrip('.')}", fix=f"the same command goes on in {self._plan.folder}"
@@ -169,42 +169,51 @@ class _Tryout:
         return self._outcomes(tuple(rung.share for rung in steps), is_over)
 
     def _climb(self, numbers: list[int], rung: Rung) -> list[int] | None:
-        """Train these up to a rung; they by what they have reached, the best first. None: there was no time for all.
+        """Train the first of these up to a rung; whoever fails makes room for the next. All again, by what they have
+        reached, the best first; None: there was no time.
 
         UserError: all of them failed.
         """
-        trials = [self._trials[number] for number in numbers]
-        judge = partial(_judge, rung.share)
-        each = run_trials(
-            trials, slots_of([], None), judge, until=self._until, launch=self._launch, total=len(trials)
-        )
-        for outcome in each:
-            self._note(outcome, rung.share)
-        left = [number for number in numbers if self._states[number] != "failed"]
-        if not left:
-            raise UserError(
-                f"all strategies failed; the first: {self._reasons[numbers[0]]}", "settings that train"
-            )
-        if any(not _has_reached(self._trials[number].run, rung.share) for number in left):
+        while True:
+            alive = [n for n in numbers if self._states[n] != "failed"][: rung.num]
+            if not alive:
+                reason = self._reasons[numbers[0]]
+                raise UserError(f"all strategies failed; the first: {reason}", "settings that train")
+            self._train([self._trials[n] for n in alive], rung.share)
+            if all(self._states[n] != "failed" for n in alive):
+                break
+        reached = [n for n in alive if has_reached(self._trials[n].run, rung.share)]
+        for n in reached:
+            self._values[n][rung.share] = value_at(self._trials[n].run, rung.share)
+        if reached != alive:
             return None
-        sign = SELECTION_METRICS[self._metric]
-        return sorted(left, key=lambda number: -sign * _worth(self._values[number][-1], sign))
+        sign = SELECTION_METRICS[str(self._metric)]
+        best = sorted(alive, key=lambda n: -sign * _worth(self._values[n][rung.share], sign))
+        return best + [n for n in numbers if n not in alive]
 
-    def _note(self, outcome: Outcome, share: float) -> None:
-        number = outcome.trial.number
-        self._spent[number] += outcome.seconds
-        self._states[number], self._reasons[number] = outcome.state, outcome.reason
-        if _has_reached(outcome.trial.run, share):
-            rows = _up_to(outcome.trial.run, outcome.rows, share)
-            best = best_of(rows, metric_of(outcome.trial.run))
-            self._values[number].append(None if best is None else best[0])
+    def _train(self, trials: list[Trial], share: float) -> None:
+        """Up to this share of their schedules; those that are there already start no process."""
+        below = [trial for trial in trials if not has_reached(trial.run, share)]
+        for trial in trials:
+            if trial not in below:
+                self._states[trial.number] = "finished" if is_finished(trial.run) else "paused"
+        judge, one = partial(_judge, share), slots_of([], None)
+        outcomes = run_trials(below, one, judge, until=self._until, launch=self._launch, total=len(below))
+        for outcome in outcomes:
+            n = outcome.trial.number
+            self._spent[n] += outcome.seconds
+            self._states[n], self._reasons[n] = outcome.state, outcome.reason
 
     @property
-    def _metric(self) -> str:
-        return next(metric_of(trial.run) for trial in self._trials if layout.is_run(trial.run))
+    def _metric(self) -> str | None:
+        """None before any of them has begun."""
+        return next((metric_of(trial.run) for trial in self._trials if layout.is_run(trial.run)), None)
 
-    def _told(self, numbers: list[int]) -> str:
-        return ", ".join(f"{self._plan.candidates[n].name} {_short(self._values[n][-1])}" for n in numbers)
+    def _reached(self, number: int) -> float:
+        return max(self._values[number], default=0.0)
+
+    def _told(self, numbers: list[int], share: float) -> str:
+        return ", ".join(f"{self._plan.candidates[n].name} {_short(self._values[n][share])}" for n in numbers)
 
     def _outcomes(self, shares: tuple[float, ...], is_over: bool) -> Outcomes:
         tried = []
@@ -217,18 +226,19 @@ class _Tryout:
                     rule=each.rule,
                     lr=each.lr,
                     run=str(run),
-                    values=tuple(self._values[number]),
+                    values=tuple(value_at(run, share) for share in shares if share <= self._reached(number)),
                     step=max((row["step"] for row in rows), default=0),
-                    total=_total(run) if layout.is_run(run) else 0,
+                    total=total(run) if layout.is_run(run) else 0,
                     seconds=self._spent[number],
                     state=self._states[number],
                     reason=self._reasons[number],
                 )
             )
-        best = _best(tried, SELECTION_METRICS[self._metric])
+        metric = self._metric
+        best = None if metric is None else _best(tried, SELECTION_METRICS[metric])
         if best is not None:
             self._write_best(best)
-        return Outcomes(str(self._plan.folder), self._metric, shares, tuple(tried), best, is_over)
+        return Outcomes(str(self._plan.folder), metric or "value", shares, tuple(tried), best, is_over)
 
     def _write_best(self, number: int) -> None:
         """The settings of the best one, and beside the runs how many were seen side by side on val."""
@@ -242,40 +252,9 @@ class _Tryout:
         count_table(sides, "val", str(sides[-1].data["fingerprint"]))
 
 
-def best_of(rows: Sequence[Row], metric: str) -> tuple[float, int] | None:
-    """The best finite value of a metric and the first step that had it; None where no row has one."""
-    sign = SELECTION_METRICS[metric]
-    found = [(row[metric], row["step"]) for row in rows if row.get(metric) is not None]
-    return max(found, key=lambda pair: (sign * pair[0], -pair[1]), default=None)
-
-
 def _judge(share: float, trial: Trial, rows: list[Row]) -> Decision:
     """Whoever has come to a rung waits there for the others."""
-    return "pause" if share < 1 and rows[-1]["step"] >= _step_at(trial.run, share) else "go on"
-
-
-def _total(run: Path) -> int:
-    return int(Run(run).resolved["pace"]["total_steps"])
-
-
-def _step_at(run: Path, share: float) -> int:
-    return math.ceil(share * _total(run))
-
-
-def _has_reached(run: Path, share: float) -> bool:
-    """Also a run that stopped early: it has come as far as it wants."""
-    if not layout.is_run(run):
-        return False
-    if Run(run).status.get("state") == "finished":
-        return True
-    return share < 1 and any(row["step"] >= _step_at(run, share) for row in validations(run))
-
-
-def _up_to(run: Path, rows: list[Row], share: float) -> list[Row]:
-    """The validations of what was trained, up to the one that counts for a rung: the first behind it."""
-    wanted = _step_at(run, share)
-    end = next((row["step"] for row in rows if row["step"] >= wanted), None)
-    return [row for row in rows if row["step"] > 0 and (end is None or row["step"] <= end)]
+    return "pause" if share < 1 and rows[-1]["step"] >= step_at(trial.run, share) else "go on"
 
 
 def _worth(value: float | None, sign: int) -> float:
