@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 _LEVEL = 0.05
 METRIC_WORDS = {"accuracy": "accuracy", "map": "mAP", "miou": "mIoU"}
@@ -29,6 +32,14 @@ class Change:
     fixed: int
     broken: int
     p: float
+
+    @classmethod
+    def of(cls, record: Mapping[str, Any]) -> Change:
+        """Of the values that a run recorded among others, where null stands for what is no number."""
+        low, high, difference, p = (
+            math.nan if record[name] is None else record[name] for name in ("low", "high", "difference", "p")
+        )
+        return cls(record["metric"], difference, low, high, record["fixed"], record["broken"], p)
 
     @property
     def direction(self) -> int:

@@ -227,7 +227,7 @@ def _to_wandb(
                 target.summary[picture.relative_to(run.path).as_posix()] = wandb.Image(str(picture))
             else:
                 target.save(str(picture), base_path=str(run.path), policy="now")
-        place = target.url or target.dir
+        place = target.dir if target.offline else target.url
         target.finish(exit_code=0 if run.status["state"] == "finished" else 1)
     except (wandb.errors.Error, OSError) as error:
         raise UserError(

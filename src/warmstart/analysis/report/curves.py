@@ -59,8 +59,8 @@ def _points(rows: Rows, x_name: str, name: str) -> list[tuple[float, float | Non
 
 def _epochs_rise(rows: Rows) -> bool:
     """A child whose count of epochs begins again has none that may be drawn."""
-    epochs = [row.get("epoch") for row in rows]
-    return all(e is not None for e in epochs) and epochs == sorted(epochs)
+    epochs = [row["epoch"] for row in rows if row.get("epoch") is not None]
+    return len(epochs) == len(rows) and epochs == sorted(epochs)
 
 
 def _star(best: dict[str, Any], x_name: str, name: str) -> tuple[float, float | None, str]:

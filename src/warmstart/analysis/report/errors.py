@@ -19,6 +19,8 @@ from warmstart.analysis.report.numbers import plain
 from warmstart.analysis.report.pictures import Pictures, read_rgb
 from warmstart.analysis.report.words import Words
 from warmstart.data.decode import CorruptImage
+from warmstart.data.samples import Pixels, Samples
+from warmstart.errors import UserError
 from warmstart.inference.predictions import read_predictions
 from warmstart.run import layout
 from warmstart.tasks.mask_metrics import counts_of, image_mious, ious
@@ -37,26 +39,43 @@ class _Row(NamedTuple):
     score: float
 
 
-def table_gallery(kept: Kept, name: str, note: str, pictures: Pictures, words: Words) -> Gallery | None:
-    """Of mistakes.csv or mislabelled.csv: the first of them as pictures; None where there are none."""
+def class_galleries(kept: Kept, pictures: Pictures, words: Words) -> dict[str, Gallery | None]:
+    """Of one class per image: the surest mistakes, those whose label is in doubt marked, and the other such images."""
+    wrong, doubted = (_rows(kept, name) for name in (layout.MISTAKES_TABLE, layout.MISLABELLED_TABLE))
+    suspects = {row.id for row in doubted}
+    mistakes = _shown(wrong, pictures, lambda row: words("in_doubt") if row.id in suspects else "")
+    seen = {picture.id for picture in mistakes}
+    others = _shown([row for row in doubted if row.id not in seen], pictures, lambda row: "")
+    found: dict[str, Gallery | None] = {}
+    for name, shown, num in (("errors", mistakes, len(wrong)), ("mislabelled", others, len(doubted))):
+        note = words(f"{name}_note", shown=len(shown), num=plain(num), split=words.known(kept.split))
+        found[name] = Gallery(tuple(shown), note) if shown else None
+    return found
+
+
+def _rows(kept: Kept, name: str) -> list[_Row]:
+    """Of mistakes.csv or mislabelled.csv, the first one first; UserError where it is damaged."""
     file = kept.folder / name
     if not file.is_file():
-        return None
-    with file.open(encoding="utf-8", newline="") as content:
-        _, *lines = csv.reader(content)
-    rows = [_Row(line[0], line[1], line[2], float(line[4])) for line in lines]
+        return []
+    try:
+        with file.open(encoding="utf-8", newline="") as content:
+            _, *lines = csv.reader(content)
+        return [_Row(line[0], line[1], line[2], float(line[4])) for line in lines]
+    except (ValueError, IndexError, csv.Error):
+        raise UserError(f"{file} is damaged", "the table that was written") from None
+
+
+def _shown(rows: list[_Row], pictures: Pictures, mark: Callable[[_Row], str]) -> list[Picture]:
+    """The first of them whose images can be read."""
     places = pictures.places([row.id for row in rows[: 2 * NUM_SHOWN]])
-    found = []
+    found: list[Picture] = []
     for row in rows:
-        if row.id in places and len(found) < NUM_SHOWN:
-            part, place = places[row.id]
-            image = read_rgb(part.pixels, place)
-            if image is not None:
-                found.append(_picture(image, f"{row.label} → {row.answer}", f"{row.score:.3f}", row.id))
-    if not found:
-        return None
-    told = words(note, shown=len(found), num=plain(len(rows)), split=words.known(kept.split))
-    return Gallery(tuple(found), told)
+        image = read_rgb(*_at(places[row.id])) if row.id in places and len(found) < NUM_SHOWN else None
+        if image is not None:
+            note = " · ".join(filter(None, (f"{row.score:.3f}", mark(row))))
+            found.append(_picture(image, f"{row.label} → {row.answer}", note, row.id))
+    return found
 
 
 def _picture(image: np.ndarray, title: str, note: str, name: str) -> Picture:
@@ -77,7 +96,7 @@ def sets_gallery(kept: Kept, pictures: Pictures, words: Words) -> Gallery | None
     )
     order = [int(n) for n in np.lexsort((-depth, -wrong)) if wrong[n]]
     places = pictures.places([answers.ids[n] for n in order[: 2 * NUM_SHOWN]])
-    found = []
+    found: list[Picture] = []
     for number in order:
         name = answers.ids[number]
         image = read_rgb(*_at(places[name])) if name in places and len(found) < NUM_SHOWN else None
@@ -94,7 +113,7 @@ def sets_gallery(kept: Kept, pictures: Pictures, words: Words) -> Gallery | None
     return Gallery(tuple(found), note)
 
 
-def _at(place: tuple) -> tuple:
+def _at(place: tuple[Samples, int]) -> tuple[Pixels, int]:
     part, number = place
     return part.pixels, number
 
@@ -105,7 +124,7 @@ def masks_gallery(kept: Kept, pictures: Pictures, predict: Predict | None, words
     values, by_class = image_mious(answers.scores), ious(counts_of(answers.scores))
     order = [int(n) for n in np.argsort(values, kind="stable") if np.isfinite(values[n])]
     places = pictures.places([answers.ids[n] for n in order[: 2 * NUM_MASKS]])
-    found = []
+    found: list[Picture] = []
     for number in order[: 2 * NUM_MASKS]:
         name = answers.ids[number]
         views = _views(places[name], pictures.ignore, predict, words) if name in places else ()
@@ -129,7 +148,7 @@ def _hex(colour: np.ndarray) -> str:
 
 
 def _views(
-    place: tuple, ignore: int | None, predict: Predict | None, words: Words
+    place: tuple[Samples, int], ignore: int | None, predict: Predict | None, words: Words
 ) -> tuple[tuple[str, str], ...]:
     """(data URI, word) of image, mask and answer; nothing where one of them cannot be read."""
     part, number = place
@@ -137,10 +156,15 @@ def _views(
     if image is None or part.masks is None:
         return ()
     try:
-        mask = part.masks.read(number)[..., 0]
+        mask = _ids(part.masks.read(number))
     except CorruptImage:
         return ()
     views = [(image, "image"), (overlay(image, mask, ignore), "mask")]
     if predict is not None:
         views.append((overlay(image, predict(image)), "predicted"))
     return tuple((thumbnail_uri(view, _MASK_SIDE), words(word)) for view, word in views)
+
+
+def _ids(mask: np.ndarray) -> np.ndarray:
+    """(H, W) of a mask as it is read: uint8 (H, W, 1), or two bytes, the lower first."""
+    return mask[..., 0] if mask.shape[2] == 1 else mask[..., 0] + 256 * mask[..., 1].astype(np.int64)

@@ -89,25 +89,26 @@ def _augmentation(augment: dict[str, Any], words: Words) -> str:
 
 
 def class_counts(run: Run, words: Words) -> Table | None:
-    """Images (or, of masks, pixels) of each class in each split; None where nobody counted."""
+    """Images of each class in each split, and of masks the pixels of training; None where nobody counted."""
     data = run.resolved["data"]
-    counts = data.get("pixels") or data.get("counts")
+    counts, pixels = data.get("counts"), data.get("pixels") or {}
     if not counts:
         return None
     splits = list(counts)
-    classes = sorted(counts[splits[0]], key=lambda name: -counts[splits[0]][name])
+    size = pixels or counts[splits[0]]
+    classes = sorted(counts[splits[0]], key=lambda name: -size.get(name, 0))
     note = ""
     if len(classes) > _MOST_CLASSES:
         half = _MOST_CLASSES // 2
         note = words("classes_between", num=len(classes) - 2 * half)
         classes = [*classes[:half], *classes[-half:]]
-    largest = max((counts[splits[0]][name] for name in classes), default=0) or 1
+    largest = max((size.get(name, 0) for name in classes), default=0) or 1
     rows = []
     for name in classes:
-        first, *rest = [counts[split].get(name, 0) for split in splits]
-        rows.append((name, Bar(counted(first), first / largest), *map(counted, rest)))
-    head = words("class"), *(words.known(split) for split in splits)
-    return Table(head, tuple(rows), note=note)
+        numbers = [size.get(name, 0), *(counts[split].get(name, 0) for split in splits[0 if pixels else 1 :])]
+        rows.append((name, Bar(counted(numbers[0]), numbers[0] / largest), *map(counted, numbers[1:])))
+    head = [words("class"), *([words("pixels")] if pixels else []), *(words.known(split) for split in splits)]
+    return Table(tuple(head), tuple(rows), note=note)
 
 
 def environment(run: Run, words: Words) -> Facts:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import fields
 from typing import Any
 
 from warmstart.analysis.change import Change
@@ -28,12 +27,6 @@ def describe(run: Run, words: Words) -> tuple[Verdict, tuple[Section, ...]]:
     return _blend(run, words) if run.resolved.get("blend") is not None else _compression(run, words)
 
 
-def _change(record: dict[str, Any]) -> Change:
-    """None stands for what is no number."""
-    values = {field.name: record[field.name] for field in fields(Change)}
-    return Change(**{name: math.nan if value is None else value for name, value in values.items()})
-
-
 def _row(label: str, change: Change, words: Words) -> list[tuple[str, str, str, float, float, float]]:
     numbers = change.low, change.difference, change.high
     if not all(map(math.isfinite, numbers)):
@@ -50,12 +43,13 @@ def _blend(run: Run, words: Words) -> tuple[Verdict, tuple[Section, ...]]:
     record = run.resolved["blend"]
     metric, points = record["metric"], record["points"]
     chosen = next(point for point in points if point["name"] == record["chosen"])
-    changes = [(entry, _change(entry)) for entry in record["changes"]]
+    changes = [(entry, Change.of(entry)) for entry in record["changes"]]
     rule = "blend_rule" if record["start"] is not None else "blend_last"
     lines = [words(rule, start=record["start"], tuned=record["tuned"], rule=record["rule"])]
     rows: list[tuple[str, str, str, float, float, float]] = []
     for entry, change in changes:
-        rows += _row(f"{words.known(entry['split'])} · {entry['against']}", change, words)
+        against = "against_start" if entry["against"] == "start" else "against_tuned"
+        rows += _row(words(against, split=words.known(entry["split"])), change, words)
     tone = TONES[min((change.direction for _, change in changes), default=0)]
     after = plain(chosen["val"], 3)
     sentence = words("blended", chosen=record["chosen"], metric=words.known(metric), after=after)
@@ -89,16 +83,16 @@ def _compression(run: Run, words: Words) -> tuple[Verdict, tuple[Section, ...]]:
     except (ValueError, KeyError, TypeError, StopIteration, RecursionError):
         raise UserError(f"{file} is damaged", "the JSON that was written") from None
     metric = chosen["metric"]
-    change = None if chosen["change"] is None else _change(chosen["change"])
+    change = None if chosen["change"] is None else Change.of(chosen["change"])
     rows = [] if change is None else _row(words("val"), change, words)
-    tested = None if test is None else _change(test)
+    tested = None if test is None else Change.of(test)
     rows += [] if tested is None else _row(words("test"), tested, words)
     main = tested or change
     size = chosen["cost"]["num_bytes"] / original["cost"]["num_bytes"]
     values = {"before": plain(original["metrics"][metric], 3), "after": plain(chosen["metrics"][metric], 3)}
     sentence = words("smaller", share=share(size), metric=words.known(metric), split=words("val"), **values)
     lines = [told, *([words(_ORIGINAL[main.direction])] if main is not None else [])]
-    tone = "plain" if main is None else {1: "good", 0: "good", -1: "unsure"}[main.direction]
+    tone = "plain" if main is None else TONES[main.direction]
     verdict = Verdict(tone, words("made_not_trained"), sentence, tuple(lines), _forest(rows, words))
     section = Section("compression", words("compression"), (_points(points, chosen, metric, words),))
     return verdict, (section,)

@@ -6,7 +6,7 @@ Imports no torch.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from warmstart.analysis.change import Change
@@ -17,6 +17,7 @@ from warmstart.analysis.diagnose.findings import Diagnosis
 from warmstart.analysis.report.blocks import Forest, Verdict
 from warmstart.analysis.report.numbers import NOTHING, plain, signed
 from warmstart.analysis.report.words import Words
+from warmstart.errors import listing
 from warmstart.records import RETAIN
 from warmstart.run.lineage import compare_with_parent
 from warmstart.run.reader import Run
@@ -38,21 +39,33 @@ class Measured:
     best_step: int
     start_step: int
     task: str | None
+    unit: str  # of what it was measured: images, or episodes
 
     @classmethod
-    def of(cls, gain: dict[str, Any]) -> Measured:
-        numbers = {field.name: gain[field.name] for field in fields(Change)}
-        change = Change(**{name: math.nan if value is None else value for name, value in numbers.items()})
-        values = [
+    def of(cls, gain: dict[str, Any], unit: str) -> Measured:
+        change = Change.of(gain)
+        before, after = (
             metrics.get(f"{change.metric}_at_threshold", metrics.get(change.metric))
             for metrics in (gain["start"], gain["best"])
-        ]
-        where = gain["split"], gain["num_samples"]
-        return cls(change, *where, *values, gain["best_step"], gain.get("start_step", 0), gain.get("task"))
+        )
+        return cls(
+            change,
+            split=gain["split"],
+            num=gain["num_samples"],
+            before=before,
+            after=after,
+            best_step=gain["best_step"],
+            start_step=gain.get("start_step", 0),
+            task=gain.get("task"),
+            unit=unit,
+        )
 
     @property
     def direction(self) -> int:
         return 0 if self.best_step <= self.start_step else self.change.direction
+
+    def counted(self, words: Words) -> str:
+        return words(self.unit, num=plain(self.num))
 
     def name(self, words: Words) -> str:
         split = words.known(self.split)
@@ -60,7 +73,8 @@ class Measured:
 
 
 def measured(run: Run) -> list[Measured]:
-    return [Measured.of(gain) for gain in run.gains]
+    unit = "images" if run.resolved.get("episodes") is None else "episodes"
+    return [Measured.of(gain, unit) for gain in run.gains]
 
 
 def main_of(gains: list[Measured]) -> list[Measured]:
@@ -111,12 +125,16 @@ def _sentence(gain: Measured, words: Words) -> str:
         before=plain(gain.before, 3),
         after=plain(gain.after, 3),
         split=gain.name(words) if gain.task is None else words.known(gain.split),
-        num=plain(gain.num),
+        num=gain.counted(words),
     )
 
 
 def _change_line(gain: Measured, words: Words) -> str:
     change = gain.change
+    if gain.unit == "episodes":
+        numbers = {"num": gain.num, "fixed": change.fixed, "broken": change.broken, "p": f"{change.p:.2g}"}
+        values = {name: signed(getattr(change, name), 3) for name in ("difference", "low", "high")}
+        return words("episodes_line", **numbers, **values)
     return words(
         "change_line",
         difference=signed(change.difference, 3),
@@ -139,7 +157,10 @@ def _caveats(run: Run, gain: Measured, words: Words) -> list[str]:
         lines += [] if enough is None else [words("about_enough", num=plain(enough))]
     if gain.split == "val":
         lines.append(words("val_too_kind"))
-    if run.resolved["model"]["head"]["kind"] == "new":
+    if gain.unit == "episodes":
+        own, classes = run.config["meta"], run.resolved["episodes"]["classes"].get(gain.split, ())
+        lines.append(words("episodes_about", way=own["way"], shot=own["shot"], classes=listing(classes, 8)))
+    if gain.unit == "images" and run.resolved["model"]["head"]["kind"] == "new":
         lines.append(words("head_is_new"))
     return lines
 
@@ -181,7 +202,7 @@ def _forest(gains: list[Measured], words: Words) -> Forest | None:
         if all(map(math.isfinite, numbers)):
             low, value, high = (signed(number, 3) for number in numbers)
             text = f"{words.known(change.metric)} {value} [{low}, {high}]"
-            label = f"{gain.name(words)} · {words('images', num=plain(gain.num))}"
+            label = f"{gain.name(words)} · {gain.counted(words)}"
             rows.append((label, text, TONES[gain.direction], *numbers))
     ends = words("axis_worse"), words("axis_start"), words("axis_better")
     return Forest.of(rows, ends) if rows else None

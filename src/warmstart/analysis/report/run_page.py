@@ -9,22 +9,20 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from warmstart.analysis.compare.history import metric_of
 from warmstart.analysis.compare.sides import Side
 from warmstart.analysis.diagnose.findings import Diagnosis
 from warmstart.analysis.diagnose.history import of_run
 from warmstart.analysis.diagnose.rules import diagnose_history
 from warmstart.analysis.report import answers, errors, facts
-from warmstart.analysis.report.blocks import Block, Findings, Found, Gallery, Page, Section, Tile, Tiles
+from warmstart.analysis.report.blocks import Block, Findings, Found, Gallery, Page, Section
 from warmstart.analysis.report.curves import charts_of
+from warmstart.analysis.report.glance import tiles_of
 from warmstart.analysis.report.made import describe, is_made
-from warmstart.analysis.report.numbers import NOTHING, counted, duration, plain, share
-from warmstart.analysis.report.outcome import main_of, measured, verdict_of
+from warmstart.analysis.report.outcome import verdict_of
 from warmstart.analysis.report.pictures import Pictures, open_pictures
 from warmstart.analysis.report.words import Words
 from warmstart.console import log
 from warmstart.errors import UserError
-from warmstart.run import layout
 from warmstart.run.reader import Run
 
 _SEGMENTATION, _SETS = "segmentation", "multi-label"
@@ -70,7 +68,7 @@ def run_page(run: Run, words: Words, images: bool) -> Page:
     parts.add("environment", [facts.environment(run, words)])
     parts.add("reproduce", [facts.commands(run, words)])
     about = f"{run.resolved['model']['name']} · {run.resolved['data']['path']}"
-    tiles = _tiles(run, words)
+    tiles = tiles_of(run, words)
     title = run.path.resolve().name
     return Page(
         "report_of_run",
@@ -137,10 +135,7 @@ def _galleries(
         return [("errors", errors.masks_gallery(kept, pictures, _mask_predictor(run, kept.step), words))]
     if kind == _SETS:
         return [("errors", errors.sets_gallery(kept, pictures, words))]
-    tables = (("errors", layout.MISTAKES_TABLE), ("mislabelled", layout.MISLABELLED_TABLE))
-    return [
-        (name, errors.table_gallery(kept, table, f"{name}_note", pictures, words)) for name, table in tables
-    ]
+    return list(errors.class_galleries(kept, pictures, words).items())
 
 
 def _mask_predictor(run: Run, step: int) -> Callable[[Any], Any] | None:
@@ -152,49 +147,3 @@ def _mask_predictor(run: Run, step: int) -> Callable[[Any], Any] | None:
     except UserError as error:
         log.warning("no answers beside the masks: %s", error.happened)
         return None
-
-
-def _tiles(run: Run, words: Words) -> Tiles:
-    """Numbers worth a glance."""
-    found: list[Tile] = []
-    main = main_of(measured(run))
-    side = Side(str(run.path), run)
-    for gain in main[:2]:
-        metrics = next(
-            g["best"] for g in run.gains if g["split"] == gain.split and g.get("task") == gain.task
-        )
-        low, high = (metrics.get(f"{gain.change.metric}_{end}") for end in ("low", "high"))
-        note = "" if low is None else words("interval_of", low=plain(low, 3), high=plain(high, 3))
-        label = f"{words.known(gain.change.metric)}, {gain.name(words)}"
-        found.append(Tile(label, plain(gain.after, 3), note))
-    if len(main) == 1:
-        own = next(g for g in run.gains if g["split"] == main[0].split)
-        for name in ("loss", "ece"):
-            if own["best"].get(name) is not None:
-                note = words("at_start", value=plain(own["start"].get(name), 3))
-                found.append(Tile(words.known(name), plain(own["best"][name], 3), note))
-    best, total = run.pointer(layout.BEST), run.resolved["pace"]["total_steps"]
-    row = next((row for row in side.validations() if row["step"] == best), None)
-    if row is not None and total:
-        if not main:
-            metric = metric_of(side)
-            found.append(Tile(f"{words.known(metric)}, {words('val')}", plain(row.get(metric), 3)))
-        epoch = row.get("epoch")
-        value = words("at_step", step=best) if epoch is None else words("at_epoch", epoch=f"{epoch:g}")
-        found.append(Tile(words("best_at"), value, words("of_steps", step=best, total=total)))
-    seconds = run.status.get("seconds")
-    if seconds:
-        spent = run.status.get("time") or {}
-        part = spent.get("steps", 0.0) / (sum(spent.values()) or 1.0)
-        found.append(
-            Tile(words("time"), duration(seconds), words("time_steps", share=share(part)) if spent else "")
-        )
-    rows = run.plan["rows"]
-    num, trained = (sum(row.get(key, 0) for row in rows) for key in ("num_parameters", "num_trainable"))
-    is_trained = any(row.get("trainable") for row in rows)
-    told = counted(trained) if is_trained else NOTHING
-    found.append(Tile(words("trained"), told, words("of_parameters", num=counted(num))))
-    sizes = run.resolved["data"]["sizes"]
-    rest = ", ".join(f"{words.known(name)} {size:,}" for name, size in sizes.items() if name != "train")
-    found.append(Tile(words("data"), f"{sizes.get('train', 0):,}", rest))
-    return Tiles(tuple(found))
