@@ -10,9 +10,11 @@ from __future__ import annotations
 import atexit
 import json
 import os
+import signal
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -23,15 +25,20 @@ import pyarrow.parquet, safetensors.torch, timm, torch, torchvision
 assert not any(name.split(".")[0] == "warmstart" for name in sys.modules)
 for line in sys.stdin:
     job = json.loads(line)
+    if "poll" in job:
+        pid, status = os.waitpid(job["poll"], os.WNOHANG)
+        print(os.waitstatus_to_exitcode(status) if pid else "", flush=True)
+        continue
     child = os.fork()
     if child == 0:
         break
-    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]), flush=True)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) if job["waits"] else child, flush=True)
 else:
     os._exit(0)
 
 signal.alarm(job["seconds"])
-places = ((0, os.devnull, os.O_RDONLY), (1, job["out"], os.O_WRONLY), (2, job["err"], os.O_WRONLY))
+ADD = os.O_WRONLY | os.O_APPEND
+places = ((0, os.devnull, os.O_RDONLY), (1, job["out"], ADD), (2, job["err"], ADD))
 for number, path, mode in places:
     os.dup2(os.open(path, mode), number)
 os.chdir(job["folder"])
@@ -81,13 +88,42 @@ def run(
             text=True,
             timeout=seconds,
         )
+    with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
+        job = {"code": code, "module": module, "arguments": ["-c", *words], "seconds": seconds, "waits": True}
+        job |= {"folder": str(place), "out": out.name, "err": err.name}
+        return subprocess.CompletedProcess(words, int(_ask(job)), out.read(), err.read())
+
+
+def _ask(job: dict[str, object]) -> str:
+    """The server's answer to a job."""
     server = _server()
     assert server.stdin is not None and server.stdout is not None
-    with tempfile.NamedTemporaryFile("r") as out, tempfile.NamedTemporaryFile("r") as err:
-        job = {"code": code, "module": module, "arguments": ["-c", *words], "seconds": seconds}
-        job |= {"folder": str(place), "out": out.name, "err": err.name}
-        server.stdin.write(json.dumps(job) + "\n")
-        server.stdin.flush()
-        answer = server.stdout.readline()
-        assert answer, "the server of fresh processes is gone"
-        return subprocess.CompletedProcess(words, int(answer), out.read(), err.read())
+    server.stdin.write(json.dumps(job) + "\n")
+    server.stdin.flush()
+    answer = server.stdout.readline()
+    assert answer, "the server of fresh processes is gone"
+    return answer.strip()
+
+
+class Started:
+    """A module that runs by itself, in the way of subprocess.Popen; what it says is added to a file. Linux only."""
+
+    def __init__(self, module: str, arguments: Sequence[str], folder: Path, told: Path) -> None:
+        told.touch()
+        job = {"code": "", "module": module, "arguments": ["-c", *arguments], "seconds": 200, "waits": False}
+        self.pid = int(_ask(job | {"folder": str(folder), "out": str(told), "err": str(told)}))
+        self._code: int | None = None
+
+    def poll(self) -> int | None:
+        if self._code is None:
+            answer = _ask({"poll": self.pid})
+            self._code = int(answer) if answer else None
+        return self._code
+
+    def terminate(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGTERM)
+
+    def kill(self) -> None:
+        if self.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)

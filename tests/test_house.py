@@ -44,6 +44,7 @@ FLOORS = {
     "commands": 7,
     "flags": 7,
     "flags_use": 7,
+    "flags_proofs": 7,
     "demo": 7,
     "verbs": 7,
     "__init__": 7,
@@ -101,6 +102,7 @@ WITHOUT_TORCH = [
     "commands",
     "flags",
     "flags_use",
+    "flags_proofs",
     "__init__",
     "__main__",
 ]
@@ -112,6 +114,7 @@ WITHOUT_TORCH += [
     "verbs.training",
     "verbs.models",
     "verbs.folders",
+    "verbs.reproducing",
     "verbs.advising",
     "verbs.explaining",
     "verbs.exporting",

@@ -29,6 +29,7 @@ _VERBS = (
     "predict",
     "prepare",
     "report",
+    "reproduce",
     "resume",
     "runs",
     "show",

@@ -28,8 +28,8 @@ from warmstart.flags import (
     meta_flags,
     multitask_flags,
     prepare_flags,
-    verify_flags,
 )
+from warmstart.flags_proofs import reproduce_flags, verify_flags
 from warmstart.flags_use import diagnose_flags, evaluate_flags, predict_flags, report_flags, track_flags
 
 
@@ -194,7 +194,7 @@ COMMANDS: dict[str, Command] = {
         exit_code=lambda found: 0 if found.passed else 1,
     ),
     "advise": Command(
-        "Propose settings for data and a model, with reasons, and memory and time measured; trains nothing.",
+        "Propose settings for data and a model, with reasons and measured costs; --run tries them and keeps the best.",
         advise_flags,
         _verb("advise"),
     ),
@@ -237,9 +237,16 @@ COMMANDS: dict[str, Command] = {
         lambda path: {"config": path},
         lambda path: f"{path} written; next: warmstart finetune --config {path} --dry-run",
     ),
+    "reproduce": Command(
+        "Do a recorded run again, and say whether it gives the same numbers, or what differs first.",
+        reproduce_flags,
+        _verb("reproduce"),
+        exit_code=lambda found: 0 if found.is_equal else 1,
+    ),
     "prepare": Command(
         "Images -> a parquet file, or split folders, where no group and no picture crosses a split; leaks are counted.",
         prepare_flags,
+        reproduce_flags,
         _verb("prepare"),
     ),
     "demo": Command(

@@ -106,6 +106,7 @@ def advise_flags() -> tuple[Flag, ...]:
         Flag("goal", "best, balanced, quick or edge [default: balanced]"),
         Flag("device_memory", "memory of the device to plan for: 8GB [default: what is free here]"),
         Flag("to", "YAML file to write, for finetune --config"),
+        Flag("run", "try the first ones of the ranking by successive halving, and keep the best run", bool),
         *(flag for flag in finetune_flags() if flag.name not in ("preset", "config", "dry_run", "data")),
     )
 
@@ -130,16 +131,6 @@ def _preset_names() -> list[str]:
     from warmstart.config.io import preset_names
 
     return preset_names()
-
-
-def verify_flags() -> tuple[Flag, ...]:
-    """Those of finetune; the runs are short, and lie in a temporary folder."""
-    return (
-        Flag("config", "YAML file of settings; flags win over it", positional=True),
-        Flag("steps", "steps of each run [default: 24]", int, least=1),
-        Flag("keep_in", "new folder for both runs [default: a temporary one]"),
-        *(flag for flag in finetune_flags() if flag.name not in ("config", "dry_run")),
-    )
 
 
 def prepare_flags() -> tuple[Flag, ...]:

@@ -9,7 +9,7 @@ import pytest
 
 from warmstart.config import io
 from warmstart.config.schema import leaves
-from warmstart.methods.advise_decide import Advice, decide, options, told
+from warmstart.methods.advise_decide import Advice, decide, options, others, told
 from warmstart.methods.advise_facts import GB, Facts
 from warmstart.methods.advise_rules import METHODS, RULES, SLOTS, rules_of
 
@@ -91,6 +91,13 @@ TOLD: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "warn.gpus": ({"num_gpus": 2}, {"num_gpus": 1}),
 }
 
+TRIED: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
+    "try.head": ({}, {"num_train": 500}),
+    "try.blocks": ({}, VIT),
+    "try.lora": (VIT, {}),
+    "try.full": ({"num_train": 500}, {}),
+}
+
 
 def chosen(changes: dict[str, Any]) -> dict[str, str]:
     """Slot -> the rule that decided it, of those that set something."""
@@ -122,8 +129,42 @@ def test_what_is_told_is_told_where_it_applies_and_nowhere_else(rule: str) -> No
     assert rule not in {found.id for found in told(replace(BASE, **silent))}
 
 
+def beside(given: dict[str, Any] | None = None, **changes: Any) -> dict[str, Advice]:
+    """Rule -> what else is worth a try."""
+    facts = replace(BASE, **changes)
+    return {rule.id: each for rule, each in others(decide(facts, given or {}), facts, given or {})}
+
+
+@pytest.mark.parametrize("rule", TRIED)
+def test_what_is_worth_a_try_is_so_where_it_applies_and_nowhere_else(rule: str) -> None:
+    applies, silent = TRIED[rule]
+    assert rule in beside(**applies) and rule not in beside(**silent)
+
+
+def test_other_methods_and_rates_are_tried_unless_they_were_given() -> None:
+    found = beside(num_train=500, head="new", start_accuracy=None)
+    methods = {rule: each.method for rule, each in found.items()}
+    assert list(methods.values()) == ["last-blocks", "full", "head", "head"] and all(
+        not each.taken for each in found.values()
+    )
+    rates = {rule: (each.values["optim.lr"], each.values.get("adapt.lrs")) for rule, each in found.items()}
+    assert rates["try.full"] == (1e-3, "backbone=2e-4") and rates["try.faster"] == (3e-3, None)
+    assert rates["try.slower"] == (3.3e-4, None)
+    layered = beside(head="new", start_accuracy=None)
+    assert layered["try.faster"].values["adapt.lrs"] == "backbone=0.0006"
+    assert list(beside(weights="random")) == ["try.faster", "try.slower"]
+    assert list(beside({"optim.lr": 1e-4})) == ["try.head", "try.blocks"]
+    assert list(beside({"adapt.freeze": ("backbone",)})) == ["try.faster", "try.slower"]
+    assert beside({"adapt.freeze": ("backbone",), "optim.lr": 1e-4}) == {}
+
+
 def test_every_rule_is_tried_here() -> None:
-    tried = {*CASES, *TOLD, *(rule.id for rule in rules_of("later") + rules_of("memory"))}
+    tried = {
+        *CASES,
+        *TOLD,
+        *TRIED,
+        *(rule.id for rule in rules_of("later") + rules_of("memory") + rules_of("try")),
+    }
     assert tried == {rule.id for rule in RULES} and len(RULES) == len({rule.id for rule in RULES})
     assert {found.id for found in told(BASE) if found.slot == "later"} == {r.id for r in rules_of("later")}
 

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+from warmstart.errors import UserError
+
+if TYPE_CHECKING:
+    from warmstart.config.schema import Config
 
 TORCHVISION, MEMORY = "torchvision:", "memory:"
 
@@ -38,3 +44,20 @@ def short_name(place: str) -> str:
     if place.startswith(MEMORY):
         return "arrays"
     return Path(place).resolve().name if is_path(place) else split_place(place)[0].replace("/", "-")
+
+
+def check_on_disk(config: Config, why: str) -> None:
+    """UserError where data or the model are objects of this process, which other processes do not have."""
+    inside = [
+        name
+        for name, is_inside in (
+            ("data", (config.data.path or "").startswith(MEMORY)),
+            ("the model", (config.model.name or "").startswith("object:")),
+        )
+        if is_inside
+    ]
+    if inside:
+        raise UserError(
+            f"{' and '.join(inside)} are objects of this process, which other processes do not have",
+            f"paths and names: {why}",
+        )

@@ -36,7 +36,7 @@ def make_record(
     return {
         "format": layout.FORMAT_VERSION,
         "warmstart": __version__,
-        "versions": {"python": platform.python_version(), **{name: _version(name) for name in _VERSIONED}},
+        "versions": versions(),
         "origins": origins,
         "seed": job.config.train.seed,
         "device": str(job.device),
@@ -80,6 +80,11 @@ def make_record(
         "pace": asdict(job.pace),
         "probe": measured.to_json() if measured else None,
     }
+
+
+def versions() -> dict[str, str | None]:
+    """Of Python and of the packages that compute; None: not installed."""
+    return {"python": platform.python_version(), **{name: _version(name) for name in _VERSIONED}}
 
 
 def _store(job: Job) -> str | None:

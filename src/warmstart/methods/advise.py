@@ -5,7 +5,8 @@ Nothing is trained, and only memory and time are measured: the rules are the fou
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,10 @@ from warmstart.engine.probe import probe
 from warmstart.errors import UserError
 from warmstart.inference.memory_watch import watch_memory
 from warmstart.inference.reference import WeightsReference
-from warmstart.methods.advise_decide import Advice, options
+from warmstart.methods.advise_decide import Advice, forms, options, others
 from warmstart.methods.advise_facts import Facts
 from warmstart.methods.advise_look import gather
+from warmstart.methods.advise_rules import Rule
 
 _SHARE = 0.9  # of the memory: what is left is for the driver, and for pieces that do not fit into each other
 _ADVICE = "advice"  # the origin of a value
@@ -51,13 +53,32 @@ class Trial:
 
 
 @dataclass(frozen=True)
+class Strategy:
+    """Some advice, and what it costs here; `rule` is why it is worth a try, None for what is advised."""
+
+    name: str
+    rule: Rule | None
+    advice: Advice
+    trial: Trial
+
+    @property
+    def can_run(self) -> bool:
+        return self.trial.refused is None and self.trial.fits is not False
+
+
+@dataclass(frozen=True)
 class Proposal:
-    """Facts, what the rules say of them, and what was measured; `trials` in their order, the last is of the advice."""
+    """Facts, what the rules say of them, and what was measured; `trials` in their order, the last is of the advice.
+
+    `strategies` are ranked: what is advised, then what else is worth a try; last what cannot run here.
+    """
 
     facts: Facts
     advice: Advice
     loaded: Loaded
     trials: tuple[Trial, ...]
+    strategies: tuple[Strategy, ...]
+    startup: float  # seconds until data and model are open
 
     @property
     def fits(self) -> bool | None:
@@ -71,12 +92,15 @@ def propose(flags: Mapping[str, Any], goal: str, device_memory: int | None = Non
         UserError: data or a model that cannot be read or do not fit each other, or settings that contradict.
     """
     bench = _Bench(dict(flags))
+    begun = time.perf_counter()
     base = bench.prepare({"data.workers": 0, "data.feature_cache": "off"})
+    startup = time.perf_counter() - begun
     facts = gather(base, goal, device_memory)
     del base
     limit = None if facts.device_memory is None else int(_SHARE * facts.device_memory)
     advice, trials = _search(facts, bench, limit)
-    return Proposal(facts, advice, bench.load(advice.values), tuple(trials))
+    strategies = _strategies(facts, bench, limit, Strategy(advice.method, None, advice, trials[-1]))
+    return Proposal(facts, advice, bench.load(advice.values), tuple(trials), tuple(strategies), startup)
 
 
 class _Bench:
@@ -154,30 +178,56 @@ class _Bench:
 
 def _search(facts: Facts, bench: _Bench, limit: int | None) -> tuple[Advice, list[Trial]]:
     """The first advice that fits; else the last that could run at all. With what was tried, its own trial last."""
+    trials = _tried(options(facts, bench.given), bench, limit)
+    if not any(trial.refused is None for _, trial in trials):
+        raise UserError(
+            f"nothing that was tried can run here; the first: {trials[0][1].refused}",
+            "a model and settings that this machine can train",
+            "another --model, a smaller --image-size, or fewer settings of your own",
+        )
+    best = _best(trials)
+    return best[0], [*(each for pair in trials if pair is not best for each in pair[1:]), best[1]]
+
+
+def _tried(each: Iterable[Iterator[Advice]], bench: _Bench, limit: int | None) -> list[tuple[Advice, Trial]]:
+    """One after the other, until something fits, which is the last then."""
     trials: list[tuple[Advice, Trial]] = []
-    for batches in options(facts, bench.given):
+    for batches in each:
         needs: list[int] = []
         for advice in batches:
             trial = bench.measure(advice, limit)
             _tell(trial)
             trials.append((advice, trial))
             if trial.refused is None and trial.fits is not False:
-                return advice, [each for _, each in trials]
+                return trials
             if trial.refused is not None and "out of memory" not in trial.refused:
                 break  # the same with every batch
             needs += [] if trial.memory is None else [trial.memory]
             # What is left without any image, if memory grows evenly with the batch.
             if limit is not None and len(needs) > 1 and 2 * needs[-1] - needs[-2] > limit:
                 break
+    return trials
+
+
+def _best(trials: list[tuple[Advice, Trial]]) -> tuple[Advice, Trial]:
+    """What fits; else what takes the least of what could run; else the first."""
+    if trials[-1][1].refused is None and trials[-1][1].fits is not False:
+        return trials[-1]
     could_run = [pair for pair in trials if pair[1].refused is None]
-    if not could_run:
-        raise UserError(
-            f"nothing that was tried can run here; the first: {trials[0][1].refused}",
-            "a model and settings that this machine can train",
-            "another --model, a smaller --image-size, or fewer settings of your own",
-        )
-    least = min(could_run, key=lambda pair: pair[1].memory or 0)
-    return least[0], [*(each for pair in trials if pair is not least for each in pair[1:]), least[1]]
+    return min(could_run, key=lambda pair: pair[1].memory or 0, default=trials[0])
+
+
+def _strategies(facts: Facts, bench: _Bench, limit: int | None, first: Strategy) -> list[Strategy]:
+    """What is advised, and what else is worth a try, in the order of the rules; last what cannot run."""
+    found = [first]
+    for rule, advice in others(first.advice, facts, bench.given):
+        if "method" in rule.sets:
+            advice, trial = _best(_tried(forms(advice, facts, bench.given), bench, limit))
+            found.append(Strategy(advice.method, rule, advice, trial))
+        else:  # another rate costs nothing else
+            name = f"{advice.method}-{rule.id.partition('.')[2]}"
+            found.append(Strategy(name, rule, advice, first.trial))
+    return sorted(found, key=lambda strategy: not strategy.can_run)
 
 
 def _tell(trial: Trial) -> None:

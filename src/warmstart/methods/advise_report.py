@@ -11,7 +11,7 @@ from warmstart.config.io import to_yaml
 from warmstart.config.places import MEMORY
 from warmstart.console import table
 from warmstart.errors import UserError
-from warmstart.methods.advise import Proposal, Trial
+from warmstart.methods.advise import Proposal, Strategy, Trial
 from warmstart.methods.advise_decide import told
 from warmstart.methods.advise_facts import GB
 from warmstart.methods.advise_rules import Rule
@@ -53,6 +53,7 @@ class AdviceResult(Shown):
             "taken": [_said(rule) for rule in found.advice.taken],
             "fits": found.fits,
             "trials": [asdict(trial) for trial in found.trials],
+            "strategies": [_strategy(each) for each in found.strategies],
             "warnings": [*(_said(rule) for rule in notes if rule.slot == "warn"), *found.loaded.warnings],
             "later": [_said(rule) for rule in notes if rule.slot == "later"],
             "config": found.loaded.config.model_dump(mode="json"),
@@ -67,7 +68,7 @@ class AdviceResult(Shown):
         lines = [*found.facts.lines(), "", f"method: {found.advice.method}", ""]
         lines += [table("", ("setting", "value", "row", "rule"), rows, left=4), ""]
         lines += [_wrapped(f"{rule.id}: {rule.reason}") for rule in reasons.values()]
-        lines += ["", *self._cost()]
+        lines += ["", *self._cost(), "", *_ranked(found), ""]
         notes = told(found.facts)
         lines += [_wrapped(f"note ({rule.row}): {rule.reason}") for rule in notes if rule.slot == "warn"]
         lines += [_wrapped(f"note: {warning}") for warning in found.loaded.warnings]
@@ -102,6 +103,31 @@ class AdviceResult(Shown):
         if found.fits is False:
             lines.append("NOTHING FITS: this takes the least; a smaller model or --image-size takes less")
         return lines
+
+
+def _ranked(found: Proposal) -> list[str]:
+    """What is worth a try, by rank, and what each takes on this machine."""
+    rows = []
+    for number, each in enumerate(found.strategies, 1):
+        trial, lr = each.trial, each.advice.value("optim.lr", found.loaded.config.optim.lr)
+        head = (number, each.name, f"{lr:g}")
+        if trial.refused is not None or trial.seconds is None or not trial.seconds_per_epoch:
+            rows.append((*head, "", "", "", "", "cannot run here"))
+            continue
+        memory = "" if trial.memory is None else f"{trial.memory / GB:.2f} GB"
+        why = "does not fit" if trial.fits is False else "advised" if each.rule is None else each.rule.id
+        epochs = f"{trial.seconds / trial.seconds_per_epoch:.3g}"
+        rows.append((*head, epochs, f"{trial.seconds_per_epoch:.3g}", f"{trial.seconds:.3g}", memory, why))
+    columns = ("", "strategy", "rate", "epochs", "s/epoch", "s in all", "memory", "rule")
+    lines = ["what is worth a try, ranked by the rules and not by results; --run tries the first ones"]
+    lines.append(table("", columns, rows, left=2))
+    rules = [each.rule for each in found.strategies if each.rule is not None]
+    return [*lines, *(_wrapped(f"{rule.id} ({rule.row}): {rule.reason}") for rule in rules)]
+
+
+def _strategy(each: Strategy) -> dict[str, Any]:
+    rule = {"rule": None} if each.rule is None else _said(each.rule)
+    return {"name": each.name, **rule, "settings": each.advice.values, **asdict(each.trial)}
 
 
 def write_config(proposal: Proposal, target: str) -> None:

@@ -2,8 +2,8 @@
 
 Slots (the first word of an id) are decided in the order of the table, and within a slot the first rule whose condition
 holds is taken: of two rules that contradict each other the upper one wins, and docs/advise.md says why. Of the slot
-`memory` one after the other is taken until what is advised fits; of `warn` and `later` all that apply are told. `row`
-is that of the documents' checklist (1.04: document 001, fourth row); "own" marks what none of them says.
+`memory` one after the other is taken until what is advised fits; of `try`, `warn` and `later` all that apply are told.
+`row` is that of the documents' checklist (1.04: document 001, fourth row); "own" marks what none of them says.
 """
 
 from __future__ import annotations
@@ -185,6 +185,19 @@ RULES: tuple[Rule, ...] = (
          {"method": "lora"}, "LoRA: no gradients and moments of the backbone."),
     Rule("memory.qlora", "4.19", lambda f: f.is_transformer and not f.has_masks and f.method != "qlora",
          {"method": "qlora"}, "QLoRA: the backbone in 4 bits."),
+    # What else is worth a try, in this order.
+    Rule("try.head", "0.14", lambda f: f.method != "head" and not f.has_masks and not f.is_random, {"method": "head"},
+         "Only the head trains: the cheapest, and it says what the features are worth as they are."),
+    Rule("try.blocks", "0.17",
+         lambda f: f.method != "last-blocks" and not f.is_random and (f.has_masks or not f.is_transformer),
+         {"method": "last-blocks"}, "The last half of the blocks: between the head alone and everything."),
+    Rule("try.lora", "4.19",
+         lambda f: f.is_transformer and not f.has_masks and not f.is_random and not f.has_adapters, {"method": "lora"},
+         "LoRA: few parameters train, and the weights stay near their start."),
+    Rule("try.full", "0.18, 4.08", lambda f: not f.trains_all, {"method": lambda f: f.full_method},
+         "Everything trains: the largest gain where the data suffice, and the most to lose where they do not."),
+    Rule("try.faster", "0.30, own", _always, {}, "The same with three times the rate."),
+    Rule("try.slower", "0.24, own", _always, {}, "The same with a third of the rate."),
     # What to know.
     Rule("warn.memory", "4.10", lambda f: f.is_large and f.on_gpu and (f.device_memory or 24 * GB) < 24 * GB, {},
          "Document 004 asks for a GPU of 24 GB, better 40, for a model of this size; what is measured here counts."),
@@ -219,7 +232,7 @@ RULES: tuple[Rule, ...] = (
 )  # fmt: skip
 
 SLOTS = tuple(
-    dict.fromkeys(rule.slot for rule in RULES if rule.slot not in ("memory", "warn", "later"))
+    dict.fromkeys(rule.slot for rule in RULES if rule.slot not in ("memory", "try", "warn", "later"))
 )  # each of which decides something
 
 

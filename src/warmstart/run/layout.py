@@ -32,6 +32,7 @@ BLEND = "blend.png"
 COMPRESSION, COMPRESSION_PLOT = "compression.json", "compression.png"
 SENSITIVITY, SENSITIVITY_PLOT = "sensitivity.json", "sensitivity.png"
 COMPRESS = "compress.json"  # what was asked for: with it, a compression goes on
+TRYOUT, TRIALS, BEST_CONFIG = "tryout.json", "trials", "best.yaml"  # of strategies that were tried
 GAINS = "gains.json"
 THRESHOLDS = "thresholds.json"
 OCEC = "ocec"  # files in the way of document 001's program, where asked for

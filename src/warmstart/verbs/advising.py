@@ -7,11 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from warmstart import console
 from warmstart.arguments import Data, Model, settings_of
+from warmstart.config.io import validate_section
+from warmstart.config.schema import TrainConfig
 from warmstart.config.values import parse_bytes
 from warmstart.errors import UserError, closest
+from warmstart.run import layout
+from warmstart.run.reader import Run
+from warmstart.run.writer import write_text
 
 if TYPE_CHECKING:
     from warmstart.methods.advise_report import AdviceResult
+    from warmstart.methods.tryout.result import TryoutResult
 
 
 def advise(
@@ -21,16 +27,20 @@ def advise(
     goal: str = "balanced",
     device_memory: str | None = None,
     to: str | None = None,
+    run: bool = False,
     **settings: Any,
-) -> AdviceResult:
+) -> AdviceResult | TryoutResult:
     """Propose settings of `finetune` for `data` and `model`, with a reason for each; nothing is trained.
+
+    With `run` the first ones of the ranking are tried by successive halving, within `time_budget` in all, and the
+    best one ends as a finished run; the same call goes on with what was interrupted.
 
     `goal` is best, balanced, quick or edge; `device_memory` (8GB) plans for another device than this one; `to` is a
     YAML file to write, which `finetune` takes as its `config`. `settings` are those of `finetune`: what is given stays.
 
     Raises:
         UserError: data or a model that cannot be read or do not fit each other, an unknown goal, an amount of memory
-            that is none, a file that exists.
+            that is none, a file that exists; with `run` all strategies failed.
     """
     console.setup()
     from warmstart.methods.advise_facts import GOALS
@@ -44,6 +54,10 @@ def advise(
     if to is not None and (Path(to).exists() or not Path(to).parent.is_dir()):
         what = "exists already" if Path(to).exists() else "lies in a folder that does not exist"
         raise UserError(f"--to {to} {what}", "a new file in a folder that exists", "choose another --to")
+    if run:
+        if planned is not None:
+            raise UserError("--device-memory with --run: it would be tried here", "one of them")
+        return _try_out(settings_of(model, data, settings), goal, to)
     from warmstart.methods.advise import propose
     from warmstart.methods.advise_report import AdviceResult, write_config
 
@@ -51,3 +65,30 @@ def advise(
     if to is not None:
         write_config(proposal, to)
     return AdviceResult(proposal, to)
+
+
+def _try_out(given: dict[str, Any], goal: str, to: str | None) -> TryoutResult:
+    """What was tried, and what the best run changed."""
+    from warmstart.methods.tryout.result import TryoutResult
+    from warmstart.methods.tryout.tryout import try_out
+    from warmstart.verbs.continuing import finish
+
+    found = try_out(given | {"time_budget": None}, goal, _seconds(given.get("time_budget")))
+    best = None if found.best is None else found.tried[found.best]
+    if best is not None and to is not None:
+        write_text(Path(to), (Path(found.folder) / layout.BEST_CONFIG).read_text(encoding="utf-8"))
+    if best is None or best.state != "finished":
+        return TryoutResult(found)
+    run = Run(Path(best.run))
+    if not run.gains:
+        finish(run.path, run.config["train"]["device"])
+    told = (f"{gain['split']}: {gain['verdict']}: {gain['change']}" for gain in Run(run.path).gains)
+    return TryoutResult(found, tuple(told))
+
+
+def _seconds(budget: Any) -> float | None:
+    """UserError: a duration that is no time."""
+    found = validate_section(TrainConfig, {} if budget is None else {"time_budget": budget}).time_budget
+    if found is not None and found.unit != "seconds":
+        raise UserError(f"--time-budget {budget}", "a time such as 20m or 2h")
+    return None if found is None else found.amount

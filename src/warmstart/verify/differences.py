@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import zip_longest
 from pathlib import Path
@@ -41,18 +41,36 @@ class Difference:
 
 def first_difference(first: Run, second: Run) -> Difference | None:
     """Rows (times aside) in the order of steps, then the last and the best checkpoint, then the status; None: equal."""
-    found = [
-        difference
+    return _first(
+        _in_rows(name, reader.read_rows(first.path / name), reader.read_rows(second.path / name))
         for name in (layout.METRICS, layout.EVALS)
-        if (
-            difference := _in_rows(
-                name, reader.read_rows(first.path / name), reader.read_rows(second.path / name)
-            )
-        )
-    ]
-    if found:
-        return min(found, key=lambda difference: difference.step)
+    ) or difference_in_files(first, second)
+
+
+def difference_in_training(first: Run, second: Run, until: int | None = None) -> Difference | None:
+    """Rows alone, up to the step `until`, without those of evaluations that were asked for afterwards."""
+    return _first(
+        _in_rows(name, *(training_rows(run, name, until) for run in (first, second)))
+        for name in (layout.METRICS, layout.EVALS)
+    )
+
+
+def training_rows(run: Run, name: str, until: int | None = None) -> reader.Rows:
+    """As read from the file now: the run may be in progress."""
+    found = reader.read_rows(run.path / name)
+    rows = [row for row in found.rows if row.get("kind") != "evaluate"]
+    return reader.Rows([row for row in rows if until is None or row["step"] <= until], found.num_damaged)
+
+
+def difference_in_files(first: Run, second: Run) -> Difference | None:
+    """The last and the best checkpoint, then the status, of two runs that have come to their end."""
     return next(iter(_in_checkpoints(first, second)), None) or next(iter(_in_status(first, second)), None)
+
+
+def _first(found: Iterable[Difference | None]) -> Difference | None:
+    """Of several the one of the earliest step."""
+    there = [difference for difference in found if difference is not None]
+    return min(there, key=lambda difference: difference.step, default=None)
 
 
 def _in_rows(name: str, first: reader.Rows, second: reader.Rows) -> Difference | None:

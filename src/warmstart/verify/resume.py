@@ -6,17 +6,14 @@ process of its own, as it is in life. Then everything that both left behind is c
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import tempfile
-import time
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
 from warmstart.config.io import Loaded, to_yaml
-from warmstart.config.places import MEMORY
+from warmstart.config.places import check_on_disk
 from warmstart.config.schema import Config
 from warmstart.config.values import Cadence, Duration
 from warmstart.console import log
@@ -25,10 +22,11 @@ from warmstart.run import layout
 from warmstart.run.reader import Run, read_rows
 from warmstart.shown import Shown
 from warmstart.verify.differences import Difference, first_difference
+from warmstart.verify.processes import run_command, running
 
 _NUM_TRIES = 5
-_LOOKS_EVERY = 0.001  # seconds; small models take steps as short as that
 _FEWEST_STEPS = 4
+_PART = "a run of the proof"
 
 
 @dataclass(frozen=True)
@@ -87,7 +85,7 @@ def verify_resume(loaded: Loaded, steps: int = 24, keep_in: str | None = None) -
         raise UserError(
             f"--steps {steps}", f"{_FEWEST_STEPS} or more: something must lie before and after the kill"
         )
-    _check_on_disk(loaded.config)
+    check_on_disk(loaded.config, "the proof kills and resumes processes")
     if keep_in is not None:
         folder = Path(keep_in)
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
@@ -96,22 +94,6 @@ def verify_resume(loaded: Loaded, steps: int = 24, keep_in: str | None = None) -
         return _prove(loaded, steps, folder, str(folder))
     with tempfile.TemporaryDirectory(prefix="warmstart-verify-") as name:
         return _prove(loaded, steps, Path(name), None)
-
-
-def _check_on_disk(config: Config) -> None:
-    inside = [
-        name
-        for name, is_inside in (
-            ("data", (config.data.path or "").startswith(MEMORY)),
-            ("the model", (config.model.name or "").startswith("object:")),
-        )
-        if is_inside
-    ]
-    if inside:
-        raise UserError(
-            f"{' and '.join(inside)} are objects of this process, which other processes do not have",
-            "paths and names: the proof kills and resumes processes",
-        )
 
 
 def _prove(loaded: Loaded, steps: int, folder: Path, kept: str | None) -> Proof:
@@ -124,7 +106,7 @@ def _prove(loaded: Loaded, steps: int, folder: Path, kept: str | None) -> Proof:
     killed_after = _killed(config, resumed, total)
     newest = Run(resumed).checkpoint_steps()
     log.info("verify-resume: killed after step %d; resuming", killed_after)
-    _wait(_start("resume", str(resumed)))
+    run_command(_PART, "resume", str(resumed))
     difference = first_difference(Run(straight), Run(resumed))
     is_reproducible = None
     if difference is not None:
@@ -171,31 +153,8 @@ def _shortened(config: Config, steps: int, folder: Path) -> Config:
     return config.model_copy(update={"train": train, "output": output, "data": data})
 
 
-def _start(verb: str, *arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "warmstart", verb, *arguments]
-    return subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-    )
-
-
-def _wait(process: subprocess.Popen[str]) -> None:
-    """Until the process ends by itself; its error is ours."""
-    try:
-        _, told = process.communicate()
-    finally:
-        process.kill()
-    if process.returncode != 0:
-        reason = told.rpartition("error: ")[2].strip() or told[-2000:].strip()
-        raise UserError(f"a run of the proof failed: {reason}", "settings that train")
-
-
 def _finetune(config: Path, run: Path) -> None:
-    _wait(_start("finetune", "--config", str(config), "--output-dir", str(run)))
+    run_command(_PART, "finetune", "--config", str(config), "--output-dir", str(run))
 
 
 def _killed(config: Path, folder: Path, total: int) -> int:
@@ -203,19 +162,14 @@ def _killed(config: Path, folder: Path, total: int) -> int:
     for number in range(_NUM_TRIES):
         run = folder.with_name(f"killed-{number}")
         target = max(1, total * (_NUM_TRIES - number) // (2 * _NUM_TRIES))  # in the middle, then earlier
-        process = _start("finetune", "--config", str(config), "--output-dir", str(run))
-        try:
-            while process.poll() is None and _last_step(run) < target:
-                time.sleep(_LOOKS_EVERY)
-        finally:
-            was_alive = process.poll() is None
-            process.kill()  # on Windows that is an exit code of 1
-        _, told = process.communicate()
-        if was_alive and process.returncode != 0 and Run(run).checkpoint_steps():
-            run.rename(folder)
-            return _last_step(folder)
-        if process.returncode != 0 and _last_step(run) == 0:
-            raise UserError(f"a run of the proof failed: {told.rpartition('error: ')[2].strip()}")
+        with running("finetune", "--config", str(config), "--output-dir", str(run)) as process:
+            was_alive = process.wait_until(lambda: _last_step(run) >= target)  # noqa: B023 (called within the loop)
+            code = process.kill()
+            if was_alive and code != 0 and Run(run).checkpoint_steps():
+                run.rename(folder)
+                return _last_step(folder)
+            if code != 0 and _last_step(run) == 0:
+                raise UserError(f"{_PART} failed: {process.reason()}", "settings that train")
     raise UserError(
         f"the run of {total} steps was over before it could be killed, {_NUM_TRIES} times",
         "a run that lasts",

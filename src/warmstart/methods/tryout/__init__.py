@@ -1,0 +1,1 @@
+"""The short list of advice, tried by successive halving: `warmstart advise --run`."""
