@@ -25,33 +25,6 @@ CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
-def original(overlapping: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A small convolutional network on 16 px."""
-    return api.finetune(
-        "builtin:fashion_cnn",
-        overlapping,
-        weights="none",
-        epochs=4,
-        output_dir=str(tmp_path_factory.mktemp("compress") / "run"),
-        image_size="16",
-        batch_size=8,
-        train_ratio=0.6,
-        val_ratio=0.2,
-        lr=0.003,
-        workers=0,
-        device="cpu",
-        tensorboard=False,
-        pictures=False,
-    ).run
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
-    """Latency is measured for the least number of rounds only."""
-    monkeypatch.setattr("warmstart.methods.compress.cost._SECONDS", 0.0)
-
-
-@pytest.fixture(scope="module")
 def smaller(original: str, tmp_path_factory: pytest.TempPathFactory) -> flow.Compressed:
     folder = tmp_path_factory.mktemp("smaller") / "out"
     made = api.compress(

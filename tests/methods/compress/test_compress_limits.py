@@ -30,21 +30,6 @@ from warmstart.verbs.compressing import settings_of
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
-    """Latency is measured for the least number of rounds only."""
-    monkeypatch.setattr("warmstart.methods.compress.cost._SECONDS", 0.0)
-
-
-@pytest.fixture(scope="module")
-def original(overlapping: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return api.finetune(
-        "builtin:fashion_cnn", overlapping, weights="none", epochs=1, image_size="16", batch_size=8, lr=0.003,
-        min_lr=0.001, train_ratio=0.6, val_ratio=0.2, device="cpu", tensorboard=False,
-        output_dir=str(tmp_path_factory.mktemp("limits") / "run"),
-    ).run  # fmt: skip
-
-
 @pytest.fixture(scope="module")
 def searched(original: str, tmp_path_factory: pytest.TempPathFactory) -> flow.Compressed:
     """A search for a tenth of a per cent of the MACs, which no method can reach."""

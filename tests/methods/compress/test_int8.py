@@ -24,32 +24,6 @@ from warmstart.run.reader import Run
 CPU = torch.device("cpu")
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
-    """Latency is measured for the least number of rounds only."""
-    monkeypatch.setattr("warmstart.methods.compress.cost._SECONDS", 0.0)
-
-
-@pytest.fixture(scope="module")
-def original(overlapping: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return api.finetune(
-        "builtin:fashion_cnn",
-        overlapping,
-        weights="none",
-        epochs=12,
-        output_dir=str(tmp_path_factory.mktemp("int8") / "run"),
-        image_size="16",
-        batch_size=8,
-        train_ratio=0.6,
-        val_ratio=0.2,
-        lr=0.003,
-        workers=0,
-        device="cpu",
-        tensorboard=False,
-        pictures=False,
-    ).run
-
-
 def test_integers_compute_what_the_layers_do() -> None:
     module, given = plain(), images(8, 16)
     put_on_grids(module, given)
