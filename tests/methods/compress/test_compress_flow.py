@@ -12,6 +12,7 @@ import torch
 
 import fresh
 from warmstart import api
+from warmstart.analysis.summary import lr_rule
 from warmstart.cli import main
 from warmstart.config.compress_section import CompressConfig
 from warmstart.errors import Interrupted, UserError
@@ -45,6 +46,7 @@ def test_the_result_is_a_run_like_any_other(original: str, smaller: flow.Compres
     found = api.evaluate(smaller.run, split="val", device="cpu")
     assert found.metrics["accuracy"] == after.metrics["accuracy"]
     assert smaller.test is not None
+    assert lr_rule(Run(Path(smaller.run))) is None, "nothing was trained at a rate"
     record = Run(Path(smaller.run)).resolved
     assert record["compress"]["edits"] == [FACTORISE]
     assert record["parent"]["run"] == original

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from quantised_models import built_of, images, plain, put_on_grids
 from warmstart import api
@@ -109,6 +110,30 @@ def test_training_for_int8_goes_on_and_leaves_a_graph(original: str, tmp_path: P
     )
     with pytest.raises(UserError, match="computes in int8 already"):
         api.compress(made.run, method="factorise", device="cpu", output_dir=str(tmp_path / "again"))
+
+
+class Mixed(nn.Module):
+    """What torch makes of this compares whole numbers with floats, which ONNX Runtime does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x) * float(x.detach().numpy().std() > 0)
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_graph_that_is_not_run_is_told_of(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3)).astype(np.uint8)
+    data, module = {split: (pixels, np.arange(12) % 2) for split in ("train", "val")}, Mixed()
+    run = api.finetune(
+        module, data, image_size="8", max_steps=1, device="cpu", tensorboard=False, pictures=False,
+        output_dir=str(tmp_path / "run"),
+    ).run  # fmt: skip
+    with pytest.raises(UserError, match="cannot be opened: "):
+        api.compress(run, method="int8", module=module, device="cpu", output_dir=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_nothing_to_calibrate_on_is_refused(original: str, tmp_path: Path) -> None:

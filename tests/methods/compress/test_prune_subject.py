@@ -105,10 +105,17 @@ def test_a_search_goes_as_far_as_it_is_asked(original: str, tmp_path: Path) -> N
     assert points(tmp_path / "b")[-1]["removed"] == 0.5
 
 
-def test_what_cannot_be_pruned_is_refused(original: str, tmp_path: Path) -> None:
-    out = {"output_dir": str(tmp_path / "o"), **QUICK}
-    with pytest.raises(UserError, match=r"--layers head: .* is of the head, whose outputs are the answers"):
-        ws.compress(original, layers="head", **out)
+def test_what_cannot_be_pruned_is_refused(
+    original: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for dry_run in (False, True):
+        with pytest.raises(
+            UserError, match=r"--layers head: .* is of the head, whose outputs are the answers"
+        ):
+            ws.compress(
+                original, layers="head", device="cpu", output_dir=str(tmp_path / "o"), dry_run=dry_run
+            )
+    assert "of recovery" not in capsys.readouterr().err, "before any step was tried"
     with pytest.raises(UserError, match="--calibration 0: no training images"):
         ws.compress(original, importance="taylor", calibration=0, output_dir=str(tmp_path / "p"), **QUICK)
     with pytest.raises(UserError, match="--scope embedding with --method sparse"):
