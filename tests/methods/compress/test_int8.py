@@ -144,6 +144,14 @@ def test_nothing_to_calibrate_on_is_refused(original: str, tmp_path: Path) -> No
             )
 
 
+def test_as_many_images_are_announced_as_there_are(
+    original: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.compress(original, method="int8", device="cpu", dry_run=True, output_dir=str(tmp_path / "out"))
+    num = Run(Path(original)).resolved["data"]["sizes"]["train"]
+    assert f"nothing is trained: {num} training images are seen" in capsys.readouterr().err
+
+
 def test_forms_differ_in_their_scales(tmp_path: Path) -> None:
     module, given = plain(), images(8, 16)
     write_onnx(built_of(module, None, 16), tmp_path / "float.onnx")
