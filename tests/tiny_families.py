@@ -12,6 +12,7 @@ from timm.models.swin_transformer import SwinTransformer
 from timm.models.vision_transformer import VisionTransformer
 from torch import nn
 
+from tiny_transformers import TOKENS, WINDOWS, tiny
 from warmstart.models.blocks import find_blocks
 from warmstart.models.build import BuiltModel
 from warmstart.models.heads import HeadChange
@@ -50,36 +51,8 @@ def torchvision_vit() -> tuple[nn.Module, str]:
     return module, "heads.head"
 
 
-def hf_vit() -> tuple[nn.Module, str]:
-    import transformers
-
-    config = transformers.ViTConfig(
-        image_size=32,
-        patch_size=8,
-        hidden_size=24,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=48,
-        num_labels=3,
-    )
-    module = transformers.ViTForImageClassification(config)
-    module.register_forward_hook(_only_logits)
-    return module, "classifier"
-
-
-def hf_swin() -> tuple[nn.Module, str]:
-    import transformers
-
-    config = transformers.SwinConfig(
-        image_size=32,
-        patch_size=4,
-        embed_dim=16,
-        depths=[2, 2],
-        num_heads=[1, 2],
-        window_size=4,
-        num_labels=3,
-    )
-    module = transformers.SwinForImageClassification(config)
+def of_transformers(family: str, **options: object) -> tuple[nn.Module, str]:
+    module = tiny("ForImageClassification", family, num_labels=3, **options)()
     module.register_forward_hook(_only_logits)
     return module, "classifier"
 
@@ -112,8 +85,8 @@ FAMILIES: dict[str, Callable[[], tuple[nn.Module, str]]] = {
     "swin": timm_swin,
     "torchvision vit": torchvision_vit,
     "torchvision swin": torchvision_swin,
-    "transformers vit": hf_vit,
-    "transformers swin": hf_swin,
+    "transformers vit": lambda: of_transformers("ViT", **TOKENS),
+    "transformers swin": lambda: of_transformers("Swin", **WINDOWS),
 }
 
 

@@ -168,7 +168,10 @@ def restore_model(
         restored = restore_zero_shot(model, resolve_device(device), *zero_shot, overrides)
     for note in restored.built.notes:
         console.log.info("weights: %s", note)
-    if restored.reference.run is None:
+    run = restored.reference.run
+    if run is not None and run.unfinished is not None:
+        console.log.warning("%s, step %s", run.unfinished, restored.reference.step)
+    if run is None:
         used = restored.built.preprocessing
         console.log.info(
             "%s: input %dx%d, mean %s, std %s", restored.built.name, *used.image_size, used.mean, used.std

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import builtins
-import json
 import shutil
-from collections.abc import Callable
 from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
@@ -16,8 +14,8 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import save_file
-from torch import nn
 
+from tiny_transformers import MIT, STAGES, TOKENS, WINDOWS, saved, tiny
 from warmstart.config.schema import ModelConfig
 from warmstart.data.batches import View
 from warmstart.errors import UserError
@@ -27,23 +25,7 @@ from warmstart.models.build import build, metadata_for
 from warmstart.models.hf_zoo import _CONFIGS
 from warmstart.models.zoo import create, outline, split_name
 
-TOKENS = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
-TOKENS |= {"image_size": 32, "patch_size": 8}
-STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
-WINDOWS = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "image_size": 32, "window_size": 4}
-MIT = {**STAGES, "num_attention_heads": [1, 1, 2, 2], "decoder_hidden_size": 16}
 CLASSES = ("ant", "bee", "cat")
-
-
-def tiny(kind: str, family: str, **options: Any) -> Callable[[], nn.Module]:
-    def make() -> nn.Module:
-        torch.manual_seed(0)
-        config = getattr(transformers, f"{family}Config")(**options)
-        return getattr(transformers, f"{family}{kind}")(config).eval()
-
-    return make
-
-
 CLASSIFIERS = {
     "ViT": tiny("ForImageClassification", "ViT", num_labels=3, **TOKENS),
     "Swin": tiny("ForImageClassification", "Swin", num_labels=3, **WINDOWS),
@@ -57,15 +39,6 @@ BACKBONES = {
     "DINOv3 ConvNeXt": tiny("Model", "DINOv3ConvNext", **STAGES),
     "MiT": tiny("Model", "Segformer", **MIT),
 }
-
-
-def saved(make: Callable[[], nn.Module], folder: Path, **processor: Any) -> tuple[str, Any]:
-    transformers.utils.logging.disable_progress_bar()
-    module: Any = make()
-    module.save_pretrained(folder)
-    if processor:
-        (folder / "preprocessor_config.json").write_text(json.dumps(processor))
-    return f"hf:{folder}", module
 
 
 @pytest.mark.parametrize("kind", CLASSIFIERS)

@@ -155,10 +155,10 @@ def _splits_at(run: Run, step: int | None) -> dict[str, dict[str, Any]]:
 def lr_rule(run: Run) -> dict[str, float] | None:
     """Document 000's rule: tune with 1/100 to 1/50 of the rate that the original training had.
 
-    None for a training from nothing, and where no run of the line has recorded that rate.
+    None for a training from nothing, where no run of the line has recorded that rate, and where nothing was trained.
     """
     original = run.resolved["original_lr"]
-    if original is None or run.resolved["model"]["source"]["kind"] == "random":
+    if original is None or "compress" in run.resolved or run.resolved["model"]["source"]["kind"] == "random":
         return None
     return {"original_lr": original, "low": original / 100, "high": original / 50, "lr": run.resolved["lr"]}
 

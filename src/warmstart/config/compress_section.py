@@ -119,6 +119,11 @@ class CompressConfig(Section):
         default = 0.0 if self.method in ("int8", "qat") else 0.5
         return default if self.amount is None else self.amount
 
+    @property
+    def calibrates(self) -> bool:
+        """Whether training images are looked at before anything is trained."""
+        return self.method in ("int8", "qat") or (self.method == "prune" and self.importance == "taylor")
+
 
 _GOALS = ("max_drop", "target_latency", "target_size", "target_macs")
 _NOT_BY_ZEROS = {"target_latency": "time", "target_macs": "MACs", "target_size": "bytes"}

@@ -162,7 +162,7 @@ def to_yaml(config: Config, origins: dict[str, str]) -> str:
             section = leaf.section
             lines.append(f"{section}:")
         comment = f"  # {origins[leaf.path]}" if leaf.path in origins else ""
-        lines.append(f"  {leaf.name}: {_scalar(dumped[leaf.section][leaf.name])}{comment}")
+        lines.append(f"  {leaf.name}: {scalar(dumped[leaf.section][leaf.name])}{comment}")
     return "\n".join(lines) + "\n"
 
 
@@ -178,7 +178,7 @@ def template(values: dict[str, Any]) -> str:
         value = values.get(leaf.path, dumped[leaf.section][leaf.name])
         # After the indentation, so that the line stands right whether or not an editor adds a space.
         mark = "" if leaf.path in values else "#"
-        lines.append(f"  {mark}{leaf.name}: {_scalar(value)}  # {leaf.description}")
+        lines.append(f"  {mark}{leaf.name}: {scalar(value)}  # {leaf.description}")
     return "\n".join(lines) + "\n"
 
 
@@ -187,7 +187,7 @@ def preset_names() -> list[str]:
     return sorted(Path(entry.name).stem for entry in folder.iterdir() if entry.name.endswith(".yaml"))
 
 
-def _scalar(value: Any) -> str:
+def scalar(value: Any) -> str:
     # Flow style keeps every leaf on one line; width so large that nothing is folded.
     text = yaml.safe_dump(value, default_flow_style=True, width=10**6, allow_unicode=True)
     return text.removesuffix("\n").removesuffix("...").strip()

@@ -7,8 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from warmstart.config.io import to_yaml
 from warmstart.config.places import MEMORY
+from warmstart.config.settings_file import comment, settings_lines
 from warmstart.console import table
 from warmstart.errors import UserError
 from warmstart.methods.advise import Proposal, Strategy, Trial
@@ -153,27 +153,13 @@ def as_yaml(proposal: Proposal) -> str:
     seconds = f"{last.seconds_per_epoch:.3g} s per epoch" if last.seconds_per_epoch is not None else ""
     lines = ["Settings by `warmstart advise`; run them: warmstart finetune --config THIS_FILE"]
     lines += [*proposal.facts.lines(), f"measured: {_memory(last)}; {seconds}", _FRANKLY]
-    head = [_comment(line, "# ") for line in lines]
-    found: list[str] = []
-    section = ""
-    for line in to_yaml(proposal.loaded.config, {}).splitlines()[1:]:
-        if not line.startswith(" "):
-            section, opened = line.rstrip(":"), False
-            continue
-        path = f"{section}.{line.strip().partition(':')[0]}"
-        if path not in origins:
-            continue
-        found += [] if opened else [f"{section}:"]
-        opened = True
-        reason = f"{rules[path].row}, {rules[path].id}: {rules[path].reason}" if path in rules else "given"
-        found += [_comment(reason, "  # "), line]
-    later = [rule for rule in told(proposal.facts) if rule.slot == "later"]
-    tail = [_comment(f"{rule.row}: {rule.reason}", "# ") for rule in later]
-    return "\n".join([*head, *found, *tail]) + "\n"
-
-
-def _comment(text: str, mark: str) -> str:
-    return "\n".join(textwrap.wrap(text, _WIDTH, initial_indent=mark, subsequent_indent=mark))
+    reasons = {
+        path: f"{rules[path].row}, {rules[path].id}: {rules[path].reason}" if path in rules else "given"
+        for path in origins
+    }
+    later = [f"{rule.row}: {rule.reason}" for rule in told(proposal.facts) if rule.slot == "later"]
+    head, tail = ([part for line in all_ for part in comment(line)] for all_ in (lines, later))
+    return "\n".join([*head, *settings_lines(proposal.loaded.config, reasons), *tail]) + "\n"
 
 
 def _wrapped(text: str, indent: str = "  ") -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from warmstart.config.distill_rules import ONNX
 from warmstart.errors import UserError, listing
 
 # Wrappers that stand in the middle of names: torch.compile, FSDP, activation checkpointing.
@@ -48,6 +50,12 @@ class Content:
 
 def look_at(file: Path) -> tuple[bytes, str]:
     """(its first bytes, the sha256 of all); UserError where these are no weights."""
+    if file.suffix.lower() == ONNX:
+        raise UserError(
+            f"{file} is an ONNX graph, which gives answers and has no layers to train or change",
+            "a run, or a file of weights",
+            "name what it was exported from; `warmstart evaluate`, `predict` and --teacher read a graph",
+        )
     with file.open("rb") as stream:
         start = stream.read(64)
         stream.seek(0)
@@ -59,6 +67,14 @@ def look_at(file: Path) -> tuple[bytes, str]:
             f"{file} is a git-lfs pointer, not the weights", "the file it points to", "run git lfs pull"
         )
     return start, sha256
+
+
+def is_program(file: Path) -> bool:
+    """Whether it is an archive of torch.export.save."""
+    if not zipfile.is_zipfile(file):
+        return False
+    with zipfile.ZipFile(file) as archive:
+        return any(name.endswith("/archive_format") for name in archive.namelist())
 
 
 def plain(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:

@@ -86,8 +86,8 @@ def check_kept(bare: str) -> None:
         raise UserError(
             f"the model was a Python object, a {kind}, and none was passed in this process{others}",
             "the object, or one of the same structure",
-            f"in Python: warmstart.evaluate(RUN, data, module={kind}(...)); predict, check and resume take "
-            "module= too",
+            f"in Python: warmstart.evaluate(RUN, data, module={kind}(...)); predict, export, compress, explain, check "
+            "and resume take module= too",
         )
 
 

@@ -19,6 +19,7 @@ from warmstart.models.adapters.four_bit import in_floats, told_of_codes, without
 from warmstart.models.adapters.inject import without_adapters
 from warmstart.models.beside import digest_of, with_head
 from warmstart.models.builtin import recognise
+from warmstart.models.card_file import entries_beside
 from warmstart.models.choose import (
     SUFFIXES,
     Choice,
@@ -30,7 +31,7 @@ from warmstart.models.choose import (
     is_weights,
     matches,
 )
-from warmstart.models.contents import check_numbers, look_at, not_finite, plain, unusable
+from warmstart.models.contents import check_numbers, is_program, look_at, not_finite, plain, unusable
 from warmstart.models.created import shapes_of
 from warmstart.models.gaps import compare, under
 from warmstart.models.hf_folder import CONFIG, described
@@ -102,11 +103,13 @@ def read_weights(path: str | Path) -> WeightsFile:
     metadata: dict[str, str] = {}
     if file.name.endswith(INDEX_SUFFIX):
         found, sha256 = _read_shards(file), digest(file)
+        metadata = entries_beside(file, sha256)
     elif file.suffix == ".safetensors" or start[8:10] == b'{"':
         tensors, metadata = _read_safetensors(file)
+        metadata |= {} if NAME in metadata else entries_beside(file, sha256)
         found = Unwrapped(tensors, ()) if NAME in metadata else _stripped(tensors)
     else:
-        found = _read_pickle(file)
+        found, metadata = _read_pickle(file), entries_beside(file, sha256)
     adapter = read_adapter(file, found.state)
     if adapter is not None:
         found, metadata = replace(found, state=adapter.tensors), dict(adapter.entries)
@@ -124,7 +127,7 @@ def read_weights(path: str | Path) -> WeightsFile:
     beside, config = {k: v for k, v in beside.items() if k not in metadata}, str(file.with_name(CONFIG))
     named = classes_in(metadata, str(file)) or classes_in(beside, config)
     notes += told if "classes" in beside else ()
-    stated = {**metadata, **found.metadata}
+    stated = {**found.metadata, **metadata}
     return WeightsFile(
         path=file,
         state=state,
@@ -277,6 +280,13 @@ def _read_pickle(file: Path) -> Unwrapped:
                 f"{file} is a TorchScript program, not weights",
                 "a state_dict or a safetensors file",
                 "torch.save(torch.jit.load(file).state_dict(), 'weights.pt') on a machine that trusts it",
+            ) from error
+        if is_program(file):
+            raise UserError(
+                f"{file} is a program of torch.export, not weights",
+                "a state_dict or a safetensors file",
+                "what `warmstart export RUN --to onnx` or --to safetensors writes is read; or "
+                "torch.save(torch.export.load(file).state_dict, 'weights.pt')",
             ) from error
         raise _unreadable(file, "a PyTorch checkpoint", error) from error
     return unwrap(content, file)

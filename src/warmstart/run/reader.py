@@ -86,6 +86,12 @@ class Run:
             status = {**status, "unreadable": own}
         return status
 
+    @property
+    def unfinished(self) -> str | None:
+        """What to say of a run that has not come to its end."""
+        state = self.status.get("state")
+        return None if state == "finished" else f"{self.path} is {state}: as far as it has come"
+
     @cached_property
     def gains(self) -> list[dict[str, Any]]:
         """What the run changed, per split, as measured after it; empty while it runs."""

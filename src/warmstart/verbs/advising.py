@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from warmstart import console
 from warmstart.arguments import Data, Model, settings_of
 from warmstart.config.io import validate_section
 from warmstart.config.schema import TrainConfig
+from warmstart.config.settings_file import check_new_file
 from warmstart.config.values import parse_bytes
 from warmstart.errors import UserError, closest
 from warmstart.run import layout
@@ -51,9 +51,8 @@ def advise(
         planned = None if device_memory is None else parse_bytes(device_memory)
     except ValueError as error:
         raise UserError(f"--device-memory: {error}") from None
-    if to is not None and (Path(to).exists() or not Path(to).parent.is_dir()):
-        what = "exists already" if Path(to).exists() else "lies in a folder that does not exist"
-        raise UserError(f"--to {to} {what}", "a new file in a folder that exists", "choose another --to")
+    if to is not None:
+        check_new_file("--to", to)
     if run:
         if planned is not None:
             raise UserError("--device-memory with --run: it would be tried here", "one of them")

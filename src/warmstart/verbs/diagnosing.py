@@ -26,9 +26,10 @@ def diagnose(run: str, *, write: str | None = None, picture: str | None = None) 
     from warmstart.analysis.diagnose.rules import diagnose_history, open_history
 
     if write is not None:
-        from warmstart.analysis.diagnose.next_config import check_target, write_next
+        from warmstart.analysis.diagnose.next_config import write_next
+        from warmstart.config.settings_file import check_new_file
 
-        check_target(write)
+        check_new_file("--write", write)
     if is_folder_of_runs(run):
         if write is not None or picture is not None:
             raise UserError(f"{run} is a folder of runs", "one run for --write and --picture")

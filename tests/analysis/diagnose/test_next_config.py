@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from warmstart.analysis.diagnose.findings import Diagnosis, Finding
-from warmstart.analysis.diagnose.next_config import check_target, write_next
+from warmstart.analysis.diagnose.next_config import write_next
 from warmstart.analysis.diagnose.next_data import write_table
 from warmstart.config.io import load
 from warmstart.data.sources import open_source
@@ -54,14 +54,6 @@ def test_nothing_to_write(diagnosed_run, tmp_path):
         with pytest.raises(UserError, match="nothing to write"):
             write_next(Run(diagnosed_run), diagnosis_of(*findings), str(tmp_path / "next.yaml"))
     assert list(tmp_path.iterdir()) == []
-
-
-def test_a_file_that_exists_is_not_overwritten(tmp_path):
-    (tmp_path / "next.yaml").write_text("x", encoding="utf-8")
-    with pytest.raises(UserError, match="exists already"):
-        check_target(str(tmp_path / "next.yaml"))
-    with pytest.raises(UserError, match="does not exist"):
-        check_target(str(tmp_path / "none" / "next.yaml"))
 
 
 @pytest.fixture

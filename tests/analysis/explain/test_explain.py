@@ -301,6 +301,27 @@ def test_a_class_of_masks(tmp_path: Path) -> None:
         assert look.heats[0].region is not None and (look.heats[0].region == mask).mean() > 0.9
 
 
+def test_sets_of_labels_have_colours_of_their_own(tmp_path: Path) -> None:
+    """No label and several are two things."""
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 16, 16, 1)).astype(np.uint8)
+    labels = np.array([[0, 0], [1, 0], [0, 1], [1, 1]] * 3, np.uint8)
+    run = ws.finetune(
+        "builtin:fashion_cnn", {"train": (pixels, labels), "val": (pixels, labels)}, weights="none",
+        image_size="16", max_steps=1, device="cpu", tensorboard=False, pictures=False,
+        output_dir=str(tmp_path / "run"),
+    ).run  # fmt: skip
+    found = ws.explain(
+        run,
+        data={"val": (pixels, labels)},
+        method="embedding",
+        projection="pca",
+        output=str(tmp_path / "out"),
+    )
+    with (Path(found.folder) / "embedding.csv").open() as file:
+        names = [row["class"] for row in csv.DictReader(file)]
+    assert names == ["no label", "0", "1", "several labels"] * 3
+
+
 def test_adapters_are_merged_first(small_run: Path, tmp_path: Path) -> None:
     """With its adapters a model has the same answers as merged, so the maps are the same to rounding."""
     data = reader.open_run(small_run).resolved["data"]["path"]

@@ -29,7 +29,7 @@ LAYERS = {
     "swin": ("norm", "4 x 4 places"),
     "torchvision vit": ("encoder.layers.encoder_layer_1.ln_1", "4 x 4 places"),
     "torchvision swin": ("norm", "4 x 4 places"),
-    "transformers vit": ("vit.layers.1.layernorm_before", "4 x 4 places"),
+    "transformers vit": ("vit.layers.2.layernorm_before", "4 x 4 places"),
     "transformers swin": ("swin.layernorm", "4 x 4 places"),
 }
 

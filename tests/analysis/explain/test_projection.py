@@ -33,7 +33,7 @@ def test_pca_is_that_of_scikit_learn() -> None:
 def test_tsne_keeps_neighbours_and_repeats_itself() -> None:
     embeddings, numbers = groups()
     points, words = project(embeddings, "tsne")
-    assert words == f"t-SNE, perplexity {59 / 3:g}"
+    assert words == f"t-SNE, perplexity {59 / 3:.3g}"
     apart = np.linalg.norm(points[:, None] - points, axis=2) + np.diag([np.inf] * len(points))
     assert (numbers[apart.argmin(axis=1)] == numbers).all()
     assert np.array_equal(project(embeddings, "tsne")[0], points)

@@ -29,7 +29,7 @@ def found(name: str) -> tuple[nn.Module, torch.Tensor, tuple[Group, ...], str]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_macs_that_are_left_are_those_of_the_pruned_model(name: str, one_thread: None) -> None:
+def test_macs_that_are_left_are_those_of_the_pruned_model(name: str) -> None:
     module, example, groups, _ = found(name)
     costs = Costs(module, groups, example)
     assert costs.total == pytest.approx(count_macs(module, example))
@@ -38,7 +38,7 @@ def test_macs_that_are_left_are_those_of_the_pruned_model(name: str, one_thread:
     assert costs.left(chosen) == pytest.approx(count_macs(smaller, example), rel=1e-6)
 
 
-def test_the_least_important_units_of_all_groups_go_first(one_thread: None) -> None:
+def test_the_least_important_units_of_all_groups_go_first() -> None:
     module, example, groups, _ = found("timm:test_resnet")
     costs = Costs(module, groups, example)
     generator = torch.Generator().manual_seed(0)
@@ -60,7 +60,7 @@ def test_the_least_important_units_of_all_groups_go_first(one_thread: None) -> N
     assert choose_global(groups, silent, costs.left, 0.0)[0] == frozenset()
 
 
-def test_each_group_loses_the_share_that_its_level_gives(one_thread: None) -> None:
+def test_each_group_loses_the_share_that_its_level_gives() -> None:
     module, example, groups, _ = found("timm:test_resnet")
     costs = Costs(module, groups, example)
     scores = [torch.arange(group.num_units).double() for group in groups]
@@ -79,7 +79,7 @@ def test_each_group_loses_the_share_that_its_level_gives(one_thread: None) -> No
         assert units == frozenset(range(len(units)))  # the lowest scores
 
 
-def test_inputs_of_the_classifier_are_counted(one_thread: None) -> None:
+def test_inputs_of_the_classifier_are_counted() -> None:
     _, _, groups, head = found("timm:test_resnet")
     feeding = [group for group in groups if group.feeds(head)]
     none = [frozenset[int]()] * len(feeding)

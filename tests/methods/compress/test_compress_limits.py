@@ -25,24 +25,10 @@ from warmstart.methods.compress.recovery import recovery_config
 from warmstart.methods.compress.search import chosen, next_amount, within
 from warmstart.methods.compress.subject import open_subject
 from warmstart.records import finite
+from warmstart.run import writer
 from warmstart.verbs.compressing import settings_of
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
-    """Latency is measured for the least number of rounds only."""
-    monkeypatch.setattr("warmstart.methods.compress.cost._SECONDS", 0.0)
-
-
-@pytest.fixture(scope="module")
-def original(overlapping: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return api.finetune(
-        "builtin:fashion_cnn", overlapping, weights="none", epochs=1, image_size="16", batch_size=8, lr=0.003,
-        min_lr=0.001, train_ratio=0.6, val_ratio=0.2, device="cpu", tensorboard=False,
-        output_dir=str(tmp_path_factory.mktemp("limits") / "run"),
-    ).run  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +158,19 @@ def test_a_change_that_is_no_number_is_read_again(searched: flow.Compressed) -> 
     assert not within(settings, again)
     assert math.isnan(again.metrics["x"])
     assert chosen(settings, [searched.points[0], again])[0] == 1
+
+
+def test_a_run_that_goes_on_is_not_compressed(
+    original: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(original, run)
+    writer.write_status(run, "running", step=3)  # by this process, which is alive
+    with pytest.raises(UserError, match="is still being trained"):
+        api.compress(str(run), method="sparse", epochs=0, device="cpu", output_dir=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+    api.evaluate(str(run), split="val", device="cpu")
+    assert "is running: as far as it has come, step" in capsys.readouterr().err
 
 
 def test_a_target_that_is_met_is_refused(original: str, tmp_path: Path) -> None:

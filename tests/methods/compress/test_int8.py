@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from quantised_models import built_of, images, plain, put_on_grids
 from warmstart import api
@@ -22,32 +23,6 @@ from warmstart.models.quantised import channel_scales, quantised_layers
 from warmstart.run.reader import Run
 
 CPU = torch.device("cpu")
-
-
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
-    """Latency is measured for the least number of rounds only."""
-    monkeypatch.setattr("warmstart.methods.compress.cost._SECONDS", 0.0)
-
-
-@pytest.fixture(scope="module")
-def original(overlapping: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
-    return api.finetune(
-        "builtin:fashion_cnn",
-        overlapping,
-        weights="none",
-        epochs=12,
-        output_dir=str(tmp_path_factory.mktemp("int8") / "run"),
-        image_size="16",
-        batch_size=8,
-        train_ratio=0.6,
-        val_ratio=0.2,
-        lr=0.003,
-        workers=0,
-        device="cpu",
-        tensorboard=False,
-        pictures=False,
-    ).run
 
 
 def test_integers_compute_what_the_layers_do() -> None:
@@ -137,12 +112,44 @@ def test_training_for_int8_goes_on_and_leaves_a_graph(original: str, tmp_path: P
         api.compress(made.run, method="factorise", device="cpu", output_dir=str(tmp_path / "again"))
 
 
+class Mixed(nn.Module):
+    """What torch makes of this compares whole numbers with floats, which ONNX Runtime does not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Conv2d(3, 4, 3), nn.Linear(4, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x) * float(x.detach().numpy().std() > 0)
+        return self.head(x.mean((2, 3)))
+
+
+def test_a_graph_that_is_not_run_is_told_of(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (12, 8, 8, 3)).astype(np.uint8)
+    data, module = {split: (pixels, np.arange(12) % 2) for split in ("train", "val")}, Mixed()
+    run = api.finetune(
+        module, data, image_size="8", max_steps=1, device="cpu", tensorboard=False, pictures=False,
+        output_dir=str(tmp_path / "run"),
+    ).run  # fmt: skip
+    with pytest.raises(UserError, match="cannot be opened: "):
+        api.compress(run, method="int8", module=module, device="cpu", output_dir=str(tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
 def test_nothing_to_calibrate_on_is_refused(original: str, tmp_path: Path) -> None:
     for method in ("int8", "qat"):
         with pytest.raises(UserError, match="--calibration 0"):
             api.compress(
                 original, method=method, calibration=0, device="cpu", output_dir=str(tmp_path / method)
             )
+
+
+def test_as_many_images_are_announced_as_there_are(
+    original: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    api.compress(original, method="int8", device="cpu", dry_run=True, output_dir=str(tmp_path / "out"))
+    num = Run(Path(original)).resolved["data"]["sizes"]["train"]
+    assert f"nothing is trained: {num} training images are seen" in capsys.readouterr().err
 
 
 def test_forms_differ_in_their_scales(tmp_path: Path) -> None:

@@ -23,11 +23,6 @@ COMMON: dict[str, Any] = {
 }  # fmt: skip
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch: pytest.MonkeyPatch, one_thread: None) -> None:
-    monkeypatch.setattr("warmstart.methods.compress.cost._SECONDS", 0.0)
-
-
 def images(number: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """uint8 (N, 32, 32, 3) of three brightnesses, and which."""
     rng = np.random.default_rng(seed)

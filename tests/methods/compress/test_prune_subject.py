@@ -17,7 +17,6 @@ import warmstart as ws
 from warmstart.config.compress_section import CompressConfig
 from warmstart.errors import UserError
 from warmstart.inference.restore import restore
-from warmstart.methods.compress import cost
 from warmstart.methods.compress.prune_subject import losses_of
 from warmstart.methods.compress.subject import open_subject
 from warmstart.models.recipe import RESIZE
@@ -28,41 +27,13 @@ CPU = torch.device("cpu")
 QUICK: dict[str, Any] = {"device": "cpu", "epochs": 0}
 
 
-@pytest.fixture(autouse=True)
-def _brief(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Latency is measured, but not for long."""
-    monkeypatch.setattr(cost, "_SECONDS", 0.01)
-
-
-@pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory, overlapping: Path) -> str:
-    out = tmp_path_factory.mktemp("prune") / "run"
-    result = ws.finetune(
-        model="builtin:fashion_cnn",
-        data=str(overlapping),
-        weights="none",
-        image_size="16",
-        batch_size=8,
-        train_ratio=0.6,
-        val_ratio=0.25,
-        epochs=4,
-        lr=0.005,
-        workers=0,
-        device="cpu",
-        tensorboard=False,
-        pictures=False,
-        output_dir=str(out),
-    )
-    return str(result.run)
-
-
 def points(out: Path) -> list[dict[str, Any]]:
     return json.loads((out / layout.COMPRESSION).read_text())["points"]
 
 
-def test_half_of_the_macs_go_and_the_rest_recovers(run: str, tmp_path: Path, one_thread: None) -> None:
+def test_half_of_the_macs_go_and_the_rest_recovers(original: str, tmp_path: Path) -> None:
     result = ws.compress(
-        run,
+        original,
         method="prune",
         importance="taylor",
         epochs=1,
@@ -81,9 +52,9 @@ def test_half_of_the_macs_go_and_the_rest_recovers(run: str, tmp_path: Path, one
     assert Run(recovered).status["state"] == "finished" and Run(recovered).status["step"] > 0
 
 
-def test_features_are_selected_for_the_classifier(run: str, tmp_path: Path, one_thread: None) -> None:
-    result = ws.compress(run, scope="embedding", amount=0.75, output_dir=str(tmp_path / "o"), **QUICK)
-    before, after = restore(run, CPU).built, restore(result.run, CPU).built
+def test_features_are_selected_for_the_classifier(original: str, tmp_path: Path) -> None:
+    result = ws.compress(original, scope="embedding", amount=0.75, output_dir=str(tmp_path / "o"), **QUICK)
+    before, after = restore(original, CPU).built, restore(result.run, CPU).built
     heads = [built.module.get_submodule(built.head) for built in (before, after)]
     assert heads[1].in_features == heads[0].in_features / 4  # type: ignore[operator]
     assert heads[1].out_features == heads[0].out_features
@@ -98,14 +69,12 @@ def test_features_are_selected_for_the_classifier(run: str, tmp_path: Path, one_
     assert convolutions[0] == convolutions[1]
 
 
-def test_curves_are_measured_once_and_decide_what_each_block_loses(
-    run: str, tmp_path: Path, one_thread: None
-) -> None:
+def test_curves_are_measured_once_and_decide_what_each_block_loses(original: str, tmp_path: Path) -> None:
     out = tmp_path / "o"
-    ws.compress(run, scope="block", sensitivity=True, amount=0.3, output_dir=str(out), **QUICK)
+    ws.compress(original, scope="block", sensitivity=True, amount=0.3, output_dir=str(out), **QUICK)
     found = json.loads((out / layout.SENSITIVITY).read_text())
     assert [len(curve["values"]) for curve in found["curves"]] == [3] * len(found["curves"])
-    assert found["num_images"] == Run(Path(run)).resolved["data"]["sizes"]["val"]
+    assert found["num_images"] == Run(Path(original)).resolved["data"]["sizes"]["val"]
     with Image.open(out / layout.SENSITIVITY_PLOT) as picture:
         assert picture.width > 500
     # Finished curves are read again, not measured again: these say that one block alone stands anything.
@@ -115,40 +84,49 @@ def test_curves_are_measured_once_and_decide_what_each_block_loses(
     (out / layout.COMPRESSION).unlink()
     for path in (out / "rounds").glob("01*"):
         path.unlink() if path.is_file() else shutil.rmtree(path)
-    result = ws.compress(run, scope="block", sensitivity=True, amount=0.3, output_dir=str(out), **QUICK)
-    before, after = (dict(restore(model, CPU).built.module.named_parameters()) for model in (run, result.run))
+    result = ws.compress(original, scope="block", sensitivity=True, amount=0.3, output_dir=str(out), **QUICK)
+    before, after = (
+        dict(restore(model, CPU).built.module.named_parameters()) for model in (original, result.run)
+    )
     first = found["curves"][0]["block"]
     lost = {name: 1 - len(after[name]) / len(before[name]) for name in before if name.endswith("weight")}
     assert max(lost, key=lambda name: lost[name]).startswith(first)
 
 
-def test_a_search_goes_as_far_as_it_is_asked(run: str, tmp_path: Path, one_thread: None) -> None:
-    ws.compress(run, target_macs=0.6, step=0.25, max_drop="99%", output_dir=str(tmp_path / "a"), **QUICK)
+def test_a_search_goes_as_far_as_it_is_asked(original: str, tmp_path: Path) -> None:
+    ws.compress(original, target_macs=0.6, step=0.25, max_drop="99%", output_dir=str(tmp_path / "a"), **QUICK)
     whole, *rounds = points(tmp_path / "a")
     assert [point["removed"] for point in rounds] == [0.25, 0.4]
     assert rounds[-1]["cost"]["macs"] <= 0.6 * whole["cost"]["macs"]
     result = ws.compress(
-        run, target_macs=0.01, step=0.25, max_rounds=2, output_dir=str(tmp_path / "b"), **QUICK
+        original, target_macs=0.01, step=0.25, max_rounds=2, output_dir=str(tmp_path / "b"), **QUICK
     )
     assert "the best found, which does not meet --target-macs" in result.text()
     assert points(tmp_path / "b")[-1]["removed"] == 0.5
 
 
-def test_what_cannot_be_pruned_is_refused(run: str, tmp_path: Path, one_thread: None) -> None:
-    out = {"output_dir": str(tmp_path / "o"), **QUICK}
-    with pytest.raises(UserError, match=r"--layers head: .* is of the head, whose outputs are the answers"):
-        ws.compress(run, layers="head", **out)
+def test_what_cannot_be_pruned_is_refused(
+    original: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for dry_run in (False, True):
+        with pytest.raises(
+            UserError, match=r"--layers head: .* is of the head, whose outputs are the answers"
+        ):
+            ws.compress(
+                original, layers="head", device="cpu", output_dir=str(tmp_path / "o"), dry_run=dry_run
+            )
+    assert "of recovery" not in capsys.readouterr().err, "before any step was tried"
     with pytest.raises(UserError, match="--calibration 0: no training images"):
-        ws.compress(run, importance="taylor", calibration=0, output_dir=str(tmp_path / "p"), **QUICK)
+        ws.compress(original, importance="taylor", calibration=0, output_dir=str(tmp_path / "p"), **QUICK)
     with pytest.raises(UserError, match="--scope embedding with --method sparse"):
-        ws.compress(run, method="sparse", scope="embedding", output_dir=str(tmp_path / "q"), **QUICK)
+        ws.compress(original, method="sparse", scope="embedding", output_dir=str(tmp_path / "q"), **QUICK)
     with pytest.raises(
         UserError, match=r"0.98 of the MACs cannot be removed at once: the channels that may go"
     ):
-        ws.compress(run, amount=0.98, output_dir=str(tmp_path / "r"), **QUICK)
+        ws.compress(original, amount=0.98, output_dir=str(tmp_path / "r"), **QUICK)
 
 
-def test_masks_have_losses_too(tmp_path: Path, one_thread: None) -> None:
+def test_masks_have_losses_too(tmp_path: Path) -> None:
     rng = np.random.default_rng(0)
     for split in ("train", "val"):
         for kind in ("images", "masks"):

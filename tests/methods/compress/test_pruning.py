@@ -56,9 +56,7 @@ def thirds(groups: tuple[Group, ...]) -> list[frozenset[int]]:
 
 
 @pytest.mark.parametrize("name", MODELS)
-def test_a_model_without_channels_computes_what_it_computes_with_readers_of_zeros(
-    name: str, one_thread: None
-) -> None:
+def test_a_model_without_channels_computes_what_it_computes_with_readers_of_zeros(name: str) -> None:
     module, head, example = made(name)
     groups = find_groups(module, example, head, name)
     num_layers, feeds_head = MODELS[name]
@@ -84,7 +82,7 @@ def _counts(module: nn.Module, path: str) -> bool:
 
 
 @pytest.mark.parametrize("name", SMALL)
-def test_a_pruned_model_is_its_recipe_and_its_weights(name: str, one_thread: None) -> None:
+def test_a_pruned_model_is_its_recipe_and_its_weights(name: str) -> None:
     module, head, example = made(name)
     groups = find_groups(module, example, head, name)
     smaller = pruned(module, groups, thirds(groups), example, name)
@@ -97,7 +95,7 @@ def test_a_pruned_model_is_its_recipe_and_its_weights(name: str, one_thread: Non
     assert all(p.grad is not None and p.grad.shape == p.shape for p in fresh.parameters() if p.requires_grad)
 
 
-def test_heads_go_with_their_queries_keys_values_and_biases(one_thread: None) -> None:
+def test_heads_go_with_their_queries_keys_values_and_biases() -> None:
     module, head, example = made("timm:swin_tiny_patch4_window7_224")
     groups = find_groups(module, example, head, "swin")
     path = "layers.1.blocks.1.attn"
@@ -153,7 +151,7 @@ def test_what_is_not_understood_is_refused_by_name() -> None:
         find_groups(module, example, head, "torchvision:shufflenet_v2_x0_5")
 
 
-def test_layers_that_are_to_stay_keep_their_outputs(one_thread: None) -> None:
+def test_layers_that_are_to_stay_keep_their_outputs() -> None:
     module, head, example = made("timm:test_resnet")
     target = Target(module, head, example, "test_resnet", lambda path: "conv2" not in path)
     smaller = prune(target, 0.1, How())
@@ -171,7 +169,7 @@ def test_layers_that_are_to_stay_keep_their_outputs(one_thread: None) -> None:
 
 @pytest.mark.parametrize("scope", ["global", "block"])
 @pytest.mark.parametrize("name", SMALL)
-def test_so_many_macs_are_saved(name: str, scope: str, one_thread: None) -> None:
+def test_so_many_macs_are_saved(name: str, scope: str) -> None:
     module, head, example = made(name)
     smaller = prune(Target(module, head, example, name), 0.4, How("l1", scope))
     assert smaller.saved == pytest.approx(0.4, abs=0.06)
@@ -180,7 +178,7 @@ def test_so_many_macs_are_saved(name: str, scope: str, one_thread: None) -> None
         assert max(shares) - min(shares) < 0.1
 
 
-def test_features_of_an_embedding_are_selected(one_thread: None) -> None:
+def test_features_of_an_embedding_are_selected() -> None:
     module, head, example = made("timm:test_resnet")
     smaller = prune(Target(module, head, example, "test_resnet"), 0.25, How("l2", "embedding"))
     before, after = module.get_submodule(head), smaller.module.get_submodule(head)
@@ -192,7 +190,7 @@ def test_features_of_an_embedding_are_selected(one_thread: None) -> None:
         prune(Target(vit, head, example, "test_vit"), 0.25, How("l2", "embedding"))
 
 
-def test_the_image_tower_of_a_clip_loses_heads_and_hidden_units(tmp_path: Path, one_thread: None) -> None:
+def test_the_image_tower_of_a_clip_loses_heads_and_hidden_units(tmp_path: Path) -> None:
     folder = write_clip(tmp_path / "clip", steps=0)
     built = build(ModelConfig(name=f"hf:{folder}"), {}, ("a", "b", "c"), 0)
     module, size = built.module.eval(), built.preprocessing.image_size

@@ -29,7 +29,7 @@ def made() -> tuple[Target, tuple[Block, ...]]:
     return Target(module, created.head, example, "test_resnet"), find_blocks(module, created.head)
 
 
-def test_each_block_is_pruned_alone(one_thread: None) -> None:
+def test_each_block_is_pruned_alone() -> None:
     target, blocks = made()
     whole = sum(p.numel() for p in target.module.parameters())
     seen: list[float] = []
@@ -51,7 +51,7 @@ def test_each_block_is_pruned_alone(one_thread: None) -> None:
     assert "layer1" in found.text()
 
 
-def test_a_block_that_stands_more_loses_more(one_thread: None) -> None:
+def test_a_block_that_stands_more_loses_more() -> None:
     target, blocks = made()
     groups = groups_of(target, "block")
     block_of = block_finder(blocks)

@@ -26,6 +26,7 @@ from warmstart.methods.export.container import Container, with_classes
 from warmstart.methods.export.export import write_graph
 from warmstart.models.build import build, metadata_for
 from warmstart.models.metadata import with_entries
+from warmstart.models.weights import read_weights
 from warmstart.records import Decision
 
 pytestmark = pytest.mark.usefixtures("one_thread")
@@ -142,6 +143,7 @@ def test_shards_and_adapters_go_back_too(foreign: Path, overlapping: Path, tmp_p
         assert "fc.weight" not in new or new["fc.weight"].shape == (3, 96)
     index = json.loads((tmp_path / "back" / "model.safetensors.index.json").read_text(encoding="utf-8"))
     assert index["weight_map"]["fc.weight"] == "a.safetensors"
+    assert read_weights(tmp_path / "back").classes == ("ant", "bee", "cat"), "by the card beside the folder"
     assert index["metadata"]["total_size"] == sum(
         tensor.nbytes
         for name in set(index["weight_map"].values())

@@ -14,6 +14,7 @@ from PIL import Image
 from safetensors.torch import save_file
 
 import warmstart as ws
+from tiny_transformers import TOKENS, saved, tiny
 from warmstart.config.schema import DataConfig, ModelConfig
 from warmstart.data.batches import View
 from warmstart.errors import UserError
@@ -31,12 +32,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(scope="module")
 def vit(tmp_path_factory: pytest.TempPathFactory) -> str:
-    transformers.utils.logging.disable_progress_bar()
-    folder = tmp_path_factory.mktemp("vit")
-    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
-    config = transformers.ViTConfig(**sizes, image_size=32, patch_size=8, num_labels=3)
-    transformers.ViTForImageClassification(config).save_pretrained(folder)
-    return f"hf:{folder}"
+    vit = tiny("ForImageClassification", "ViT", num_labels=3, **TOKENS)
+    return saved(vit, tmp_path_factory.mktemp("vit"))[0]
 
 
 def made(name: str, **preprocessing: object) -> BuiltModel:
@@ -127,3 +124,7 @@ def test_transformers_knows_what_the_outputs_mean(vit: str, multi_label: bool, t
         write_hf(bare(built), tmp_path / name[:2])
         config = transformers.AutoConfig.from_pretrained(tmp_path / name[:2])
         assert config.problem_type == kind
+        again = restore(str(tmp_path / name[:2]), CPU).built
+        assert (again.classes, again.multi_label) == (CLASSES, multi_label)
+        image = torch.randn(1, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+        torch.testing.assert_close(again.module(image), built.module(image), atol=1e-6, rtol=0)

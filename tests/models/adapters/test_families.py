@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from tiny_transformers import STAGES, TOKENS, saved, tiny
 from warmstart.adapt.apply import apply_stage, frozen_hash, set_modes
 from warmstart.adapt.lora import choose_lora
 from warmstart.adapt.plan import make_plan
@@ -23,9 +24,6 @@ from warmstart.models.objects import keep
 
 CLASSES = ("ant", "bee", "cat")
 CPU = torch.device("cpu")
-TOKENS = {"hidden_size": 16, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 32}
-TOKENS |= {"image_size": 32, "patch_size": 8}
-STAGES = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 1, 1]}
 
 
 def torchvision_vit() -> str:
@@ -50,11 +48,7 @@ def torch_encoder() -> str:
 
 
 def hf(family: str, folder: Path, **options: Any) -> str:
-    transformers = pytest.importorskip("transformers")
-    config = getattr(transformers, f"{family}Config")(num_labels=3, **options)
-    torch.manual_seed(0)
-    getattr(transformers, f"{family}ForImageClassification")(config).save_pretrained(folder)
-    return f"hf:{folder}"
+    return saved(tiny("ForImageClassification", family, num_labels=3, **options), folder)[0]
 
 
 BY_NAME = """builtin:fashion_cnn timm:resnet18 timm:mobilenetv3_small_100 timm:convnext_atto timm:efficientvit_b0

@@ -74,9 +74,7 @@ class Side:
         """What a reader should know: still in progress, or rows lost."""
         if self.run is None:
             return []
-        found, state = [], self.run.status.get("state")
-        if state != "finished":
-            found.append(f"{self.run.path} is {state}: as far as it has come")
+        found = [] if self.run.unfinished is None else [self.run.unfinished]
         if self.run.evals.num_damaged:
             found.append(f"{self.run.evals.num_damaged} damaged rows of {self.run.path} were skipped")
         return found

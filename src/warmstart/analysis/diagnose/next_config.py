@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,14 +9,14 @@ from typing import Any
 from warmstart.analysis.diagnose.evidence import divided_source
 from warmstart.analysis.diagnose.findings import Diagnosis, Finding
 from warmstart.analysis.diagnose.next_data import write_table
-from warmstart.config.io import from_dict, load, to_yaml
+from warmstart.config.io import from_dict, load
 from warmstart.config.schema import Config, leaves
+from warmstart.config.settings_file import comment, settings_lines
 from warmstart.errors import UserError
 from warmstart.run.lineage import reference_of
 from warmstart.run.reader import Run
 from warmstart.run.writer import write_text
 
-_WIDTH = 116
 _OWN_PLACES = ("output.output_dir", "output.name", "output.save_as")
 
 
@@ -58,13 +57,6 @@ def write_next(run: Run, diagnosis: Diagnosis, target: str) -> Diagnosis:
     return replace(diagnosis, written=written, command=command)
 
 
-def check_target(target: str) -> None:
-    """UserError for a file that exists, or a folder that does not."""
-    if Path(target).exists() or not Path(target).parent.is_dir():
-        what = "exists already" if Path(target).exists() else "lies in a folder that does not exist"
-        raise UserError(f"--write {target} {what}", "a new file in a folder that exists", "another --write")
-
-
 def _table(run: Run, findings: list[Finding], target: str) -> Path | None:
     """The data anew, beside the settings; None where no finding asks for it or the images are in no files."""
     wanted = {finding.data for finding in findings} - {None}
@@ -102,22 +94,7 @@ def _yaml(
     for path, value in values.items():
         section, name = path.split(".", 1)
         nested.setdefault(section, {})[name] = value
-    reasons = {path: f"{f.id}: {f.title}" for f in reversed(findings) for path in f.changes}
-    lines = _comment(f"By `warmstart diagnose`; run: {' '.join(command)}", "# ")
-    section = ""
-    for line in to_yaml(Config.model_validate(nested), {}).splitlines()[1:]:
-        if not line.startswith(" "):
-            section, opened = line.rstrip(":"), False
-            continue
-        path = f"{section}.{line.strip().partition(':')[0]}"
-        if path not in values:
-            continue
-        lines += [] if opened else [f"{section}:"]
-        opened = True
-        lines += _comment(reasons[path], "  # ") if path in changes else []
-        lines.append(line)
-    return "\n".join(lines) + "\n"
-
-
-def _comment(text: str, mark: str) -> list[str]:
-    return textwrap.wrap(text, _WIDTH, initial_indent=mark, subsequent_indent=mark, break_on_hyphens=False)
+    found = {path: f"{f.id}: {f.title}" for f in reversed(findings) for path in f.changes}
+    reasons = {path: found[path] if path in changes else "" for path in values}
+    lines = comment(f"By `warmstart diagnose`; run: {' '.join(command)}")
+    return "\n".join([*lines, *settings_lines(Config.model_validate(nested), reasons)]) + "\n"

@@ -98,10 +98,10 @@ def _colours(subject: Subject) -> tuple[NDArray[np.int64], tuple[str, ...], NDAr
         share = counts.hits.sum(axis=1) / np.maximum(counts.num_valid, 1)
         return counts.wanted.argmax(axis=1), task.classes, share
     if isinstance(task, MultiLabel):
-        single = targets.sum(axis=1) == 1
-        numbers = np.where(single, targets.argmax(axis=1), len(task.classes))
+        num = targets.sum(axis=1)
+        numbers = np.where(num == 1, targets.argmax(axis=1), len(task.classes) + (num > 1))
         exact = task.num_wrong(task.scores(outputs), targets) == 0
-        return numbers, (*task.classes, "none or several"), exact.astype(np.float64)
+        return numbers, (*task.classes, "no label", "several labels"), exact.astype(np.float64)
     return targets, task.classes, (task.answers(outputs) == targets).astype(np.float64)
 
 

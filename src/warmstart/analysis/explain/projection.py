@@ -62,7 +62,7 @@ def _tsne(points: Points, seed: int) -> tuple[Points, str]:
     made = TSNE(perplexity=perplexity, init="pca" if points[:, 1].any() else "random", random_state=seed)
     return made.fit_transform(points.astype(np.float32)).astype(
         np.float64
-    ), f"t-SNE, perplexity {perplexity:g}"
+    ), f"t-SNE, perplexity {perplexity:.3g}"
 
 
 def _umap(points: Points, seed: int) -> tuple[Points, str]:

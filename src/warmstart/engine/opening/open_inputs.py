@@ -116,13 +116,21 @@ class Known:
 
 
 def _known(parent: Run | None, path: str | None = None) -> Known | None:
-    """What the parent knows of the data set at `path`: as one beside its data, else as its own data."""
+    """What the parent knows of the data set at `path`; where it had another, of its own: images may be the same."""
     if parent is None:
         return None
+    found = None if path is None else known_by(parent, path)
+    return found or Known(parent.path, parent.resolved["data"], parent.splits)
+
+
+def known_by(parent: Run, path: str) -> Known | None:
+    """How a run had divided the data set at `path`: its own, or one beside it."""
+    if parent.resolved["data"]["path"] == absolute(path):
+        return Known(parent.path, parent.resolved["data"], parent.splits)
     for number, source in enumerate(parent.resolved.get("sources", ())):
-        if path is not None and source["path"] == absolute(path):
+        if source["path"] == absolute(path):
             return Known(parent.path, source, parent.source_splits(number))
-    return Known(parent.path, parent.resolved["data"], parent.splits)
+    return None
 
 
 def open_divided(

@@ -22,7 +22,7 @@ from warmstart.data.mask_settings import MaskSettings
 from warmstart.data.sources import open_source
 from warmstart.data.store_plan import StorePlan, plan_store
 from warmstart.engine.checks import check_kind
-from warmstart.engine.opening.open_inputs import Inputs, Known, build_model, open_divided
+from warmstart.engine.opening.open_inputs import Inputs, build_model, known_by, open_divided
 from warmstart.engine.opening.open_sources import OpenedTask, OtherSource
 from warmstart.errors import UserError, listing
 from warmstart.inference.reference import WeightsReference
@@ -206,26 +206,13 @@ def _open(
     try:
         return open_divided(
             config.model_copy(update={"data": wanted.data}),
-            _known(parent, str(wanted.data.path)),
+            None if parent is None else known_by(parent, str(wanted.data.path)),
             divided,
             known,
             store,
         )
     except UserError as error:
         raise UserError(f"the task {wanted.name}: {error.happened}", error.expected, error.fix) from None
-
-
-def _known(parent: Run | None, path: str) -> Known | None:
-    """How the start's run had divided the same data set, whichever of its tasks had it."""
-    if parent is None:
-        return None
-    records = [(parent.resolved["data"], parent.splits)]
-    records += [
-        (source, parent.source_splits(number))
-        for number, source in enumerate(parent.resolved.get("sources", ()))
-    ]
-    found = [(record, splits) for record, splits in records if record["path"] == absolute(path)]
-    return Known(parent.path, *found[0]) if found else None
 
 
 def check_val(tasks: tuple[OpenedTask, ...]) -> None:

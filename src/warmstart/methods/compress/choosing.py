@@ -6,6 +6,7 @@ inputs and outputs; those of an attention's own products its heads.
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 
 import torch
@@ -107,11 +108,7 @@ def choose_global(
             chosen[number].add(unit)
         return [frozenset(units) for units in chosen]
 
-    low, high = 0, len(queue)
-    while low < high:
-        middle = (low + high) // 2
-        low, high = (low, middle) if left(first(middle)) <= wanted else (middle + 1, high)
-    return first(low)
+    return first(bisect_left(range(len(queue)), True, key=lambda count: left(first(count)) <= wanted))
 
 
 def choose_each(
@@ -131,11 +128,16 @@ def choose_each(
             for group, units in zip(groups, ordered, strict=True)
         ]
 
+    return at(lowest_level(lambda level: left(at(level)) <= wanted))
+
+
+def lowest_level(holds: Callable[[float], bool]) -> float:
+    """The lowest level in [0, 1] from which on it holds, by halving; 1 where it holds nowhere below."""
     low, high = 0.0, 1.0
     for _ in range(_HALVINGS):
         middle = (low + high) / 2
-        low, high = (low, middle) if left(at(middle)) <= wanted else (middle, high)
-    return at(high)
+        low, high = (low, middle) if holds(middle) else (middle, high)
+    return high
 
 
 def inputs_left(groups: Sequence[Group], head: str, chosen: Chosen) -> float:

@@ -17,14 +17,13 @@ import torch
 from torch import Tensor, nn
 
 from warmstart.errors import UserError
+from warmstart.methods.compress.choosing import lowest_level
 from warmstart.methods.compress.layers import chosen_layers
 from warmstart.methods.compress.subject import Edited, Subject
 from warmstart.models.macs import count_macs
 from warmstart.models.recipe import FACTORISE, LOW_RANK, SEPARABLE, difference, factors, put, unfactorable
 from warmstart.models.zoo import outline
 from warmstart.records import Edit
-
-_TURNS = 40  # of the bisection
 
 
 @dataclass(frozen=True)
@@ -108,11 +107,7 @@ def _energy_for(decomposed: Mapping[str, list[_Factors]], total: float, amount: 
             f"at most {saved(0.0) / total:.0%}: all layers that it can take at rank 1",
             "a smaller --amount (in a search, --step), or --method prune",
         )
-    low, high = 0.0, 1.0
-    for _ in range(_TURNS):
-        middle = (low + high) / 2
-        low, high = (middle, high) if saved(middle) >= amount * total else (low, middle)
-    return low
+    return 1 - lowest_level(lambda lost: saved(1 - lost) >= amount * total)
 
 
 def _decompose(subject: Subject, module: nn.Module) -> dict[str, list[_Factors]]:

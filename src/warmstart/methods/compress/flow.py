@@ -23,6 +23,7 @@ from warmstart.methods.compress.bare_file import run_of_file
 from warmstart.methods.compress.beginning import begin, check_packages, find_begun, folder_of, leave_no_trace
 from warmstart.methods.compress.cost import BATCHES
 from warmstart.methods.compress.graphs import keep_graph, quantised_graphs, score_graph, trained_graph
+from warmstart.methods.compress.layers import chosen_layers
 from warmstart.methods.compress.point import Point, header, row
 from warmstart.methods.compress.recovery import tell_cost
 from warmstart.methods.compress.rounds import ROUNDS, measure_cost, measure_original, run_rounds
@@ -111,6 +112,12 @@ def compress(
             "a run of one task",
             f"`warmstart finetune --weights {reference} --data DATA` makes one of it",
         )
+    if run is not None and run.status["state"] == "running":
+        raise UserError(
+            f"{reference} is still being trained: its best step may be another one at any time",
+            "a run that has ended",
+            "wait for it, or stop it with Ctrl+C; `warmstart resume` goes on with it later",
+        )
     if run is not None and settings.data is not None:
         raise UserError(
             f"--data {settings.data}: {reference} is a run, and has its own",
@@ -137,10 +144,15 @@ def compress(
 def _open(
     reference: str, settings: CompressConfig, device: torch.device, folder: Path, dry_run: bool
 ) -> Subject:
-    """What is compressed; of a file, a run is made first."""
+    """What is compressed; of a file, a run is made first. UserError: layers are named that cannot be, or
+    there are no images to calibrate on."""
     if resolve_weights(reference).run is None:
         reference = run_of_file(reference, settings, folder / ROUNDS / "00", dry_run)
-    return open_subject(reference, settings, device)
+    subject = open_subject(reference, settings, device)
+    chosen_layers(subject, lambda _: None)  # before anything is measured: names that no method takes
+    if settings.calibrates:
+        subject.calibration()
+    return subject
 
 
 def _candidates(original: Subject, folder: Path) -> tuple[list[Point], int, str]:

@@ -15,6 +15,7 @@ from warmstart.analysis.samples import task_and_targets
 from warmstart.console import log
 from warmstart.errors import UserError
 from warmstart.inference.onnx_build import build_onnx
+from warmstart.inference.onnx_model import open_onnx
 from warmstart.methods.compress.cost import BATCHES, Cost, Latency, latencies
 from warmstart.methods.compress.point import Point
 from warmstart.methods.compress.rounds import metrics_of
@@ -39,6 +40,7 @@ def quantised_graphs(original: Subject, points: list[Point], folder: Path) -> tu
     folder.mkdir(parents=True, exist_ok=True)
     source = folder / "float.onnx"
     write_graph(original.restored, source)
+    open_onnx(source)  # a graph that ONNX Runtime does not run is told of before it calibrates
     files = {_FLOATS: source}
     for form, file in quantise_static(source, images, folder, FORMS):
         log.info("int8, %s: %.2f MB", form.name, file.stat().st_size / 1e6)

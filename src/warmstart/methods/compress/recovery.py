@@ -123,7 +123,8 @@ def most_rounds(settings: CompressConfig) -> int:
 def tell_cost(subject: Subject, settings: CompressConfig, folder: Path) -> float:
     """Say before it begins what the rounds take; the seconds."""
     if settings.method == "int8":
-        log.info("nothing is trained: %d training images are seen, and val some times", settings.calibration)
+        num = len(subject.calibration().targets)
+        log.info("nothing is trained: %d training images are seen, and val some times", num)
         return 0.0
     if not settings.epochs:
         return 0.0  # nothing is trained

@@ -11,13 +11,14 @@ from typing import Any
 from warmstart.config.schema import DataConfig
 from warmstart.errors import UserError, closest
 from warmstart.inference.restore import Restored
-from warmstart.methods.export.card import CARD, card_text, entries, own_text
+from warmstart.methods.export.card import card_text, entries, own_text
 from warmstart.methods.export.hub_folders import write_hf, write_timm
 from warmstart.methods.export.lineage import licence_of
 from warmstart.methods.export.onnx_file import write_onnx
 from warmstart.methods.export.parity import Parity, check_parity, make_probe
 from warmstart.methods.export.program_file import write_program
 from warmstart.methods.export.source_file import Change, Source, open_source_file, told_of, write_source
+from warmstart.models.card_file import card_beside
 from warmstart.models.recipe import SPARSE
 from warmstart.models.tensor_file import TensorFile
 from warmstart.records import Thresholds
@@ -98,6 +99,13 @@ def export(request: ExportRequest, restored: Restored) -> Exported:
         raise UserError(
             f"{restored.label} is exported already", "a run or a file of weights", "export what it came from"
         )
+    if request.to == "safetensors" and restored.built.name.startswith("object:"):
+        raise UserError(
+            f"--to safetensors: {restored.label} is a Python object, whose code no other process has to read it with",
+            "a model that its name makes",
+            f"--to onnx or --to torch-export, which hold the graph; {restored.reference.file} has the weights, under "
+            "the object's own names",
+        )
     if request.to in (SOURCE, "hf", "timm"):
         _check_uncompressed(request.to, restored)
     source = open_source_file(restored) if request.to == SOURCE else None
@@ -116,7 +124,8 @@ def export(request: ExportRequest, restored: Restored) -> Exported:
             parity = check_parity(restored, probe, SOURCE, source.file_in(made), told, source.stored)
         made.replace(target)
         if source is not None:
-            writer.write_text(_card_of(target), card_text(restored))
+            text = card_text(restored, source.file_in(target), own_names=source.is_ours)
+            writer.write_text(card_beside(target), text)
     return Exported(
         model=restored.label,
         to=request.to,
@@ -166,15 +175,10 @@ def _target(request: ExportRequest, restored: Restored, end: str) -> Path:
     target = Path(request.output) if request.output else source.with_name(f"{name}{end}")
     if (suffix := Path(f"x{end}").suffix) and target.suffix != suffix:
         raise UserError(f"--output {target}", f"a name that ends in {suffix}, for --to {request.to}")
-    for file in (target, *([_card_of(target)] if request.to == SOURCE else [])):
+    for file in (target, *([card_beside(target)] if request.to == SOURCE else [])):
         if file.exists():
             raise UserError(f"{file} exists already", "a new file or folder", "--output NAME")
     return target
-
-
-def _card_of(target: Path) -> Path:
-    """Beside a source as it came."""
-    return target.with_name(f"{target.name}.{CARD}")
 
 
 def _with_thresholds(restored: Restored) -> Restored:

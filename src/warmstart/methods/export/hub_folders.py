@@ -13,10 +13,11 @@ import torch
 
 from warmstart.errors import UserError
 from warmstart.inference.restore import Restored
-from warmstart.methods.export.card import CARD, card_text
+from warmstart.methods.export.card import card_text
 from warmstart.methods.export.lineage import licence_of
 from warmstart.methods.export.onnx_file import quiet
 from warmstart.models.build import BuiltModel
+from warmstart.models.card_file import CARD
 from warmstart.models.hf_folder import CONFIG
 from warmstart.models.tensor_file import TensorFile
 from warmstart.records import Preprocessing
@@ -51,9 +52,8 @@ def write_hf(restored: Restored, folder: Path) -> None:
     """
     built = restored.built
     is_timm, module = built.name.startswith("timm:"), built.module
-    has_class = hasattr(module, "save_pretrained")
     what = "a model that transformers itself makes with its classifier, or one of timm"
-    _check(built, "hf", is_timm or has_class, what)
+    _check(built, "hf", is_timm or has_hf_class(built), what)
     processor = None if is_timm else _processor(prepared_by(restored))
     folder.mkdir()
     _write_common(restored, folder, "transformers")
@@ -69,6 +69,11 @@ def write_hf(restored: Restored, folder: Path) -> None:
     config = json.loads((folder / CONFIG).read_text(encoding="utf-8"))
     writer.write_json(folder / CONFIG, {**config, "architectures": [type(plain).__name__], **_kind(built)})
     writer.write_json(folder / _PROCESSOR, processor)
+
+
+def has_hf_class(built: BuiltModel) -> bool:
+    """Whether it is, with its classifier, a model that transformers makes."""
+    return hasattr(built.module, "save_pretrained")
 
 
 def _kind(built: BuiltModel) -> dict[str, str]:
@@ -107,7 +112,7 @@ def _write_common(restored: Restored, folder: Path, library: str) -> None:
         for name, tensor in restored.built.module.state_dict().items()
     }
     writer.write_whole(folder / _WEIGHTS, TensorFile(state, {"format": "pt"}))
-    writer.write_text(folder / CARD, card_text(restored))
+    writer.write_text(folder / CARD, card_text(restored, folder / _WEIGHTS))
     licence = licence_of(restored)
     stated = f"license: {licence}\n" if licence else ""
     task = "image-segmentation" if restored.built.segments else "image-classification"

@@ -73,11 +73,7 @@ def write_onnx(
     assert program is not None
     first = program.model.graph.inputs[0]
     if first.shape is None or isinstance(first.shape[0], int):  # torch falls back on this in silence
-        raise UserError(
-            f"{built.name} can be exported for {batch} images at once only: its code counts on their number",
-            "a forward pass for any number of images",
-            "write x.shape[0] or x.flatten(1) instead of numbers or loops over the images",
-        )
+        raise _of_one_size(built)
     for node in program.model.graph.all_nodes():
         node.metadata_props.clear()  # torch's notes on each: lines of code, by their paths on this machine
     program.model.metadata_props.update({**expand(metadata_for(built)), **(beside or {})})
@@ -111,21 +107,34 @@ def quiet() -> Iterator[None]:
         logging.disable(level)
 
 
+def _of_one_size(built: BuiltModel) -> UserError:
+    return UserError(
+        f"{built.name} can be exported for one number of images only: its code counts on it",
+        "a forward pass for any number of images",
+        "write x.shape[0] or x.flatten(1) instead of numbers or loops over the images",
+    )
+
+
 def untraceable(built: BuiltModel, to: str, error: Exception) -> UserError:
     """What to say of a model that an exporter cannot follow: the operator or the line of code, and a way out."""
     told = str(error)
+    if "Constraints violated" in told:
+        return _of_one_size(built)
     lines, operator = _LINE.findall(told), _OPERATOR.search(told)
+    weights = "--to safetensors holds the weights of any model"
+    if built.name.startswith("object:"):
+        weights = "its weights lie in the run, checkpoints/*/model.safetensors, under the object's own names"
     if operator is not None:
         name = (operator[1] or operator[2]).replace("::", ".").removesuffix(".default")
         return UserError(
             f"{built.name} cannot become {to}: it uses the operator {name}, which has no form there",
             "operators that the format has",
-            "write this layer with others, or --to safetensors, which holds the weights of any model",
+            f"write this layer with others; {weights}",
         )
     summary = told.partition("## Exception summary")[2].strip() or told
     where = "{}:{}, in {}: {}".format(*lines[-1]) if lines else summary.partition("\n")[0][:200]
     return UserError(
         f"{built.name} cannot become {to}: torch.export cannot trace it ({where})",
         "a forward pass that is the same for all images: no branch on values of tensors",
-        "write it with torch.where, or --to safetensors, which holds the weights of any model",
+        f"write it with torch.where; {weights}",
     )

@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 
 from warmstart.inference.restore import Restored
-from warmstart.methods.export.card import CARD, card_text
+from warmstart.methods.export.card import card_text
 from warmstart.methods.export.onnx_file import for_tracing, quiet, untraceable
+from warmstart.models.card_file import CARD
 
 _TRACED = 2  # images; one would be taken for a constant
 

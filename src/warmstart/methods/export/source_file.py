@@ -20,7 +20,7 @@ from torch import Tensor
 from warmstart.errors import UserError, listing
 from warmstart.inference.restore import Restored
 from warmstart.methods.export.averages import averages
-from warmstart.methods.export.card import CARD, own_text
+from warmstart.methods.export.card import own_text
 from warmstart.methods.export.container import (
     Container,
     Place,
@@ -29,9 +29,11 @@ from warmstart.methods.export.container import (
     with_classes,
     write_container,
 )
+from warmstart.methods.export.hub_folders import has_hf_class
 from warmstart.methods.export.lineage import BEGINNINGS, Lineage, lineage_of
 from warmstart.models.adapters.inject import adapted_layer
 from warmstart.models.build import BuiltModel
+from warmstart.models.card_file import CARD
 from warmstart.models.fitting import fit_names
 from warmstart.models.gaps import under
 from warmstart.models.hf_folder import CONFIG
@@ -112,11 +114,11 @@ def open_source_file(restored: Restored) -> Source:
             "--to safetensors",
         )
     if kind != "file":
-        zoo = restored.built.name.partition(":")[0]
+        is_timm, is_hf = restored.built.name.startswith("timm:"), has_hf_class(restored.built)
         raise UserError(
             f"--to source: {lineage.runs[-1].path} was started from {kind} weights, and not from a file",
             "a run that was started from a file of weights",
-            f"--to {zoo if zoo in ('timm', 'hf') else 'safetensors'}",
+            f"--to {'timm' if is_timm else 'hf' if is_hf else 'onnx' if kind == 'object' else 'safetensors'}",
         )
     path = Path(str(place))
     if not path.is_file():
