@@ -48,7 +48,8 @@ class TryoutResult(Shown):
         rungs = [f"{100 * share:.3g} %" for share in found.shares]
         columns = ("", "strategy", "rate", *rungs, "step", "s", "")
         title = f"tried by successive halving: best val {found.metric} up to each share of the schedule"
-        lines = [table(title, columns, [self._row(*pair) for pair in enumerate(found.tried)], left=2), ""]
+        rows = [self._row(*pair) for pair in enumerate(found.tried)]
+        lines = [title, table("", columns, rows, left=2), ""]
         lines += [f"{each.name} failed: {each.reason}" for each in found.tried if each.reason]
         if not found.is_over:
             lines.append(
@@ -65,7 +66,8 @@ class TryoutResult(Shown):
 
     def _row(self, number: int, each: Tried) -> tuple[Any, ...]:
         values = (*each.values, *[None] * (len(self.found.shares) - len(each.values)))
-        state = "best" if number == self.found.best else each.state if each.state != "paused" else "out"
+        state = {"paused": "out" if self.found.is_over else "paused", "finished": "out, stopped early"}
+        words = "best" if number == self.found.best else state.get(each.state, each.state)
         told = ("" if value is None else f"{value:.4f}" for value in values)
         return (
             number + 1,
@@ -74,7 +76,7 @@ class TryoutResult(Shown):
             *told,
             f"{each.step}/{each.total}",
             f"{each.seconds:.0f}",
-            state,
+            words,
         )
 
     def _verdict(self, best: Tried) -> list[str]:
