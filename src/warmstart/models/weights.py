@@ -13,26 +13,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from warmstart.errors import UserError, closest, listing
+from warmstart.errors import UserError, listing
 from warmstart.models.adapters.files import Adapter, read_adapter
 from warmstart.models.adapters.four_bit import in_floats, told_of_codes, without_codes
 from warmstart.models.adapters.inject import without_adapters
 from warmstart.models.beside import digest_of, with_head
 from warmstart.models.builtin import recognise
 from warmstart.models.card_file import entries_beside
-from warmstart.models.choose import (
-    SUFFIXES,
-    Choice,
-    check_path,
-    checkpoints_in,
-    choose,
-    head_beside,
-    is_pattern,
-    is_weights,
-    matches,
-)
+from warmstart.models.choose import check_path, head_beside
 from warmstart.models.contents import check_numbers, is_program, look_at, not_finite, plain, unusable
 from warmstart.models.created import shapes_of
+from warmstart.models.find_file import find_file
 from warmstart.models.gaps import compare, under
 from warmstart.models.hf_folder import CONFIG, described
 from warmstart.models.metadata import (
@@ -57,8 +48,6 @@ from warmstart.models.shards import INDEX_SUFFIX, check_shard, digest, shard_fil
 from warmstart.models.sizes import first_line
 from warmstart.models.unwrap import SAVE_BARE, Unwrapped, harmless_classes, strip_prefixes, unwrap
 from warmstart.records import Base, Decision, Lora, Margin, Recipe, Tasks, Thresholds
-
-_NUM_EXAMPLES = 5
 
 
 @dataclass(frozen=True)
@@ -97,19 +86,9 @@ class WeightsFile:
 def read_weights(path: str | Path) -> WeightsFile:
     """Read a file (or the best one of a folder or a glob) to CPU tensors; UserError says what is wrong with it."""
     check_path(Path(path))
-    choice = _find_file(Path(path).expanduser())
+    choice = find_file(Path(path).expanduser())
     file = choice.path
-    start, sha256 = look_at(file)
-    metadata: dict[str, str] = {}
-    if file.name.endswith(INDEX_SUFFIX):
-        found, sha256 = _read_shards(file), digest(file)
-        metadata = entries_beside(file, sha256)
-    elif file.suffix == ".safetensors" or start[8:10] == b'{"':
-        tensors, metadata = _read_safetensors(file)
-        metadata |= {} if NAME in metadata else entries_beside(file, sha256)
-        found = Unwrapped(tensors, ()) if NAME in metadata else _stripped(tensors)
-    else:
-        found, metadata = _read_pickle(file), entries_beside(file, sha256)
+    found, metadata, sha256 = _opened(file)
     adapter = read_adapter(file, found.state)
     if adapter is not None:
         found, metadata = replace(found, state=adapter.tensors), dict(adapter.entries)
@@ -157,6 +136,22 @@ def read_weights(path: str | Path) -> WeightsFile:
     )
 
 
+def _opened(file: Path) -> tuple[Unwrapped, dict[str, str], str]:
+    """What a file of any form holds, the entries that describe it, and its sha256."""
+    start, sha256 = look_at(file)
+    metadata: dict[str, str] = {}
+    if file.name.endswith(INDEX_SUFFIX):
+        found, sha256 = _read_shards(file), digest(file)
+        metadata = entries_beside(file, sha256)
+    elif file.suffix == ".safetensors" or start[8:10] == b'{"':
+        tensors, metadata = _read_safetensors(file)
+        metadata |= {} if NAME in metadata else entries_beside(file, sha256)
+        found = Unwrapped(tensors, ()) if NAME in metadata else _stripped(tensors)
+    else:
+        found, metadata = _read_pickle(file), entries_beside(file, sha256)
+    return found, metadata, sha256
+
+
 def _stripped(tensors: Mapping[str, Tensor], *notes: str) -> Unwrapped:
     state, told, prefixes = strip_prefixes(tensors)
     return Unwrapped(state, (*notes, *told), prefixes=prefixes)
@@ -200,36 +195,6 @@ def load_into(
 
 def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
     return {key: tuple(tensor.shape) for key, tensor in state.items()}
-
-
-def _find_file(path: Path) -> Choice:
-    """The file itself, or the best of those in a folder or of those that a glob matches."""
-    if path.is_file():
-        return Choice(path)
-    if path.is_dir():
-        paths = checkpoints_in(path)
-        if not paths:
-            inside = listing((p.name for p in sorted(path.iterdir())), _NUM_EXAMPLES)
-            raise UserError(
-                f"the folder {path} holds no weights ({inside or 'it is empty'})",
-                f"a file ({', '.join(SUFFIXES)})",
-                "--weights FOLDER/FILE",
-            )
-        return _inside(choose(paths, f"the folder {path}"))
-    if is_pattern(str(path)) and (paths := [p for p in matches(str(path)) if p.is_dir() or is_weights(p)]):
-        return _inside(choose(paths, str(path)))
-    parent = path.parent
-    while not parent.is_dir():
-        parent = parent.parent
-    near = closest(path.name, (p.name for p in parent.iterdir())) if parent == path.parent else ""
-    where = f"In {parent}: {listing(sorted(p.name for p in parent.iterdir()), _NUM_EXAMPLES) or 'nothing'}."
-    raise UserError(f"there is no file {path}", "a file of weights", f"{near} {where}".strip())
-
-
-def _inside(choice: Choice) -> Choice:
-    """Where a folder was chosen (`checkpoint-500`), the file in it."""
-    found = _find_file(choice.path)
-    return Choice(found.path, (*choice.notes, *found.notes))
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
