@@ -169,7 +169,9 @@ def commands(run: Run, words: Words) -> Commands:
                 f"warmstart {verb} --config {config} --output-dir {path}-again",
             )
         )
-    rows.append((words("evaluate_again"), f"warmstart evaluate {path}"))
+    if run.resolved.get("episodes") is None:
+        which = [f" --task {shlex.quote(task['name'])}" for task in run.tasks] or [""]
+        rows += [(words("evaluate_again"), f"warmstart evaluate {path}{task}") for task in which]
     if run.status["state"] in ("interrupted", "killed", "failed"):
         rows.append((words("go_on"), f"warmstart resume {path}"))
     elif verb is not None:
