@@ -94,7 +94,7 @@ DOORS = {
     "cyclopts": ["cli.py", "app.py"],
     "rich": ["console.py"],
     "pydantic": ["config/"],
-    "yaml": ["config/io.py", "config/prompt_file.py", "run/reader.py", "run/yaml_text.py"],
+    "yaml": ["config/io.py", "config/prompt_file.py", "run/yaml_text.py"],
 }
 WITHOUT_TORCH = [
     "config",

@@ -49,5 +49,5 @@ b: [off, On, TRUE, '', 12:30:45, -.inf, +1, 010]
 c: *anchor
 """
     assert repr(parsed(text)) == repr(yaml.safe_load(text))
-    with pytest.raises(yaml.YAMLError):
+    with pytest.raises(ValueError, match="while parsing"):
         parsed("a: [")

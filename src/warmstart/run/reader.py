@@ -11,8 +11,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, TypeVar
 
-import yaml
-
 from warmstart.errors import UserError, closest, listing
 from warmstart.run import layout
 from warmstart.run.process import is_gone
@@ -52,7 +50,7 @@ class Run:
         path = self.path / layout.CONFIG
         try:
             content = parsed(path.read_text(encoding="utf-8"))
-        except (yaml.YAMLError, ValueError, RecursionError):
+        except (ValueError, RecursionError):
             content = None
         if not isinstance(content, dict):
             raise UserError(f"{path} is damaged: it is not the YAML that was written")

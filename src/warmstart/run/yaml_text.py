@@ -30,6 +30,9 @@ def parsed(text: str) -> Any:
     """As `yaml.safe_load`, which it equals.
 
     Raises:
-        yaml.YAMLError: it is not YAML.
+        ValueError: it is not YAML.
     """
-    return yaml.load(text, Loader=_Loader)
+    try:
+        return yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise ValueError(str(error)) from None
