@@ -60,7 +60,7 @@ DOORS = {
         *("analysis/image_plots.py", "analysis/compression_plot.py"),
         "analysis/sensitivity_plot.py",
         *("analysis/image_plots.py", "analysis/compare/pictures.py"),
-        *("analysis/image_plots.py", "analysis/diagnose/picture.py"),
+        *("analysis/sweep_plot.py", "analysis/diagnose/picture.py"),
     ],
     "mpl_toolkits": ["analysis/figures.py"],
     "timm": ["models/", "engine/optimizer.py", "methods/export/answer.py"],
@@ -80,6 +80,9 @@ DOORS = {
     "pyarrow": ["inference/predictions.py", "data/tables.py", "data/arrow_files.py"],
     "torch_pruning": ["methods/compress/pruning.py"],
     "torch.distributed": ["engine/distributed.py"],
+    "optuna": ["methods/sweep/study.py", "methods/sweep/space.py"],
+    "sqlalchemy": ["methods/sweep/study.py"],  # whose errors Optuna's storage raises
+    "ray": ["methods/sweep/ray_cluster.py"],
     "cyclopts": ["cli.py", "app.py"],
     "rich": ["console.py"],
     "pydantic": ["config/"],
@@ -115,6 +118,7 @@ WITHOUT_TORCH += [
     "analysis.diagnose",
     "verbs.methods",
     "verbs.compressing",
+    "verbs.sweeping",
 ]
 TORCHES = {"torch", "torchvision", "timm", "safetensors.torch"}
 

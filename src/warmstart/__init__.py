@@ -31,6 +31,7 @@ _VERBS = (
     "resume",
     "runs",
     "show",
+    "sweep",
     "verify_resume",
 )
 __all__ = ["UserError", "__version__", *_VERBS]

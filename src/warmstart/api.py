@@ -24,6 +24,7 @@ from warmstart.verbs.methods import merge as merge
 from warmstart.verbs.models import check as check
 from warmstart.verbs.models import evaluate as evaluate
 from warmstart.verbs.models import predict as predict
+from warmstart.verbs.sweeping import sweep as sweep
 from warmstart.verbs.training import continue_run as continue_run
 from warmstart.verbs.training import distill as distill
 from warmstart.verbs.training import finetune as finetune

@@ -29,6 +29,7 @@ from warmstart.flags import (
     meta_flags,
     multitask_flags,
     prepare_flags,
+    sweep_flags,
     verify_flags,
 )
 
@@ -223,6 +224,11 @@ COMMANDS: dict[str, Command] = {
         "Propose settings for data and a model, with reasons, and memory and time measured; trains nothing.",
         advise_flags,
         _verb("advise"),
+    ),
+    "sweep": Command(
+        "Try settings: a grid, random values or TPE; losers are stopped early, the best by val is kept.",
+        sweep_flags,
+        _verb("sweep"),
     ),
     "runs": Command(
         "List the runs in a folder.",
