@@ -4,12 +4,13 @@ PYTHON ?= python3
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.warmstart-installed
 
-.PHONY: help install demo test torture lint docs gpu-test build clean
+.PHONY: help install demo test torture slow lint docs gpu-test build clean
 
 help:
 	@echo "make demo    the whole story in a minute (into warmstart-demo/)"
 	@echo "make test    all tests"
 	@echo "make torture thousands of damaged and hostile files, fifty kills; new ones each time"
+	@echo "make slow    sweeps over several processes, and on a local Ray"
 	@echo "make lint    ruff and mypy"
 	@echo "make docs    the site (into site/)"
 	@echo "make build   a wheel (into dist/)"
@@ -32,6 +33,9 @@ test: install
 
 torture: install
 	WARMSTART_TORTURE=200 $(BIN)/python -m pytest -m torture -n 2
+
+slow: install
+	WARMSTART_SLOW=1 $(BIN)/python -m pytest -m slow
 
 gpu-test: install
 	$(BIN)/python -m pytest -m gpu

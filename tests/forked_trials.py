@@ -1,4 +1,4 @@
-"""Processes of trials without the seconds that importing torch takes."""
+"""Processes of trials without the seconds that importing torch takes: see fresh.py."""
 
 from __future__ import annotations
 

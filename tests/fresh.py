@@ -14,16 +14,23 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
-SERVER = """
+PARTIES = """
 import json, os, runpy, signal, sys
 import cv2, cyclopts, matplotlib.figure, pyarrow.parquet, pydantic, rich.console, safetensors.torch, timm, torch
 import torch._dynamo, torchvision, torch.utils.tensorboard, yaml
 
 assert not any(name.split(".")[0] == "warmstart" for name in sys.modules)
+"""
+# For processes that a test starts by the dozen, and whose imports are not what it is about.
+OURS = """
+import warmstart.engine.train
+"""
+SERVER = """
 for line in sys.stdin:
     job = json.loads(line)
     if "poll" in job:
@@ -52,9 +59,9 @@ else:
 
 
 @cache
-def _server() -> subprocess.Popen[str]:
+def _server(has_ours: bool = False) -> subprocess.Popen[str]:
     """One for all tests of this process, started when the first of them asks."""
-    command = [sys.executable, "-c", SERVER]
+    command = [sys.executable, "-c", PARTIES + (OURS if has_ours else "") + SERVER]
     server = subprocess.Popen(
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=_environment()
     )
@@ -95,29 +102,36 @@ def run(
         return subprocess.CompletedProcess(words, int(_ask(job)), out.read(), err.read())
 
 
-def _ask(job: dict[str, object]) -> str:
+_ONE_AT_A_TIME = threading.Lock()
+
+
+def _ask(job: dict[str, object], has_ours: bool = False) -> str:
     """The server's answer to a job."""
-    server = _server()
+    server = _server(has_ours)
     assert server.stdin is not None and server.stdout is not None
-    server.stdin.write(json.dumps(job) + "\n")
-    server.stdin.flush()
-    answer = server.stdout.readline()
+    with _ONE_AT_A_TIME:
+        server.stdin.write(json.dumps(job) + "\n")
+        server.stdin.flush()
+        answer = server.stdout.readline()
     assert answer, "the server of fresh processes is gone"
     return answer.strip()
 
 
 class Started:
-    """A module that runs by itself, in the way of subprocess.Popen; what it says is added to a file. Linux only."""
+    """A module that runs by itself, in the way of subprocess.Popen; what it says is added to a file. Linux only.
+
+    warmstart's modules are imported before the fork, too; nothing of it has run.
+    """
 
     def __init__(self, module: str, arguments: Sequence[str], folder: Path, told: Path) -> None:
         told.touch()
         job = {"code": "", "module": module, "arguments": ["-c", *arguments], "seconds": 200, "waits": False}
-        self.pid = int(_ask(job | {"folder": str(folder), "out": str(told), "err": str(told)}))
+        self.pid = int(_ask(job | {"folder": str(folder), "out": str(told), "err": str(told)}, has_ours=True))
         self._code: int | None = None
 
     def poll(self) -> int | None:
         if self._code is None:
-            answer = _ask({"poll": self.pid})
+            answer = _ask({"poll": self.pid}, has_ours=True)
             self._code = int(answer) if answer else None
         return self._code
 

@@ -69,6 +69,7 @@ DOORS = {
         "analysis/plots.py",
         "analysis/roc_plot.py",
         "analysis/sensitivity_plot.py",
+        "analysis/sweep_plot.py",
     ],
     "mpl_toolkits": ["analysis/figures.py"],
     "timm": ["models/", "engine/optimizer.py", "methods/export/answer.py"],
@@ -91,6 +92,9 @@ DOORS = {
     "jinja2": ["analysis/report/render.py"],
     "mlflow": ["methods/track.py"],
     "wandb": ["methods/track.py"],
+    "optuna": ["methods/sweep/study.py", "methods/sweep/space.py"],
+    "sqlalchemy": ["methods/sweep/study.py"],  # whose errors Optuna's storage raises
+    "ray": ["methods/sweep/ray_cluster.py"],
     "cyclopts": ["cli.py", "app.py"],
     "rich": ["console.py"],
     "pydantic": ["config/"],
@@ -131,6 +135,7 @@ WITHOUT_TORCH += [
     *(f"analysis.report.{name}" for name in ("report", "run_page", "sweep_page", "errors", "render")),
     "verbs.methods",
     "verbs.compressing",
+    "verbs.sweeping",
 ]
 TORCHES = {"torch", "torchvision", "timm", "safetensors.torch"}
 

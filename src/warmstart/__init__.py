@@ -33,6 +33,7 @@ _VERBS = (
     "resume",
     "runs",
     "show",
+    "sweep",
     "track",
     "verify_resume",
 )

@@ -27,6 +27,7 @@ from warmstart.verbs.models import predict as predict
 from warmstart.verbs.reporting import report as report
 from warmstart.verbs.reporting import track as track
 from warmstart.verbs.reproducing import reproduce as reproduce
+from warmstart.verbs.sweeping import sweep as sweep
 from warmstart.verbs.training import continue_run as continue_run
 from warmstart.verbs.training import distill as distill
 from warmstart.verbs.training import finetune as finetune

@@ -28,6 +28,7 @@ from warmstart.flags import (
     meta_flags,
     multitask_flags,
     prepare_flags,
+    sweep_flags,
 )
 from warmstart.flags_proofs import reproduce_flags, verify_flags
 from warmstart.flags_use import diagnose_flags, evaluate_flags, predict_flags, report_flags, track_flags
@@ -197,6 +198,11 @@ COMMANDS: dict[str, Command] = {
         "Propose settings for data and a model, with reasons and measured costs; --run tries them and keeps the best.",
         advise_flags,
         _verb("advise"),
+    ),
+    "sweep": Command(
+        "Try settings: a grid, random values or TPE; losers are stopped early, the best by val is kept.",
+        sweep_flags,
+        _verb("sweep"),
     ),
     "runs": Command(
         "List the runs in a folder.",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
 
 from warmstart.config.compress_section import CompressConfig
 from warmstart.config.schema import Config, leaves
+from warmstart.config.section import Section
+from warmstart.config.sweep_section import SweepConfig
 from warmstart.run.layout import CONTINUE_INFO
 
 
@@ -245,24 +248,28 @@ def export_flags() -> tuple[Flag, ...]:
 
 
 def compress_flags() -> tuple[Flag, ...]:
-    """The command's own section."""
-    own = (
-        Flag(
-            name,
-            (field.description or "") + _default_text(field.default),
-            bool if field.annotation is bool else str,
-        )
-        for name, field in CompressConfig.model_fields.items()
-        if name not in (DEVICE.name, WORKERS.name)
-    )
     return (
         Flag("model", "run directory, RUN@step, or file of weights", positional=True, required=True),
-        *own,
+        *_own_flags(CompressConfig, DEVICE.name, WORKERS.name),
         Flag("dry_run", "say what it would take, write nothing", bool),
         DEVICE,
         WORKERS,
         JSON,
     )
+
+
+def sweep_flags() -> tuple[Flag, ...]:
+    what = "YAML file of settings, as of finetune; or the folder of a sweep to go on with"
+    return (Flag("config", what, positional=True, required=True), *_own_flags(SweepConfig), JSON)
+
+
+def _own_flags(section: type[Section], *without: str) -> Iterator[Flag]:
+    """Those of a command's own section; a required one is given once for each of its items."""
+    for name, field in section.model_fields.items():
+        if name not in without:
+            kind = list if field.is_required() else bool if field.annotation is bool else str
+            default = "" if field.is_required() else _default_text(field.default)
+            yield Flag(name, (field.description or "") + default, kind)
 
 
 def merge_flags() -> tuple[Flag, ...]:

@@ -209,6 +209,8 @@ def filled_in(tokens: list[str], data: Path, weights: Path) -> list[str]:
         parent = next(Path(token) for token in result if token.startswith("runs/") or token.endswith(".pth"))
         done = [int(path.name.removeprefix("step_")) for path in parent.glob("checkpoints/step_*")]
         result += ["--max-steps", str(max(done, default=0) + 1)]
+    if "sweep" in result and "--trials" in result:
+        result[result.index("--trials") + 1] = "2"
     if "verify-resume" in result:
         result += ["--steps", "6"]
     return result
@@ -249,6 +251,7 @@ def test_every_command_of_the_page_runs(
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("warmstart.methods.compress.cost._SECONDS", 0.0)  # of each latency
     monkeypatch.setattr("warmstart.methods.tryout.tryout.launch_here", forked_trials.launch)
+    monkeypatch.setattr("warmstart.methods.sweep.flow.launch_here", forked_trials.launch)
     weights = shared / "models" / "fashion_mnist" / "mnist_cnn3.pt"
     lay_out(tmp_path, few_images, weights)
     lay_out_masks(tmp_path, shared / "data" / "camvid")
@@ -282,6 +285,7 @@ def test_the_pages_with_commands_have_kept_them() -> None:
         "checkpoints.md",
         "image-text.md",
         "what-went-wrong.md",
+        "sweep.md",
     }
     assert {"README.md", "segmentation.md", *wanted} <= set(counts)
     assert min(counts.values()) >= 2 and sum(counts.values()) >= 70

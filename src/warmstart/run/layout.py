@@ -43,7 +43,10 @@ PROCESSOR = (
 CONTINUE_INFO = "continue_info.yaml"
 LOOKS = "warmstart-looks.json"  # beside runs: how often each split of their data was used to compare models
 SWEEP = "sweep.json"  # in the folder of a sweep: all its trials, as far as they have come
+SWEEP_REQUEST, SWEEP_BASE = "request.json", "base.yaml"  # what was asked for: with both, a sweep goes on
+SWEEP_STORAGE, SWEEP_OWNER = "sweep.db", "sweep.pid"
 SWEEP_BEST = "best.yaml"
+SWEEP_PARALLEL, SWEEP_IMPORTANCE = "parallel.png", "importance.png"
 TRIALS = "trials"
 COMPARISON = "comparison.json"  # in the folder of a comparison
 

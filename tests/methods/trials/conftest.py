@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-import fresh
+import forked_trials
 from warmstart.config import io
-from warmstart.methods.trials.process import Launch, command_of, launch_here
-from warmstart.methods.trials.trial import Slot, Trial
+from warmstart.methods.trials.process import Launch
+from warmstart.methods.trials.trial import Trial
 
 
 @pytest.fixture
@@ -27,8 +26,4 @@ def trial(small_settings: dict[str, Any], tmp_path: Path) -> Callable[..., Trial
 
 @pytest.fixture
 def launch() -> Launch:
-    def forked(trial: Trial, slot: Slot) -> fresh.Started:
-        _, _, module, *arguments = command_of(trial, slot)
-        return fresh.Started(module, arguments, trial.cwd, trial.beside(".txt"))
-
-    return forked if sys.platform == "linux" else launch_here
+    return forked_trials.launch

@@ -1,0 +1,1 @@
+"""sweep: one config, some settings varied, many trials, the best of them on val."""
