@@ -241,6 +241,10 @@ class _Parts:
         )
         return tensor
 
+    def count_from_here(self) -> None:
+        """What came before paid for allocation."""
+        self.seconds, self.num_images = 0.0, 0
+
     @property
     def per_feature_image(self) -> float:
         return self.seconds / self.num_images if self.num_images else 0.0
@@ -258,6 +262,8 @@ def _train_steps(job: Job, trial: _Trial) -> float:
             trial.step(islice(batches, len(window)))
             _wait(job.device)
             times.append(time.perf_counter() - start - (trial.parts.seconds - before))
+            if len(times) == 1 < len(windows):
+                trial.parts.count_from_here()
     counted = times[1:] or times
     return sum(counted) / len(counted)
 
