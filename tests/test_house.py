@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import cache
 from itertools import chain
 from pathlib import Path
@@ -162,7 +162,12 @@ def imports(node: ast.AST, deep: bool = True) -> Iterator[str]:
             yield from imports(child, deep)
 
 
-def own(names: Iterator[str]) -> set[str]:
+@cache
+def imported(module: str, deep: bool = True) -> tuple[str, ...]:
+    return tuple(imports(tree(module), deep))
+
+
+def own(names: Iterable[str]) -> set[str]:
     """Those of our modules that the names stand for."""
     found = set()
     for name in names:
@@ -205,7 +210,7 @@ def test_imports_go_down_only():
     found = []
     for module in FILES:
         mine = FLOORS[part(module)]
-        others = {other for other in own(imports(tree(module))) if part(other) != part(module)}
+        others = {other for other in own(imported(module)) if part(other) != part(module)}
         others = {other for other in others if not mine == FLOORS[part(other)] == TOP}
         found += [f"{module} (floor {mine}) imports {o}" for o in others if FLOORS[part(o)] >= mine]
     assert found == []
@@ -213,7 +218,7 @@ def test_imports_go_down_only():
 
 def test_parts_hold_no_ring():
     """Inside a part too, nobody imports whoever imports him."""
-    graph = {module: own(imports(tree(module), deep=False)) for module in FILES}
+    graph = {module: own(imported(module, deep=False)) for module in FILES}
     done: set[str] = set()
 
     def visit(module: str, above: tuple[str, ...]) -> None:
@@ -231,7 +236,7 @@ def test_parts_hold_no_ring():
 def test_third_parties_have_one_door(package):
     doors = [SRC / door for door in DOORS[package]]
     for module, path in FILES.items():
-        names = [name for name in imports(tree(module)) if name == package or name.startswith(f"{package}.")]
+        names = [name for name in imported(module) if name == package or name.startswith(f"{package}.")]
         is_door = any(door in (path, *path.parents) for door in doors)
         assert is_door or not names, f"{module} imports {names[0]}"
     assert all(door.exists() for door in doors), "a door that is gone"
@@ -245,11 +250,11 @@ def test_torch_distributed_is_behind_its_door():
 
 def needs(module: str, seen: tuple[str, ...] = ()) -> tuple[str, ...] | None:
     """The way from a module to torch by imports at the top of files, or None."""
-    names = list(imports(tree(module), deep=False))
+    names = imported(module, deep=False)
     for name in names:
         if any(name == torch or name.startswith(f"{torch}.") for torch in TORCHES):
             return (*seen, module, name)
-    for other in sorted(own(iter(names)) - set(seen)):
+    for other in sorted(own(names) - set(seen)):
         packages = {f"{other.rpartition('.')[0]}.__init__"} & set(FILES)
         for step in (other, *packages):
             if step != module and step not in seen and (way := needs(step, (*seen, module))):
@@ -269,7 +274,7 @@ def test_no_torch_at_the_top(name):
 def test_run_never_imports_torch_at_all():
     for module in FILES:
         if part(module) in ("run", "config", "errors", "records", "stats", "console"):
-            assert not {name.split(".")[0] for name in imports(tree(module))} & TORCHES, module
+            assert not {name.split(".")[0] for name in imported(module)} & TORCHES, module
 
 
 def test_files_are_small():
