@@ -248,17 +248,19 @@ def test_torch_distributed_is_behind_its_door():
         assert module == "engine.distributed" or "torch.distributed." not in ast.unparse(tree(module)), module
 
 
-def needs(module: str, seen: tuple[str, ...] = ()) -> tuple[str, ...] | None:
+def needs(module: str) -> tuple[str, ...] | None:
     """The way from a module to torch by imports at the top of files, or None."""
-    names = imported(module, deep=False)
-    for name in names:
-        if any(name == torch or name.startswith(f"{torch}.") for torch in TORCHES):
-            return (*seen, module, name)
-    for other in sorted(own(names) - set(seen)):
-        packages = {f"{other.rpartition('.')[0]}.__init__"} & set(FILES)
-        for step in (other, *packages):
-            if step != module and step not in seen and (way := needs(step, (*seen, module))):
-                return way
+    ways = {module: (module,)}
+    for current in (open_ends := [module]):
+        names = imported(current, deep=False)
+        for name in names:
+            if any(name == torch or name.startswith(f"{torch}.") for torch in TORCHES):
+                return (*ways[current], name)
+        for other in sorted(own(names)):
+            packages = {f"{other.rpartition('.')[0]}.__init__"} & set(FILES)
+            for step in {other, *packages} - set(ways):
+                ways[step] = (*ways[current], step)
+                open_ends.append(step)
     return None
 
 
