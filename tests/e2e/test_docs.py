@@ -24,7 +24,7 @@ import yaml
 from PIL import Image
 from tiny_clip import write_clip, write_folders
 
-import forked_trials
+import forked
 import fresh
 from published_ocec import checkpoint
 from tiny_imagenet import write_tiny_imagenet
@@ -250,8 +250,9 @@ def test_every_command_of_the_page_runs(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("warmstart.methods.compress.cost._SECONDS", 0.0)  # of each latency
-    monkeypatch.setattr("warmstart.methods.tryout.tryout.launch_here", forked_trials.launch)
-    monkeypatch.setattr("warmstart.methods.sweep.flow.launch_here", forked_trials.launch)
+    monkeypatch.setattr("warmstart.methods.tryout.tryout.launch_here", forked.launch)
+    monkeypatch.setattr("warmstart.methods.sweep.flow.launch_here", forked.launch)
+    monkeypatch.setattr("warmstart.verify.processes.start", forked.start)
     weights = shared / "models" / "fashion_mnist" / "mnist_cnn3.pt"
     lay_out(tmp_path, few_images, weights)
     lay_out_masks(tmp_path, shared / "data" / "camvid")

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
 
-import fresh
+import forked
 from warmstart.cli import main
 from warmstart.config import io
 from warmstart.engine import train
@@ -28,13 +26,7 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 @pytest.fixture(autouse=True)
 def _forked(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Processes of their own without the seconds that importing torch takes."""
-
-    def start(words: Sequence[str], told: Path) -> fresh.Started:
-        return fresh.Started("warmstart", words, Path.cwd(), told)
-
-    if sys.platform == "linux":
-        monkeypatch.setattr("warmstart.verify.processes.start", start)
+    monkeypatch.setattr("warmstart.verify.processes.start", forked.start)
 
 
 def trained(settings: dict[str, Any], folder: Path, **more: Any) -> Run:

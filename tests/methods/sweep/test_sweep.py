@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
-import forked_trials
+import forked
 from warmstart import api
 from warmstart.cli import main
 from warmstart.config import io
@@ -36,8 +36,8 @@ pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(autouse=True)
-def forked(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(flow, "launch_here", forked_trials.launch)
+def _here(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(flow, "launch_here", forked.launch)
     monkeypatch.chdir(tmp_path)
 
 
@@ -116,7 +116,7 @@ def test_halving_stops_the_losers_at_a_third_and_an_interruption_costs_nothing(
         launched.append(trial.number)
         if len(launched) == 2:
             os.kill(os.getpid(), signal.SIGINT)
-        return forked_trials.launch(trial, slot)
+        return forked.launch(trial, slot)
 
     monkeypatch.setattr(flow, "launch_here", interrupted)
     settings = {"set": ["lr=.00001,.01,.0001"], "prune": "halving"}

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-import forked_trials
+import forked
 from warmstart.config import io
 from warmstart.methods.trials.process import Launch
 from warmstart.methods.trials.trial import Trial
@@ -26,4 +26,4 @@ def trial(small_settings: dict[str, Any], tmp_path: Path) -> Callable[..., Trial
 
 @pytest.fixture
 def launch() -> Launch:
-    return forked_trials.launch
+    return forked.launch

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-import forked_trials
+import forked
 import warmstart as ws
 from warmstart.analysis.compare.looks import count_pair
 from warmstart.analysis.compare.sides import open_side
@@ -47,7 +47,7 @@ def test_the_best_half_goes_on_and_an_interruption_costs_nothing(
 
     def interrupted(trial: Trial, slot: Slot) -> Process:
         started.append(trial.number)
-        process = forked_trials.launch(trial, slot)
+        process = forked.launch(trial, slot)
         if len(started) == 2:
             os.kill(os.getpid(), signal.SIGINT)
         return process
@@ -55,7 +55,7 @@ def test_the_best_half_goes_on_and_an_interruption_costs_nothing(
     with pytest.raises(Interrupted, match=r"(?s)were interrupted.*the same command goes on in .*out"):
         try_out(given, "balanced", 3600.0, interrupted)
     assert started == [0, 1]
-    monkeypatch.setattr("warmstart.methods.tryout.tryout.launch_here", forked_trials.launch)
+    monkeypatch.setattr("warmstart.methods.tryout.tryout.launch_here", forked.launch)
     settings, target = {**given, "time_budget": "1h"}, tmp_path / "best.yaml"
     data, model = settings.pop("data"), settings.pop("model")
     made = ws.advise(data, model, run=True, to=str(target), **settings)
@@ -105,7 +105,7 @@ def test_the_reason_is_told_where_all_fail(given: dict[str, Any]) -> None:
     """With the rate given and nothing to keep, one strategy is left."""
 
     def failing(trial: Trial, slot: Slot) -> Process:
-        return forked_trials.launch(trial, Slot("nonsense"))
+        return forked.launch(trial, Slot("nonsense"))
 
     with pytest.raises(
         UserError, match=r"all strategies failed; the first: --device 'nonsense' is not a device"
