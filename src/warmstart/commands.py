@@ -252,7 +252,6 @@ COMMANDS: dict[str, Command] = {
     "prepare": Command(
         "Images -> a parquet file, or split folders, where no group and no picture crosses a split; leaks are counted.",
         prepare_flags,
-        reproduce_flags,
         _verb("prepare"),
     ),
     "demo": Command(
