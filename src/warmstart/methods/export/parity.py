@@ -178,18 +178,7 @@ def _answers(to: str, path: Path, probe: Probe, told: dict[str, Any]) -> tuple[n
         np.save(given, probe.images)
         if is_prepared := to in answer.INPUTS and bool(probe.raw):
             told = {**told, "raw": str(_write_pictures(probe.raw, Path(folder) / "raw"))}
-        command = [
-            sys.executable,
-            "-P",
-            answer.__file__,
-            to,
-            str(path),
-            str(given),
-            str(found),
-            json.dumps(told),
-        ]
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+        done = ask(to, str(path), str(given), str(found), json.dumps(told))
         if done.returncode:
             last = " ".join(done.stderr.strip().splitlines()[-_LAST_WORDS:])
             raise UserError(
@@ -198,6 +187,13 @@ def _answers(to: str, path: Path, probe: Probe, told: dict[str, Any]) -> tuple[n
                 "--to safetensors holds the model as it is",
             )
         return np.load(found), np.load(found.with_name(answer.PREPARED)) if is_prepared else None
+
+
+def ask(*words: str) -> subprocess.CompletedProcess[str]:
+    """answer.py in a process of its own."""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    command = [sys.executable, "-P", answer.__file__, *words]
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
 
 
 def _write_pictures(images: tuple[np.ndarray, ...], folder: Path) -> Path:
