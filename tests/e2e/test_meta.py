@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import fresh
 from warmstart import api
 from warmstart.cli import main
 from warmstart.errors import UserError
@@ -43,22 +42,8 @@ def test_the_command_learns_a_start_that_another_process_tunes(
     assert told["split"] == "test" and told["gains"][0]["num_samples"] == 6
     assert Run(Path("start")).config["meta"]["method"] == "protonet"
     tuning = "--epochs 1 --batch-size 4 --no-tensorboard --no-pictures --workers 0 --output-dir tuned --json"
-    done = subprocess.run(
-        [
-            sys.executable,
-            "-m",
-            "warmstart",
-            "finetune",
-            "--weights",
-            "start",
-            "--data",
-            photos,
-            *tuning.split(),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    done = fresh.run("finetune", "--weights", "start", "--data", photos, *tuning.split(), module="warmstart")
+    assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["run"] == "tuned"
     assert Run(Path("tuned")).resolved["model"]["classes"] == [f"c{n}" for n in range(6)]
     assert main(["evaluate", "start"]) == 2 and "finetune --weights start" in capsys.readouterr().err

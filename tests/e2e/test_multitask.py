@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import fresh
 import warmstart
 from warmstart.errors import UserError
 from warmstart.run import layout
@@ -44,17 +42,15 @@ def trained(light: Path, overlapping: Path, tmp_path_factory: pytest.TempPathFac
         "lr": 0.01,
     }
     flags |= {"train-ratio": 0.6, "val-ratio": 0.25, "epochs": 3, "device": "cpu"}
-    return command("multitask", *(part for name, value in flags.items() for part in (f"--{name}", value)))
+    return command(
+        "multitask",
+        "--no-pictures",
+        *(part for name, value in flags.items() for part in (f"--{name}", value)),
+    )
 
 
 def command(*words: object) -> dict[str, Any]:
-    done = subprocess.run(
-        [sys.executable, "-m", "warmstart", *map(str, words), "--json"],
-        capture_output=True,
-        text=True,
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )
+    done = fresh.run(*map(str, words), "--json", module="warmstart")
     assert done.returncode == 0, done.stderr[-2000:]
     return json.loads(done.stdout)  # type: ignore[no-any-return]
 
