@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -82,3 +83,54 @@ def test_what_is_refused(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match="in progress"):
         ws.track(str(run), to="mlflow")
     assert not (run / layout.TRACKED).exists()
+
+
+@pytest.mark.filterwarnings("ignore")  # of MLflow's own use of SQLAlchemy
+def test_what_fails_half_way_is_noted_and_finished_later(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    uri = f"sqlite:///{tmp_path / 'tracked.db'}"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    monkeypatch.chdir(tmp_path)
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(mlflow.tracking.MlflowClient, "log_artifact", full)
+        with pytest.raises(UserError, match="No space left"):
+            ws.track(str(run), to="mlflow", project="proof")
+    client = mlflow.tracking.MlflowClient(tracking_uri=uri)
+    number = client.get_experiment_by_name("proof").experiment_id
+    (half,) = client.search_runs([number])
+    assert half.info.status == "FAILED"
+    assert json.loads((run / layout.TRACKED).read_text())["mlflow"]["unfinished"] == half.info.run_id
+
+    sent = ws.track(str(run), to="mlflow", project="proof")
+    (whole,) = client.search_runs([number])
+    assert whole.info.run_id == half.info.run_id and whole.info.status == "FINISHED"
+    steps = [m.step for m in client.get_metric_history(whole.info.run_id, "val/accuracy")]
+    assert len(steps) == len(set(steps)) == 3, "no number stands there twice"
+    assert "unfinished" not in json.loads((run / layout.TRACKED).read_text())["mlflow"]
+    resolved = json.loads((run / layout.RESOLVED).read_text())
+    assert whole.info.start_time == round(datetime.fromisoformat(resolved["created"]).timestamp() * 1000)
+    assert whole.info.end_time >= whole.info.start_time and whole.info.run_id in sent.place
+
+
+@pytest.mark.filterwarnings("ignore")  # wandb's own
+def test_wandb_goes_on_under_the_same_id(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_DIR", str(tmp_path))
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(wandb, "Image", full)
+        with pytest.raises(UserError, match="No space left"):
+            ws.track(str(run), to="wandb")
+    name = json.loads((run / layout.TRACKED).read_text())["wandb"]["unfinished"]
+    sent = ws.track(str(run), to="wandb")
+    assert name in sent.place and "unfinished" not in json.loads((run / layout.TRACKED).read_text())["wandb"]

@@ -142,3 +142,21 @@ def test_a_val_with_few_images_of_a_rare_class_shows_nothing_of_it(changed, num_
             found.score < 0.7
             and "recall of rare classes on val is 1.00, by 15 images: it may be 0.80" in (found.evidence[1])
         )
+
+
+def test_a_val_of_rare_classes_alone_says_nothing_of_the_others(changed):
+    def rare(resolved):
+        resolved["data"]["counts"] |= {"train": {"ant": 95, "bee": 5}, "val": {"ant": 0, "bee": 5}}
+
+    history = of_run(Run(changed(resolved=rare)))
+    metrics = {"accuracy": 1.0, "balanced_accuracy": 1.0}
+    points = tuple(replace(v, val={**v.val, **metrics}) for v in history.validations)
+    with np.errstate(all="raise"):
+        assert imbalance(replace(history, validations=points)) is None
+
+
+def test_a_model_that_knows_nothing_says_nothing_of_labels(drawn, curves):
+    """One of seven right, and sure of it: its mistakes are spread over all pairs as those of wrong labels are."""
+    rng, truth = drawn
+    said = np.where(rng.random(400) < 0.05, truth, rng.integers(10, size=400))
+    assert label_noise(curves([0.1]), answers(said, truth, rng.uniform(0.7, 0.95, 400))) is None

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 
+import pytest
+
 from warmstart.analysis.diagnose.history import of_run
 from warmstart.analysis.diagnose.rules import diagnose_history
 from warmstart.analysis.diagnose.rules_model import (
@@ -110,3 +112,24 @@ def test_dropout_of_nine_tenths(diagnosed_run, changed):
     (run / "config.yaml").write_text(text.replace("  dropout: null", "  dropout: 0.9", 1), encoding="utf-8")
     found = too_regularised(history_of(run))
     assert found is not None and found.changes == {"model.dropout": 0.2}
+
+
+def _frozen_head(plan):
+    plan["rows"][-1] |= {"trainable": [], "mode": "frozen"}
+
+
+def test_prototypes_need_no_head(changed):
+    run = changed(resolved=lambda found: found.update(episodes={"classes": {}}), plan=_frozen_head)
+    text = (run / "config.yaml").read_text(encoding="utf-8")
+    assert "meta:\n  method: none" in text
+    (run / "config.yaml").write_text(
+        text.replace("meta:\n  method: none", "meta:\n  method: protonet"), encoding="utf-8"
+    )
+    history = history_of(run)
+    assert head_frozen(history) is None and weights_never_loaded(history) is None
+
+
+@pytest.mark.parametrize("kind", ["blend", "compress"])
+def test_what_was_made_of_a_run_has_no_frozen_head(changed, kind):
+    run = changed(resolved=lambda found: found["model"]["source"].update(kind=kind), plan=_frozen_head)
+    assert head_frozen(history_of(run)) is None

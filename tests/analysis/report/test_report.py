@@ -115,6 +115,14 @@ def test_a_run_in_progress_says_so_far(run: Path, tmp_path: Path) -> None:
     assert {"curves", "plan", "dataset"} <= set(anchors(page))
 
 
+def test_notes_of_the_diagnosis_are_on_the_page(run: Path, tmp_path: Path) -> None:
+    cut = Path(shutil.copytree(run, tmp_path / "cut"))
+    with (cut / layout.EVALS).open("a", encoding="utf-8") as rows:
+        rows.write("[]\n")
+    page = text_of(ws.report(str(cut), images=False).path)
+    assert "1 damaged rows were skipped" in page[page.index('id="diagnosis"') : page.index('id="metrics"')]
+
+
 def test_a_run_without_a_row_has_a_page(run: Path, tmp_path: Path) -> None:
     fresh = Path(shutil.copytree(run, tmp_path / "fresh"))
     for name in ("evaluations", "checkpoints", "predictions"):

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import warmstart.analysis.report.words as words_file
+from warmstart.analysis.diagnose.findings import Finding
 from warmstart.analysis.report.words import Words, catalogue
 
 REPORT = Path(words_file.__file__).parent
@@ -62,3 +63,15 @@ def test_an_unknown_finding_keeps_its_own_words() -> None:
     assert Words("zh").finding("new_one", "title", "remedy") == ("title", "remedy")
     assert Words("zh").finding("overfitting", "title", "remedy")[0] == "过拟合"
     assert Words("en").finding("overfitting", "title", "remedy") == ("title", "remedy")
+
+
+def test_a_finding_of_two_meanings_has_words_for_each() -> None:
+    found = Finding("imbalance", 0.55, "val cannot show it", (), "", variant="unseen")
+    assert found.kind == "imbalance_unseen" and Finding("imbalance", 0.9, "", (), "").kind == "imbalance"
+    own, _ = Words("zh").finding(found.kind, found.title, found.remedy)
+    assert own not in (found.title, Words("zh").finding("imbalance", "", "")[0])
+    variants = {
+        v for path in RULES for v in re.findall(r"variant=.*\"(\w+)\"", path.read_text(encoding="utf-8"))
+    }
+    told = {f"weights_never_loaded_{v}" for v in variants} | {f"imbalance_{v}" for v in variants}
+    assert len(variants) == 2 and len(told & set(catalogue("findings.toml"))) == 2

@@ -22,7 +22,7 @@ class Finding:
     `score` in (0, 1] orders findings: how certainly it is a cause, not a symptom. `rows` are those of the founding
     documents that the remedy comes from. `changes` are settings by path; `data` is what to do to the images
     (`divide`: anew by class; `drop copies`: out of the training). `on`: the run itself may go on with the changes;
-    else it starts again. `since` is an epoch.
+    else it starts again. `since` is an epoch. `variant`: which of the meanings of its id this is, where it has several.
     """
 
     id: str
@@ -36,6 +36,12 @@ class Finding:
     data: str | None = None
     on: bool = False
     since: float | None = None
+    variant: str = ""
+
+    @property
+    def kind(self) -> str:
+        """Id and variant, as catalogues of words in other languages name it."""
+        return f"{self.id}_{self.variant}" if self.variant else self.id
 
     @property
     def is_certain(self) -> bool:

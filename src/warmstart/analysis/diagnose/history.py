@@ -121,6 +121,13 @@ class History:
         return next((row.lr for row in reversed(self.rows) if row.lr is not None), None)
 
 
+def lower_end(share: float, num: int) -> float:
+    """Of the 95 % interval of a share of `num`: Wilson's (1927), which has a width for shares of 1 too."""
+    z2 = _Z**2
+    centre, half = share + z2 / (2 * num), _Z * math.sqrt(share * (1 - share) / num + z2 / (4 * num**2))
+    return (centre - half) / (1 + z2 / num)
+
+
 def of_run(run: Run) -> History:
     """The history of a run directory, finished or in progress; of several tasks that of all together.
 

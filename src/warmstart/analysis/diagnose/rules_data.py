@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from warmstart.analysis.diagnose.findings import Finding
-from warmstart.analysis.diagnose.history import History
+from warmstart.analysis.diagnose.history import History, lower_end
 from warmstart.errors import listing
 from warmstart.tasks.label_errors import likely_mislabelled
 from warmstart.tasks.metrics import confusion
@@ -114,6 +114,7 @@ def imbalance(history: History) -> Finding | None:
         "1.29, 3D, 3G",
         {"ratio": ratio, "accuracy": right, "balanced_accuracy": fair, "rarest": names[rarest]},
         {"data.sampler": "balanced", "train.select_by": "balanced_accuracy"},
+        variant="" if suffers else "unseen",
     )
 
 
@@ -130,19 +131,17 @@ def _rare_recall(
 ) -> RareRecall | None:
     """From the images by class (K,), accuracy and mean recall: two equations for the recall of the rare classes and
     that of the others, exact for one class of each kind. None where val shows rare classes as often as others.
-
-    The interval is Wilson's (1927), which has a width for recalls of 1 too.
     """
     is_rare = train < train.max() / _RARE
     num, share = int(val[is_rare].sum()), float(val[is_rare].sum() / val.sum())
+    if not num or share == 1 or math.isnan(right + fair):
+        return None
     others = (~is_rare).sum() / (1 - share)
     weight = is_rare.sum() - others * share
-    if not num or weight < 0.5 * is_rare.sum() or math.isnan(right + fair):
+    if weight < 0.5 * is_rare.sum():
         return None
     recall = float(np.clip((fair * len(train) - others * right) / weight, 0, 1))
-    z2 = 1.96**2
-    centre, half = recall + z2 / (2 * num), 1.96 * math.sqrt(recall * (1 - recall) / num + z2 / (4 * num**2))
-    return RareRecall(recall, (centre - half) / (1 + z2 / num), num)
+    return RareRecall(recall, lower_end(recall, num), num)
 
 
 def val_too_small(history: History) -> Finding | None:
@@ -243,9 +242,11 @@ def label_noise(history: History, answers: Answers) -> Finding | None:
     """Errors that are spread over all classes, and that the model is as sure of as of right answers (row 3G).
 
     Confident learning (Northcutt et al. 2021) counts labels that the model contradicts. A weak model contradicts many
-    as well, but confuses few pairs of classes, and doubts its mistakes.
+    as well, but confuses few pairs of classes, and doubts its mistakes. One that knows nothing contradicts nearly all,
+    whatever they are: it must be right clearly more often than twice by chance.
     """
-    if len(answers.classes) < _LEAST_CLASSES:
+    num, right = len(answers.classes), float((answers.scores.argmax(axis=1) == answers.targets).mean())
+    if num < _LEAST_CLASSES or lower_end(right, len(answers.ids)) <= 2 / num:
         return None
     found = noise_numbers(answers)
     if found["share"] < 0.15 or found["spread"] < 0.9 or found["sure"] < 0.1:

@@ -28,7 +28,9 @@ def weights_never_loaded(history: History) -> Finding | None:
         return None
     source = history.run.resolved["model"]["source"]
     if source["kind"] == "random":
-        frozen = [row["name"] for row in history.run.plan["rows"] if not row["trainable"]]
+        rows = history.run.plan["rows"]
+        rows = rows[:-1] if _by_prototypes(history) else rows
+        frozen = [row["name"] for row in rows if not row["trainable"]]
         return None if not frozen else _frozen_at_random(frozen)
     chance = start_at_chance(history)
     if chance is None or chance.loss > _UNSURE * chance.even:
@@ -147,12 +149,21 @@ def _frozen_at_random(frozen: list[str]) -> Finding:
         "3.13, 3C",
         {"frozen": frozen},
         {"adapt.freeze": []},
+        variant="frozen",
     )
 
 
+def _by_prototypes(history: History) -> bool:
+    """ProtoNet (Snell et al. 2017) asks nothing of the head, so it is frozen."""
+    assert history.run is not None, "asked for a run only"
+    return history.run.resolved.get("episodes") is not None and history.setting("meta.method") == "protonet"
+
+
 def head_frozen(history: History) -> Finding | None:
-    """The head is new and frozen: its random rows never learn (rows 1.18, 3C)."""
-    if history.run is None:
+    """The head is new and frozen: its random rows never learn (rows 1.18, 3C). Blends and compressions train none."""
+    if history.run is None or _by_prototypes(history):
+        return None
+    if history.run.resolved["model"]["source"]["kind"] in ("blend", "compress"):
         return None
     rows, head = history.run.plan["rows"], history.run.resolved["model"]["head"]
     last = rows[-1]

@@ -30,7 +30,7 @@ _COUNTS = ("support", "pixels", "images")
 
 @dataclass(frozen=True)
 class Kept:
-    """An evaluation of a run's best step that is kept in `folder`; `results` is its JSON."""
+    """An evaluation of a run's best step (without val its last) that is kept in `folder`; `results` is its JSON."""
 
     folder: Path
     split: str
@@ -43,12 +43,13 @@ class Kept:
 
 
 def kept_evaluation(run: Run) -> Kept | None:
-    """Of test, else val, else train, at the best step; None where nobody has evaluated it.
+    """Of test, else val, else train, at the best step, without val at the last; None where nobody has evaluated it.
 
     Raises:
         UserError: it is there, and damaged.
     """
-    step = run.pointer(layout.BEST)
+    best, last = run.pointer(layout.BEST), run.pointer(layout.LAST)
+    step = last if best is None else best
     if step is None:
         return None
     for split in ("test", "val", "train"):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from warmstart.analysis.report.blocks import Bar, Cell, Chip, Commands, Facts, Table
+from warmstart.analysis.report.made import is_made
 from warmstart.analysis.report.numbers import NOTHING, counted, duration, plain, rate, share
 from warmstart.analysis.report.words import Words
 from warmstart.errors import listing
@@ -152,7 +153,9 @@ def _time(seconds: dict[str, float] | None, words: Words) -> str:
     if not seconds or not total:
         return ""
     parts = [(name, value) for name, value in seconds.items() if value >= 0.005 * total]
-    told = ", ".join(f"{words.known(name)} {share(value / total)}" for name, value in parts)
+    # `data` is a word for images elsewhere.
+    named = [(words("time_data") if name == "data" else words.known(name), value) for name, value in parts]
+    told = ", ".join(f"{name} {share(value / total)}" for name, value in named)
     return f"{duration(total)}: {told}"
 
 
@@ -176,7 +179,8 @@ def commands(run: Run, words: Words) -> Commands:
         rows.append((words("go_on"), f"warmstart resume {path}"))
     elif verb is not None:
         rows.append((words("more"), f"warmstart continue {path} --epochs N"))
-    rows.append((words("why"), f"warmstart diagnose {path} --write next.yaml"))
+    if not is_made(run):
+        rows.append((words("why"), f"warmstart diagnose {path} --write next.yaml"))
     rows.append((words("report_again"), f"warmstart report {path} --lang {words.language}"))
     return Commands(tuple(rows))
 
@@ -184,7 +188,7 @@ def commands(run: Run, words: Words) -> Commands:
 def _verb(run: Run) -> str | None:
     """The command that makes such a run of its config.yaml alone; None where there is none."""
     resolved = run.resolved
-    if resolved["model"]["source"]["kind"] in ("compress", "blend"):
+    if is_made(run):
         return None
     if resolved.get("episodes") is not None:
         return "meta"

@@ -28,8 +28,10 @@ def _measured(run: Run, words: Words) -> Iterator[Tile]:
     main = main_of(measured(run))
     for gain in main[:_MOST_TASKS]:
         best = next(g["best"] for g in run.gains if (g["split"], g.get("task")) == (gain.split, gain.task))
-        label = f"{words.known(gain.change.metric)}, {gain.name(words)}"
-        yield Tile(label, plain(gain.after, 3), _interval(best, gain.change.metric, words))
+        metric = gain.change.metric
+        # The interval that was measured is of the answers without a threshold.
+        note = "" if f"{metric}_at_threshold" in best else _interval(best, metric, words)
+        yield Tile(f"{words.known(metric)}, {gain.name(words)}", plain(gain.after, 3), note)
     if len(main) == 1:
         own = next(g for g in run.gains if g["split"] == main[0].split)
         yield from _others(own["best"], own["start"], words)
@@ -88,4 +90,4 @@ def _sizes(run: Run, words: Words) -> Iterator[Tile]:
         yield Tile(words("parameters"), counted(num))
     sizes = run.resolved["data"]["sizes"]
     rest = ", ".join(f"{words.known(name)} {size:,}" for name, size in sizes.items() if name != "train")
-    yield Tile(words("data"), f"{sizes.get('train', 0):,}", rest)
+    yield Tile(f"{words('data')}, {words('train')}", f"{sizes.get('train', 0):,}", rest)

@@ -61,8 +61,13 @@ class Measured:
         )
 
     @property
+    def is_kept(self) -> bool:
+        """Whether nothing better than the start, or than the parent's best, was found."""
+        return self.best_step <= self.start_step
+
+    @property
     def direction(self) -> int:
-        return 0 if self.best_step <= self.start_step else self.change.direction
+        return 0 if self.is_kept else self.change.direction
 
     def counted(self, words: Words) -> str:
         return words(self.unit, num=plain(self.num))
@@ -101,11 +106,13 @@ def verdict_of(run: Run, diagnosis: Diagnosis | None, words: Words) -> Verdict:
             if num and tone != "good"
             else {"good": "better", "bad": "worse", "unsure": "cannot_tell"}[tone]
         )
-        lines = [f"{gain.task}: {sentence_of(gain, words)}" for gain in main]
+        tone, word = ("plain", "unchanged") if all(gain.is_kept for gain in main) else (tone, word)
+        told = [(sentence_of(gain, words), *_caveats(run, gain, words)) for gain in main]
+        lines = [f"{gain.task}: {' '.join(said)}" for gain, said in zip(main, told, strict=True)]
     else:
         (gain,) = main
         tone, word = TONES[gain.direction], _WORDS[gain.direction]
-        if gain.best_step <= gain.start_step:
+        if gain.is_kept:
             tone, word = "plain", "unchanged"
         sentence = sentence_of(gain, words)
         lines = [_change_line(gain, words)] if word != "unchanged" else []
@@ -118,7 +125,7 @@ def verdict_of(run: Run, diagnosis: Diagnosis | None, words: Words) -> Verdict:
 def sentence_of(gain: Measured, words: Words) -> str:
     """The first sentence of a verdict."""
     name = _SENTENCES[gain.direction]
-    if gain.best_step <= gain.start_step:
+    if gain.is_kept:
         name = "start_kept" if gain.best_step == gain.start_step else "parent_kept"
     return words(
         name,
@@ -152,7 +159,7 @@ def _change_line(gain: Measured, words: Words) -> str:
 
 def _caveats(run: Run, gain: Measured, words: Words) -> list[str]:
     lines = []
-    if gain.direction == 0 and gain.best_step > gain.start_step:
+    if gain.direction == 0 and not gain.is_kept:
         test = ExactTest(gain.change.fixed, gain.change.broken, gain.change.p)
         enough = test.enough(gain.num, LEVEL)
         lines += [] if enough is None else [words("about_enough", num=plain(enough))]
@@ -161,9 +168,21 @@ def _caveats(run: Run, gain: Measured, words: Words) -> list[str]:
     if gain.unit == "episodes":
         own, classes = run.config["meta"], run.resolved["episodes"]["classes"].get(gain.split, ())
         lines.append(words("episodes_about", way=own["way"], shot=own["shot"], classes=listing(classes, 8)))
-    if gain.unit == "images" and run.resolved["model"]["head"]["kind"] == "new":
+    if gain.direction > 0 and gain.unit == "images" and _starts_by_chance(run, gain):
         lines.append(words("head_is_new"))
     return lines
+
+
+def _starts_by_chance(run: Run, gain: Measured) -> bool:
+    """Whether the head was made anew, and the start's accuracy is within two standard errors of 1/K (other metrics
+    have no such bound)."""
+    own = next((task for task in run.tasks if task["name"] == gain.task), run.resolved["model"])
+    if own["head"]["kind"] != "new":
+        return False
+    if gain.change.metric != "accuracy" or gain.before is None:
+        return True
+    chance = 1 / len(own["classes"])
+    return gain.before <= chance + 2 * math.sqrt(chance * (1 - chance) / gain.num)
 
 
 def _retained(gain: Measured, words: Words) -> str:
@@ -191,8 +210,9 @@ def _diagnosis(diagnosis: Diagnosis | None, words: Words) -> list[str]:
     if not diagnosis.findings:
         asked = diagnosis.num_rules - len(diagnosis.left_out)
         return [words("diagnosis_clean", num=asked, total=diagnosis.num_rules)]
-    titles = [words.finding(f.id, f.title, f.remedy)[0] for f in diagnosis.findings]
-    return [words("diagnosis_line", title="; ".join(titles[:2]))]
+    titles = [words.finding(f.kind, f.title, f.remedy)[0] for f in diagnosis.findings]
+    more = words("and_more", num=len(titles) - 2) if len(titles) > 2 else ""
+    return [words("diagnosis_line", title="; ".join(titles[:2]) + more)]
 
 
 def _forest(gains: list[Measured], words: Words) -> Forest | None:
@@ -224,6 +244,9 @@ def _so_far(run: Run, state: str, diagnosis: Diagnosis | None, words: Words) -> 
     total = run.resolved["pace"]["total_steps"]
     last = max((row["step"] for row in (*rows, *run.metrics.rows)), default=0)
     lines = [] if is_over else [words("in_progress_line", state=words.known(state), step=last, total=total)]
+    if not best and is_over:
+        lines += _diagnosis(diagnosis, words)
+        return Verdict("plain", words("trained_whole"), words("without_val"), tuple(lines))
     if not best:
         return Verdict("plain", words("so_far"), words("nothing_yet"), tuple(lines))
     first = run.resolved["pace"].get("first_step", 0)

@@ -14,7 +14,7 @@ from warmstart.analysis.diagnose.findings import Diagnosis
 from warmstart.analysis.diagnose.history import of_run
 from warmstart.analysis.diagnose.rules import diagnose_history
 from warmstart.analysis.report import answers, errors, facts
-from warmstart.analysis.report.blocks import Block, Findings, Found, Gallery, Page, Section
+from warmstart.analysis.report.blocks import Block, Findings, Found, Gallery, Note, Page, Section
 from warmstart.analysis.report.curves import charts_of
 from warmstart.analysis.report.glance import tiles_of
 from warmstart.analysis.report.made import describe, is_made
@@ -57,7 +57,7 @@ def run_page(run: Run, words: Words, images: bool) -> Page:
     parts.sections += [] if made is None else made[1]
     parts.add("curves", list(charts_of(run, words)) if made is None else [])
     if diagnosis is not None:
-        parts.add("diagnosis", [_findings(diagnosis, words)])
+        parts.add("diagnosis", [_findings(diagnosis, words), *map(Note, diagnosis.notes)])
     for name in [task["name"] for task in run.tasks] or [None]:
         seen = run if name is None else run.of_task(name)
         _answers(parts, seen, images)
@@ -92,12 +92,12 @@ def _diagnosis(run: Run) -> Diagnosis | None:
 def _findings(diagnosis: Diagnosis, words: Words) -> Findings:
     found = []
     for finding in diagnosis.findings:
-        title, remedy = words.finding(finding.id, finding.title, finding.remedy)
+        title, remedy = words.finding(finding.kind, finding.title, finding.remedy)
         found.append(Found(title, finding.evidence, remedy, "bad" if finding.is_certain else "unsure"))
     asked = diagnosis.num_rules - len(diagnosis.left_out)
     notes = [] if found else [words("found_nothing", num=asked, total=diagnosis.num_rules)]
     notes += [words("not_asked", num=len(diagnosis.left_out))] if diagnosis.left_out else []
-    notes += [words("evidence_is_english")] if found else []
+    notes += [words("evidence_is_english")] if found or diagnosis.notes else []
     return Findings(tuple(found), words("what_to_do"), " ".join(note for note in notes if note))
 
 
