@@ -67,11 +67,12 @@ def compare(
         notes = check_seeds(sides)
         answers, where = _answers([*sides[0], *sides[1]], chosen, split, settings)
         parts = answers[: len(sides[0])], answers[len(sides[0]) :]
-        return files.write(compare_recipes(parts, *where, requirements, notes), output_dir)
+        return files.write(compare_recipes(parts, *where, requirements, notes, chosen), output_dir)
     from warmstart.analysis.compare.models import compare_models
 
     answers, where = _answers([sides[0][0], sides[1][0]], chosen, split, settings)
-    return files.write(compare_models(answers, *where, requirements), output_dir, chosen)
+    found = compare_models(answers, *where, requirements, data=chosen)
+    return files.write(found, output_dir, chosen)
 
 
 def inspect(checkpoint: str, other: str | None = None) -> Inspection | FileDifference:

@@ -83,3 +83,15 @@ def test_stages_share_the_width() -> None:
     found = drawn((0, 1.0), (4, 2.0), stages=[(0, "0"), (1, "1"), (3, "2")])
     assert [word for _, _, word, _ in found.bands] == ["0", "1", "2"]
     assert sum(width for _, width, _, _ in found.bands) == pytest.approx(WIDTH - LEFT - RIGHT, abs=0.3)
+
+
+def test_the_best_step_lies_in_the_drawing_though_neighbours_are_averaged() -> None:
+    points = [(float(x), 9.0 if x == 999 else 0.5) for x in range(1000)]
+    found = drawn(*points, best=(999.0, 9.0, "9.0"))
+    assert found.best is not None and found.best[1] is not None
+    assert LEFT <= found.best[0] <= WIDTH - RIGHT and TOP <= found.best[1] <= HEIGHT - BOTTOM
+
+
+def test_a_best_step_without_a_number_has_no_star() -> None:
+    found = drawn((0, 1.0), (1, math.nan), best=(1.0, math.nan, ""))
+    assert found.best is not None and found.best[1] is None

@@ -193,11 +193,15 @@ def test_a_sweep_has_a_page(run: Path, tmp_path: Path) -> None:
     assert (
         "chosen among 2 on val" in page
         and "after 4 of their 8 steps" in page
-        and "1 trials are not over" in page
+        and "Trials that are not over: 1." in page
     )
     assert anchors(page) == ["trials", "curves", "importance", "space", "notes", "reproduce"]
     assert "&lt;i&gt;a note" in page and "warmstart sweep" in page
     assert ws.report(str(tmp_path / "sweep" / layout.SWEEP), lang="zh").language == "zh"
+    assert "asked of nobody else" in page, "its test was measured"
+    shutil.rmtree(tmp_path / "sweep" / "trials")
+    page = text_of(ws.report(str(tmp_path / "sweep")).path)
+    assert "asked of nobody else" not in page and "too kind" in page
     writer.write_json(tmp_path / "sweep" / layout.SWEEP, {**record, "best": None, "trials": trials[2:]})
     assert ws.report(str(tmp_path / "sweep")).verdict == "No trial has come to its end yet."
     writer.write_json(tmp_path / "sweep" / layout.SWEEP, {"trials": []})

@@ -79,7 +79,7 @@ def test_a_grid_is_tried_and_the_best_alone_meets_test(config: str, monkeypatch:
     record = json.loads((out / layout.SWEEP).read_text())
     assert record["finished"] and record["space"] == {"lr": ".0001,.03"} and record["best"] == best.number
     assert record["trials"][best.number]["value"] == best.value
-    assert io.load({}, str(out / layout.SWEEP_BEST)).config.optim.lr == float(best.values["lr"])
+    assert io.load({}, str(out / layout.BEST_CONFIG)).config.optim.lr == float(best.values["lr"])
     assert (out / layout.SWEEP_PARALLEL).stat().st_size > 10_000
     looks = json.loads((out / layout.TRIALS / layout.LOOKS).read_text())["data"]
     assert [entry["val"]["largest_table"] for entry in looks.values()] == [2]

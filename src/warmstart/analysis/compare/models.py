@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -29,9 +29,13 @@ from warmstart.analysis.compare.measures import (
     metric_names,
     wrong_labels,
 )
+from warmstart.analysis.compare.sides import told_data
 from warmstart.analysis.compare.telling import comparison_text, percent
 from warmstart.console import table
 from warmstart.shown import Shown
+
+if TYPE_CHECKING:
+    from warmstart.config.schema import DataConfig
 
 _NUM_CLASSES = 6  # shown of each kind: fallen and risen
 _WORDS = {1: "BETTER", -1: "WORSE", 0: "CANNOT BE TOLD"}
@@ -58,6 +62,7 @@ class ModelComparison(Shown):
     level: float
     looks: Looks
     histories: tuple[History, History]
+    data: dict[str, Any] = field(default_factory=dict, repr=False)
     checks: list[require.Check] = field(default_factory=list)
     notes: tuple[str, ...] = ()
     folder: str | None = None
@@ -113,6 +118,7 @@ class ModelComparison(Shown):
             "direction": self.direction,
             "models": [answers.side.label for answers in self.answers],
             "split": self.split,
+            "data": self.data,
             "task": self.kind,
             "num_samples": self.num_samples,
             "num_left_out": self.num_left_out,
@@ -188,8 +194,9 @@ def compare_models(
     fingerprint: str,
     requirements: Sequence[require.Requirement] = (),
     notes: Sequence[str] = (),
+    data: DataConfig | None = None,
 ) -> ModelComparison:
-    """Compare the second model with the first, by answers on the same split of data.
+    """Compare the second model with the first, by answers on the same split of data: the runs' own, or of `data`.
 
     Raises:
         UserError: what `align` refuses, or a requirement about a metric that there is not.
@@ -222,6 +229,7 @@ def compare_models(
         level=level,
         looks=looks,
         histories=histories(first.side, second.side),
+        data=told_data([first.side, second.side], data, fingerprint),
         checks=require.check(requirements, overall, by_class),
         notes=(*told, *notes),
         cost=found.cost,

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from statistics import NormalDist
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +20,14 @@ from warmstart.analysis.compare.answers import Answers, align
 from warmstart.analysis.compare.differences import LEVEL, Difference, interval
 from warmstart.analysis.compare.looks import Looks, count_pair
 from warmstart.analysis.compare.measures import MAIN, Measures, measure, metric_names
-from warmstart.analysis.compare.sides import Side
+from warmstart.analysis.compare.sides import Side, told_data
 from warmstart.analysis.compare.telling import check_lines, metric_table, percent
 from warmstart.console import table
 from warmstart.errors import UserError, listing
 from warmstart.shown import Shown
+
+if TYPE_CHECKING:
+    from warmstart.config.schema import DataConfig
 
 FEWEST_SEEDS = 3
 _POWER = 0.8
@@ -46,6 +49,7 @@ class RecipeComparison(Shown):
     level: float
     looks: Looks
     enough: int | None  # seeds a side that would tell
+    data: dict[str, Any] = field(default_factory=dict, repr=False)
     checks: list[require.Check] = field(default_factory=list)
     notes: tuple[str, ...] = ()
 
@@ -114,6 +118,7 @@ class RecipeComparison(Shown):
             "recipes": [list(labels) for labels in self.labels],
             "values": [list(values) for values in self.values],
             "split": self.split,
+            "data": self.data,
             "task": self.kind,
             "num_samples": self.num_samples,
             "metric": self.main.name,
@@ -177,8 +182,10 @@ def compare_recipes(
     fingerprint: str,
     requirements: Sequence[require.Requirement] = (),
     notes: Sequence[str] = (),
+    data: DataConfig | None = None,
 ) -> RecipeComparison:
-    """Compare the second recipe with the first, by the answers of their seeds on the same split of data."""
+    """Compare the second recipe with the first, by the answers of their seeds on the same split of their data, or of
+    `data`."""
     num = len(recipes[0])
     models, num_left_out = align([*recipes[0], *recipes[1]])
     require.check_metrics(requirements, metric_names(models[0].kind, len(models[0].classes)))
@@ -203,6 +210,7 @@ def compare_recipes(
         level=level,
         looks=looks,
         enough=_enough(*values, level),
+        data=told_data([model.side for model in models], data, fingerprint),
         checks=require.check(requirements, overall, by_class),
         notes=(*told, *notes),
     )

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from warmstart.config.mask_values import LABEL_LEAVES
 from warmstart.errors import UserError, listing
 from warmstart.records import RETAIN
 from warmstart.run import layout, reader
 from warmstart.run.reader import Run
+
+if TYPE_CHECKING:
+    from warmstart.config.schema import DataConfig
 
 _KINDS = {"labels": "classification", "masks": "segmentation"}  # of a task among several
 
@@ -78,6 +83,16 @@ class Side:
         if self.run.evals.num_damaged:
             found.append(f"{self.run.evals.num_damaged} damaged rows of {self.run.path} were skipped")
         return found
+
+
+def told_data(sides: Sequence[Side], data: DataConfig | None, fingerprint: str) -> dict[str, Any]:
+    """The data of a comparison, as its JSON keeps them: `path` and how `labels` are read where others were named than
+    the runs' own, and the task among several."""
+    task = next((side.run.task for side in sides if side.run is not None), None)
+    told = (
+        {} if data is None else data.model_dump(mode="json", include=data.model_fields_set & {*LABEL_LEAVES})
+    )
+    return {"path": data and data.path, "fingerprint": fingerprint, "labels": told, "task": task}
 
 
 def open_side(reference: str, task: str | None = None) -> Side:

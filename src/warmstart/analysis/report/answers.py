@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from warmstart.analysis.change import Change
 from warmstart.analysis.report.blocks import Bar, Cell, Confusion, Table, Toned
 from warmstart.analysis.report.numbers import plain, signed
 from warmstart.analysis.report.words import Words
@@ -24,7 +25,6 @@ from warmstart.shown import METRICS
 _MOST_IN_MATRIX, _NUM_FREQUENT = 24, 10
 _MOST_ROWS = 40  # of classes; of more, so many of the worst and half as many of the best
 _MAIN = ("f1", "ap", "iou")  # by which classes are sorted: the first that they have, of sets AP
-_LOWER_IS_BETTER = ("loss", "ece", "most_confident_mistake", "likely_mislabelled")
 _COUNTS = ("support", "pixels", "images")
 
 
@@ -58,7 +58,10 @@ def kept_evaluation(run: Run) -> Kept | None:
         if file.is_file():
             try:
                 results = json.loads(file.read_text(encoding="utf-8"))
-                return Kept(folder, split, step, {**results, "per_class": list(results["per_class"])})
+                rows = [{"name": row["name"], **row} for row in results["per_class"]]
+                if not rows:
+                    raise ValueError("no class")
+                return Kept(folder, split, step, {**results, "per_class": rows})
             except (ValueError, KeyError, TypeError, RecursionError):
                 raise UserError(
                     f"{file} is damaged",
@@ -144,17 +147,18 @@ def metrics_table(gains: list[dict[str, Any]], words: Words) -> Table | None:
         cells: list[Cell] = [words.known(name)]
         for gain in gains:
             before, after = gain["start"].get(name), gain["best"].get(name)
-            cells += [plain(before), plain(after), _difference(name, before, after)]
+            cells += [plain(before), plain(after), _difference(name, before, after, gain)]
         rows.append(tuple(cells))
     heads = [f"{words.known(gain['split'])}: {words('start')}" for gain in gains]
     columns = [column for head in heads for column in (head, words("best"), words("change"))]
     return Table((words("metric"), *columns), tuple(rows)) if rows else None
 
 
-def _difference(name: str, before: float | None, after: float | None) -> Cell:
-    """In green or red where a metric has a better side."""
+def _difference(name: str, before: float | None, after: float | None, gain: dict[str, Any]) -> Cell:
+    """In green or red where the paired test, which is of one metric, tells them apart: the others may be noise."""
     if before is None or after is None:
         return ""
-    sign = 0 if name == "threshold" else -1 if name in _LOWER_IS_BETTER else 1
-    gain = sign * (after - before)
-    return Toned(signed(after - before), "good" if gain > 0 else "bad" if gain < 0 else "plain")
+    in_force = f"{gain['metric']}_at_threshold"
+    is_tested = name == (in_force if in_force in gain["best"] else gain["metric"])
+    direction = Change.of(gain).direction if is_tested else 0
+    return Toned(signed(after - before), "good" if direction > 0 else "bad" if direction < 0 else "plain")

@@ -95,9 +95,12 @@ def chart(
     values = [y for s in known for _, y in s.points if y is not None]
     if not values:
         return None
+    if best is not None:  # it may lie outside the averages that are drawn of it
+        best = best[0], _finite([best[:2]])[0][1], best[2]
+        values += [] if best[1] is None else [best[1]]
     is_log = bool(log_words) and min(values) > 0 and max(values) > _SPREAD * min(values)
     y_marks = _decades(min(values), max(values)) if is_log else ticks(min(values), max(values))
-    xs = [x for s in known for x, _ in s.points] + list(span or ())
+    xs = [x for s in known for x, _ in s.points] + list(span or ()) + ([best[0]] if best else [])
     left, right = min(xs), max(xs) if max(xs) > min(xs) else min(xs) + 1
     x_marks = [mark for mark in ticks(left, right, 7) if left <= mark <= right]
     low, high = y_marks[0], y_marks[-1] if y_marks[-1] > y_marks[0] else y_marks[0] + 1

@@ -28,6 +28,7 @@ from warmstart.analysis.report.numbers import plain, rate, signed
 from warmstart.analysis.report.outcome import TONES
 from warmstart.analysis.report.words import Words
 from warmstart.config.schema import SELECTION_METRICS
+from warmstart.console import log
 from warmstart.errors import UserError
 
 _MOST_CLASSES, _NUM_COLOURED = 30, 5
@@ -39,22 +40,37 @@ def comparison_page(file: Path, words: Words, images: bool) -> Page:
     """UserError where the file is not what `compare --output-dir` writes."""
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
-        make = {"models": _models, "recipes": _recipes, "runs": _runs}[found["question"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):
-        raise UserError(f"{file} is damaged", "what `warmstart compare --output-dir` wrote") from None
-    try:
-        verdict, sections, about = make(found, words)
-    except (KeyError, TypeError, ValueError, IndexError) as error:
+        return _page(found, file, words, images)
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        StopIteration,
+        RecursionError,
+    ) as error:
         raise UserError(
-            f"{file} is damaged: {error}", "what `warmstart compare --output-dir` wrote"
+            f"the comparison in {file.parent} is damaged: {error}",
+            "what `warmstart compare --output-dir` wrote",
         ) from None
+
+
+def _page(found: dict[str, Any], file: Path, words: Words, images: bool) -> Page:
+    verdict, sections, about = {"models": _models, "recipes": _recipes, "runs": _runs}[found["question"]](
+        found, words
+    )
     left_out: list[str] = []
     if found["question"] == "models":
-        gallery = samples(found, file.parent, words) if images else None
-        if gallery is not None:
-            sections.append(Section("samples", words("changed_samples"), gallery))
-        elif not images:
-            left_out.append(f"{words('changed_samples')} ({words('why_no_images')})")
+        try:
+            galleries = samples(found, file.parent, words) if images else ()
+        except UserError as error:
+            log.warning("no pictures of the samples: %s", error.happened)
+            galleries, why = (), "why_no_data"
+        else:
+            why = "" if images else "why_no_images"
+        sections += [Section("samples", words("changed_samples"), galleries)] if galleries else []
+        left_out += [f"{words('changed_samples')} ({words(why)})"] if why else []
     if found["notes"]:
         sections.append(Section("notes", words("notes"), tuple(map(Note, found["notes"]))))
     sections.append(Section("reproduce", words("reproduce"), (commands(found, file, words),)))
@@ -85,12 +101,16 @@ def _models(found: dict[str, Any], words: Words) -> tuple[Verdict, list[Section]
         )
     ]
     lines += [words("about_enough", num=plain(found["enough"]))] if found["enough"] else []
-    lines += [words("val_too_kind")] if found["split"] == "val" else []
-    lines.append(words("about_models"))
-    lines += [words("looks", num=found["looks"]["num_pairs"])] if found["looks"]["num_chances"] > 1 else []
+    lines += [words("about_models"), *_looks(found, words)]
     sentence = _sentence(f"b_{_OUTCOMES[outcome]}", found, main, words)
-    verdict = Verdict(TONES[outcome], words(_WORDS[outcome]), sentence, tuple(lines), _forest(rows, words))
-    sections = [_metric_section(rows, words), *_classes(found["per_class"], words), *checks(found, words)]
+    verdict = Verdict(
+        TONES[outcome], words(_WORDS[outcome]), sentence, tuple(lines), _forest(rows, found, words)
+    )
+    sections = [
+        _metric_section(rows, found, words),
+        *_classes(found["per_class"], words),
+        *checks(found, words),
+    ]
     paid = costs(found["histories"], words)
     sections += [] if paid is None else [Section("cost", words("cost"), (paid,))]
     return verdict, sections, f"A {found['models'][0]} · B {found['models'][1]}"
@@ -114,9 +134,11 @@ def _recipes(found: dict[str, Any], words: Words) -> tuple[Verdict, list[Section
     lines += (
         [words("enough_seeds", num=found["enough_seeds"])] if found["enough_seeds"] and not outcome else []
     )
-    lines.append(words("about_recipes"))
+    lines += [words("about_recipes"), *_looks(found, words)]
     sentence = _sentence(f"recipe_{_OUTCOMES[outcome]}", found, main, words, seeds)
-    verdict = Verdict(TONES[outcome], words(_WORDS[outcome]), sentence, tuple(lines), _forest(rows, words))
+    verdict = Verdict(
+        TONES[outcome], words(_WORDS[outcome]), sentence, tuple(lines), _forest(rows, found, words)
+    )
     cells: list[tuple[Cell, ...]] = []
     for name, runs, values in zip("AB", found["recipes"], found["values"], strict=True):
         cells += [(name, run, Bar(plain(value), value)) for run, value in zip(runs, values, strict=True)]
@@ -124,9 +146,24 @@ def _recipes(found: dict[str, Any], words: Words) -> tuple[Verdict, list[Section
         cells.append((name, words("mean"), f"{mean:.4f} ± {deviation:.4f}"))
     table = Table((words("recipe"), words("experiment"), words.known(main.name)), tuple(cells), 2)
     by_class = {"of": "recall", "rows": found["per_class"]}
-    sections = [Section("seeds", words("seeds"), (table,)), _metric_section(rows, words)]
+    sections = [Section("seeds", words("seeds"), (table,)), _metric_section(rows, found, words)]
     sections += [*_classes(by_class, words), *checks(found, words)]
     return verdict, sections, f"{words('recipe')} A · {words('recipe')} B"
+
+
+def _looks(found: dict[str, Any], words: Words) -> list[str]:
+    """Why the level is not 95 %: how often these samples were used to choose, and on val, for the best steps too."""
+    looks, parts = found["looks"], []
+    for name, word in (
+        ("num_pairs", "looks_pairs"),
+        ("largest_table", "looks_table"),
+        ("num_validations", "looks_val"),
+    ):
+        parts += [words(word, num=looks[name])] if looks[name] > 1 else []
+    lines = [words("val_too_kind")] if found["split"] == "val" else []
+    if parts:
+        lines.append(words("looks", what=words("and_then").join(parts), num=looks["num_chances"]))
+    return lines
 
 
 def _runs(found: dict[str, Any], words: Words) -> tuple[Verdict, list[Section], str]:
@@ -180,25 +217,31 @@ def _sentence(name: str, found: dict[str, Any], main: Difference, words: Words, 
     )
 
 
-def _forest(rows: list[Difference], words: Words) -> Forest | None:
+def _tone(row: Difference, found: dict[str, Any], unsure: str) -> str:
+    """By its interval; of the main metric, as the verdict says: on few changed answers the interval is too sure."""
+    low, high = row.gains
+    direction = found["direction"] if row.name == found["metric"] else (low > 0) - (high < 0)
+    return "good" if direction > 0 else "bad" if direction < 0 else unsure
+
+
+def _forest(rows: list[Difference], overall: dict[str, Any], words: Words) -> Forest | None:
     """The gains of all metrics that are shares: the loss has an axis of its own, which would dwarf them."""
     found = []
     for row in rows:
         low, high = row.gains
         if row.name != "loss" and math.isfinite(low) and math.isfinite(high):
-            tone = "good" if low > 0 else "bad" if high < 0 else "unsure"
             text = f"{signed(row.difference, 3)} [{signed(row.low, 3)}, {signed(row.high, 3)}]"
-            found.append((words.known(row.name), text, tone, low, row.gain, high))
+            name = words.known(row.name)
+            name = name if row.sign > 0 else words("lower_is_better", name=name)
+            found.append((name, text, _tone(row, overall, "unsure"), low, row.gain, high))
     ends = words("axis_worse"), words("axis_start"), words("axis_better")
     return Forest.of(found, ends) if found else None
 
 
-def _metric_section(rows: list[Difference], words: Words) -> Section:
+def _metric_section(rows: list[Difference], found: dict[str, Any], words: Words) -> Section:
     cells = []
     for row in rows:
-        low, high = row.gains
-        tone = "good" if low > 0 else "bad" if high < 0 else "plain"
-        change = Toned(signed(row.difference), tone)
+        change = Toned(signed(row.difference), _tone(row, found, "plain"))
         cells.append(
             (words.known(row.name), plain(row.first), plain(row.second), change, _interval(row, words))
         )

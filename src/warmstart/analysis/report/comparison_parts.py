@@ -12,7 +12,6 @@ from warmstart.analysis.report.blocks import Chip, Commands, Gallery, Picture, S
 from warmstart.analysis.report.numbers import counted, plain
 from warmstart.analysis.report.pictures import open_pictures, read_rgb
 from warmstart.analysis.report.words import Words
-from warmstart.console import log
 from warmstart.errors import UserError
 from warmstart.run import layout, reader
 
@@ -20,6 +19,7 @@ _NUM_SHOWN, _SIDE, _TINY = 12, 320, 48
 _COSTS = (
     "num_parameters",
     "num_trained",
+    "macs",
     "bytes_of_weights",
     "seconds",
     "start_loss",
@@ -57,22 +57,29 @@ def costs(histories: list[dict[str, Any]], words: Words) -> Table | None:
 def _cost(name: str, value: Any) -> str:
     if value is None or name in ("start_loss", "best"):
         return plain(value)
-    if name == "bytes_of_weights":
+    if name in ("bytes_of_weights", "macs"):
         return f"{value / 1e6:.2f}"
     return counted(value) if name.startswith("num_") else f"{value:,.0f}"
 
 
-def samples(found: dict[str, Any], folder: Path, words: Words) -> tuple[Gallery, ...] | None:
-    """What B broke and fixed, as pictures from the data of the first run among the two; None where they are gone."""
+def samples(found: dict[str, Any], folder: Path, words: Words) -> tuple[Gallery, ...]:
+    """What B broke and fixed, as pictures from the data that were compared; none where nothing changed.
+
+    Raises:
+        UserError: the images are gone, or others lie there now.
+    """
     file = folder / "samples.csv"
     places = [reader.split_reference(name)[0] for name in found["models"]]
-    if not file.is_file():
-        return None
-    try:
-        pictures = open_pictures(next(reader.open_run(place) for place in places if layout.is_run(place)))
-    except (UserError, StopIteration) as error:
-        log.warning("no pictures of the samples: %s", error)
-        return None
+    if not found["fixed"] + found["broken"]:
+        return ()
+    run = next((reader.open_run(place) for place in places if layout.is_run(place)), None)
+    if run is None or not file.is_file():
+        raise UserError(f"{places[0] if run is None else file} is not there")
+    data = found["data"]
+    own = run if data["task"] is None else run.of_task(data["task"])
+    if data["path"] is None and own.resolved["data"]["fingerprint"] != data["fingerprint"]:
+        raise UserError(f"{run.path} is about other data than were compared")
+    pictures = open_pictures(own, None if data["path"] is None else data)
     with file.open(encoding="utf-8", newline="") as content:
         _, *rows = csv.reader(content)
     galleries = []
@@ -91,7 +98,9 @@ def samples(found: dict[str, Any], folder: Path, words: Words) -> tuple[Gallery,
         if shown:
             told = words("samples_shown", shown=len(shown), num=len(own))
             galleries.append(Gallery(tuple(shown), f"{words(f'{word}_samples')}: {told}"))
-    return tuple(galleries) or None
+    if not galleries:
+        raise UserError("none of the samples is among the images")
+    return tuple(galleries)
 
 
 def commands(found: dict[str, Any], file: Path, words: Words) -> Commands:
@@ -101,6 +110,16 @@ def commands(found: dict[str, Any], file: Path, words: Words) -> Commands:
         parts = found["models"] if found["question"] == "models" else [row["run"] for row in found["runs"]]
     line = f"warmstart compare {shlex.join(parts)}"
     if found["question"] != "runs":
-        line += f" --split {found['split']}"
+        line += f" --split {shlex.quote(found['split'])}"
+        told = {"task": found["data"]["task"], "data": found["data"]["path"], **found["data"]["labels"]}
+        given = {name: value for name, value in told.items() if value is not None}
+        line += "".join(f" --{name.replace('_', '-')} {shlex.quote(_flag(given[name]))}" for name in given)
     page = f"warmstart report {shlex.quote(str(file.parent))} --lang {words.language}"
     return Commands(((words("compare_again"), line), (words("report_again"), page)))
+
+
+def _flag(value: Any) -> str:
+    """As a flag takes it: a list with commas, pairs of numbers as 11=255."""
+    if not isinstance(value, list):
+        return str(value)
+    return ",".join("=".join(map(str, each)) if isinstance(each, list) else str(each) for each in value)

@@ -24,7 +24,10 @@ def is_made(run: Run) -> bool:
 
 def describe(run: Run, words: Words) -> tuple[Verdict, tuple[Section, ...]]:
     """The verdict, and what was measured on the way."""
-    return _blend(run, words) if run.resolved.get("blend") is not None else _compression(run, words)
+    is_blend = (
+        run.resolved["model"]["source"]["kind"] == "blend"
+    )  # a compression of a blend has its record too
+    return _blend(run, words) if is_blend else _compression(run, words)
 
 
 def _row(label: str, change: Change, words: Words) -> list[tuple[str, str, str, float, float, float]]:
@@ -75,7 +78,7 @@ def _compression(run: Run, words: Words) -> tuple[Verdict, tuple[Section, ...]]:
     told = words("smaller_told", method=record["method"], told=record["told"])
     file = run.path / layout.COMPRESSION
     if not file.is_file():
-        return Verdict("plain", words("made_not_trained"), told), ()
+        return Verdict("plain", words("made_smaller"), told), ()
     try:
         found = json.loads(file.read_text(encoding="utf-8"))
         points, test = found["points"], found["test"]
@@ -84,18 +87,26 @@ def _compression(run: Run, words: Words) -> tuple[Verdict, tuple[Section, ...]]:
         raise UserError(f"{file} is damaged", "the JSON that was written") from None
     metric = chosen["metric"]
     change = None if chosen["change"] is None else Change.of(chosen["change"])
-    rows = [] if change is None else _row(words("val"), change, words)
     tested = None if test is None else Change.of(test)
-    rows += [] if tested is None else _row(words("test"), tested, words)
+    changes = {split: one for split, one in (("val", change), ("test", tested)) if one is not None}
+    on = {split: _on(run, split, words) for split in changes}
+    rows = [line for split, one in changes.items() for line in _row(on[split], one, words)]
     main = tested or change
     size = chosen["cost"]["num_bytes"] / original["cost"]["num_bytes"]
     values = {"before": plain(original["metrics"][metric], 3), "after": plain(chosen["metrics"][metric], 3)}
     sentence = words("smaller", share=share(size), metric=words.known(metric), split=words("val"), **values)
-    lines = [told, *([words(_ORIGINAL[main.direction])] if main is not None else [])]
+    lines = [told]
+    if main is not None:
+        lines.append(words(_ORIGINAL[main.direction], on=on["val" if tested is None else "test"]))
     tone = "plain" if main is None else TONES[main.direction]
-    verdict = Verdict(tone, words("made_not_trained"), sentence, tuple(lines), _forest(rows, words))
+    verdict = Verdict(tone, words("made_smaller"), sentence, tuple(lines), _forest(rows, words))
     section = Section("compression", words("compression"), (_points(points, chosen, metric, words),))
     return verdict, (section,)
+
+
+def _on(run: Run, split: str, words: Words) -> str:
+    num = run.resolved["data"]["sizes"][split]
+    return words("on_images", split=words(split), images=words("images", num=plain(num)))
 
 
 def _points(points: list[dict[str, Any]], chosen: dict[str, Any], metric: str, words: Words) -> Table:

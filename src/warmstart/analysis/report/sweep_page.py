@@ -88,9 +88,11 @@ def _verdict(found: dict[str, Any], best: dict[str, Any] | None, folder: Path, w
     numbers = {"num": len(known), "number": best["number"], "values": told}
     value = plain(best["value"], 3)
     sentence = words("best_of_trials", metric=words.known(found["metric"]), value=value, **numbers)
-    lines = [words("chosen_on_val", num=len(known)), *lines] if len(known) > 1 else lines
     run = _run_of(best, folder)
     gains = [] if run is None else [gain for gain in main_of(measured(run)) if gain.split == "test"]
+    chosen = [words("chosen_on_val", num=len(known))] if len(known) > 1 else []
+    chosen += [words("test_unasked")] if chosen and gains else []
+    lines = [*chosen, *lines]
     lines += [sentence_of(gain, words) for gain in gains]
     stopped = [row for row in found["trials"] if row["state"] == "stopped" and row["total_steps"]]
     if stopped:
@@ -174,7 +176,10 @@ def _commands(found: dict[str, Any], best: dict[str, Any] | None, folder: Path, 
     rows = []
     if best is not None:
         rows.append(
-            (words("run_best"), f"warmstart finetune --config {shlex.quote(str(folder / layout.SWEEP_BEST))}")
+            (
+                words("run_best"),
+                f"warmstart finetune --config {shlex.quote(str(folder / layout.BEST_CONFIG))}",
+            )
         )
     if not found["finished"]:
         rows.append((words("sweep_on"), f"warmstart sweep {shlex.quote(str(folder))}"))

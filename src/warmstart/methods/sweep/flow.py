@@ -135,7 +135,7 @@ def _conclude(request: Request, found: Swept) -> None:
         origins = {
             path: "the sweep" if origin == "flag" else origin for path, origin in own.loaded.origins.items()
         }
-        writer.write_text(request.folder / layout.SWEEP_BEST, to_yaml(own.config, origins))
+        writer.write_text(request.folder / layout.BEST_CONFIG, to_yaml(own.config, origins))
     _count_looks(rows)
     assert found.metric is not None, "a finished trial has one"
     plot_parallel(

@@ -121,16 +121,12 @@ class Swept(Shown):
         told = ", ".join(f"{name} {value}" for name, value in row.values.items())
         num = sum(each.value is not None for each in self.trials)
         lines = [f"best of {num}: trial {row.number} ({told}), {self.metric} of val {row.value:.4f}"]
-        if num > 1:
-            lines.append(
-                f"It was chosen among {num} on val, so that number is too kind; test was asked of nobody else:"
-            )
         gains = [] if row.run is None or not Path(row.run).exists() else Run(Path(row.run)).gains
         on_test = [gain for gain in gains if gain["split"] == "test"]
-        lines += [f"  test: {gain['verdict']}: {gain['change']}" for gain in on_test]
-        if num > 1 and not on_test:
-            lines[-1] = f"It was chosen among {num} on val, so that number is too kind."
-        return lines
+        if num > 1:
+            asked = "; test was asked of nobody else:" if on_test else "."
+            lines.append(f"It was chosen among {num} on val, so that number is too kind{asked}")
+        return [*lines, *(f"  test: {gain['verdict']}: {gain['change']}" for gain in on_test)]
 
     def _spent(self, rows: list[TrialRow]) -> list[str]:
         """What was not trained."""
@@ -156,7 +152,7 @@ class Swept(Shown):
         if row is not None:
             lines += [
                 f"run:   {self._place(row)}",
-                f"again: warmstart finetune --config {Path(self.folder) / layout.SWEEP_BEST}",
+                f"again: warmstart finetune --config {Path(self.folder) / layout.BEST_CONFIG}",
             ]
         second = next(
             (each for each in self.ranked() if each.state == "finished" and each.number != self.best), None
