@@ -79,7 +79,7 @@ def test_a_grid_is_tried_and_the_best_alone_meets_test(config: str, monkeypatch:
     record = json.loads((out / layout.SWEEP).read_text())
     assert record["finished"] and record["space"] == {"lr": ".0001,.03"} and record["best"] == best.number
     assert record["trials"][best.number]["value"] == best.value
-    assert io.load({}, str(out / layout.SWEEP_BEST)).config.optim.lr == float(best.values["lr"])
+    assert io.load({}, str(out / layout.BEST_CONFIG)).config.optim.lr == float(best.values["lr"])
     assert (out / layout.SWEEP_PARALLEL).stat().st_size > 10_000
     looks = json.loads((out / layout.TRIALS / layout.LOOKS).read_text())["data"]
     assert [entry["val"]["largest_table"] for entry in looks.values()] == [2]
@@ -244,10 +244,10 @@ def test_a_damaged_request_and_a_folder_in_use_are_said(config: str, tmp_path: P
     folder = tmp_path / "first-sweep"
     begun, goes_on = request.begin(folder, found, io.load({}, config), tmp_path)
     assert not goes_on and begun.num_trials == 2
-    (folder / layout.SWEEP_OWNER).write_text(
+    (folder / layout.OWNER).write_text(
         json.dumps({"pid": os.getppid(), "born": None, "host": platform.node()})
     )
-    with pytest.raises(UserError, match=f"process {os.getppid()} is sweeping"):
+    with pytest.raises(UserError, match=f"process {os.getppid()} is working in"):
         flow.sweep(begun, goes_on=False)
     (folder / layout.SWEEP_REQUEST).write_text('{"format": 1}')
     with pytest.raises(UserError, match=r"request.json is damaged"):

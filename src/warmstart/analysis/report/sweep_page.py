@@ -174,7 +174,10 @@ def _commands(found: dict[str, Any], best: dict[str, Any] | None, folder: Path, 
     rows = []
     if best is not None:
         rows.append(
-            (words("run_best"), f"warmstart finetune --config {shlex.quote(str(folder / layout.SWEEP_BEST))}")
+            (
+                words("run_best"),
+                f"warmstart finetune --config {shlex.quote(str(folder / layout.BEST_CONFIG))}",
+            )
         )
     if not found["finished"]:
         rows.append((words("sweep_on"), f"warmstart sweep {shlex.quote(str(folder))}"))

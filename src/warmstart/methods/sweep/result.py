@@ -156,7 +156,7 @@ class Swept(Shown):
         if row is not None:
             lines += [
                 f"run:   {self._place(row)}",
-                f"again: warmstart finetune --config {Path(self.folder) / layout.SWEEP_BEST}",
+                f"again: warmstart finetune --config {Path(self.folder) / layout.BEST_CONFIG}",
             ]
         second = next(
             (each for each in self.ranked() if each.state == "finished" and each.number != self.best), None
