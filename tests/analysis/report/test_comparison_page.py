@@ -118,9 +118,7 @@ def test_the_cost_has_multiply_adds(compared: Path) -> None:
     assert "million MACs" in page and f">{macs / 1e6:.2f}<" in page
 
 
-@pytest.mark.parametrize(
-    "values", [{"metric": "nothing"}, {"notes": 3}, {"histories": [1, 2]}, {"data": 3}]
-)
+@pytest.mark.parametrize("values", [{"metric": "nothing"}, {"notes": 3}, {"histories": [1, 2]}, {"data": 3}])
 def test_damaged_records_are_said(elsewhere: Path, tmp_path: Path, values: dict[str, object]) -> None:
     with pytest.raises(UserError, match="damaged"):
         ws.report(str(changed(elsewhere, tmp_path / "c", **values)))

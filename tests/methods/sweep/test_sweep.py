@@ -244,10 +244,10 @@ def test_a_damaged_request_and_a_folder_in_use_are_said(config: str, tmp_path: P
     folder = tmp_path / "first-sweep"
     begun, goes_on = request.begin(folder, found, io.load({}, config), tmp_path)
     assert not goes_on and begun.num_trials == 2
-    (folder / layout.SWEEP_OWNER).write_text(
+    (folder / layout.OWNER).write_text(
         json.dumps({"pid": os.getppid(), "born": None, "host": platform.node()})
     )
-    with pytest.raises(UserError, match=f"process {os.getppid()} is sweeping"):
+    with pytest.raises(UserError, match=f"process {os.getppid()} is working in"):
         flow.sweep(begun, goes_on=False)
     (folder / layout.SWEEP_REQUEST).write_text('{"format": 1}')
     with pytest.raises(UserError, match=r"request.json is damaged"):

@@ -18,10 +18,11 @@ from warmstart.config.io import to_yaml
 from warmstart.config.schema import SELECTION_METRICS
 from warmstart.config.sweep_section import SweepConfig
 from warmstart.errors import Interrupted, UserError, listing
-from warmstart.methods.sweep.request import Request, owned
+from warmstart.methods.sweep.request import Request
 from warmstart.methods.sweep.result import Swept, TrialRow
 from warmstart.methods.sweep.search import Search
 from warmstart.methods.sweep.study import Known, Study, open_study
+from warmstart.methods.trials.owner import owned
 from warmstart.methods.trials.process import Launch, launch_here
 from warmstart.methods.trials.running import run_trials, slots_of
 from warmstart.records import finite
@@ -34,7 +35,7 @@ def sweep(request: Request, goes_on: bool, launch: Launch | None = None) -> Swep
 
     Raises:
         Interrupted: by a signal; every trial has saved, and the same command goes on.
-        UserError: a storage that does not answer, a folder that another process is sweeping in, no trial that works.
+        UserError: a storage that does not answer, a folder that another process works in, no trial that works.
     """
     settings, folder = request.settings, request.folder.absolute()
     url = settings.storage or f"sqlite:///{folder / layout.SWEEP_STORAGE}"

@@ -5,10 +5,6 @@ from __future__ import annotations
 import itertools
 import json
 import math
-import os
-import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
 from importlib.util import find_spec
@@ -24,7 +20,6 @@ from warmstart.config.sweep_values import Choice, written
 from warmstart.errors import UserError, closest
 from warmstart.methods.trials.trial import Trial
 from warmstart.run import layout, writer
-from warmstart.run.process import birth_of, is_gone
 
 _FORMAT = 1
 _MOST_COMBINATIONS = 1000
@@ -228,27 +223,3 @@ def _differing(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
         for name, value in values.items()
         if before.get(section, {}).get(name) != value
     ]
-
-
-@contextmanager
-def owned(folder: Path) -> Iterator[None]:
-    """The folder is this process' alone. UserError: another process of this machine is sweeping there."""
-    file = folder / layout.SWEEP_OWNER
-    if file.exists():
-        who = json.loads(file.read_text(encoding="utf-8"))
-        if (
-            who["host"] == platform.node()
-            and who["pid"] != os.getpid()
-            and not is_gone(who["pid"], who["born"])
-        ):
-            raise UserError(
-                f"process {who['pid']} is sweeping in {folder}",
-                "a folder of its own for each process",
-                "wait for it; or share the trials: --storage URL with another --output-dir in each process",
-            )
-    pid = os.getpid()
-    writer.write_json(file, {"pid": pid, "born": birth_of(pid), "host": platform.node()})
-    try:
-        yield
-    finally:
-        file.unlink(missing_ok=True)

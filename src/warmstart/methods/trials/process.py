@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shutil
@@ -16,9 +15,10 @@ from typing import Protocol
 from warmstart.config.io import to_yaml
 from warmstart.console import log
 from warmstart.errors import UserError
+from warmstart.methods.trials.owner import read_who, who_is
 from warmstart.methods.trials.trial import Slot, Trial
 from warmstart.run import layout, writer
-from warmstart.run.process import birth_of, is_gone
+from warmstart.run.process import is_gone
 from warmstart.run.reader import Run
 
 _CHILD = "warmstart.methods.trials.child"
@@ -91,8 +91,7 @@ def launch_here(trial: Trial, slot: Slot) -> Process:
             env={**os.environ, **environment_of(slot)},
             start_new_session=True,
         )
-    who = {"pid": process.pid, "born": birth_of(process.pid), "host": platform.node()}
-    writer.write_json(trial.beside(".pid"), who)
+    writer.write_json(trial.beside(".pid"), who_is(process.pid))
     return process
 
 
@@ -111,7 +110,7 @@ def _end_orphan(trial: Trial) -> None:
     file = trial.beside(".pid")
     if not file.exists():
         return
-    who = json.loads(file.read_text(encoding="utf-8"))
+    who = read_who(file)
     if who["host"] != platform.node() or os.name != "posix":
         return  # on Windows nobody knows whether the number is still that of the same process
     if not is_gone(who["pid"], who["born"]):
