@@ -206,7 +206,7 @@ def file_text(path: str) -> str:
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "it is not UTF-8 text"
-        raise UserError(f"cannot read the config {path}: {reason}", "a YAML file", "check --config") from None
+        raise UserError(f"cannot read the config {path}: {reason}", "a YAML file", "check its path") from None
 
 
 def parse_yaml(text: str, origin: str, problems: list[UserError]) -> dict[str, Any]:

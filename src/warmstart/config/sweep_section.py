@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from warmstart.config.section import Section
 from warmstart.config.sweep_values import Choice, Varied
@@ -14,7 +15,8 @@ from warmstart.errors import UserError
 
 DEFAULT_TRIALS = 20
 HIDDEN = "***"
-_PASSWORD = re.compile(r"(://[^:/@]+):[^@/]+@")
+_PASSWORD = re.compile(r"(://[^:/@]*):[^?]+@|([?&]password)=[^&]*")
+_SQLITE_FILE = re.compile(r"(sqlite[+\w]*:///)(?!:memory:|file:)([^?]+)(.*)")
 # What may be another one when a sweep goes on: how much, and where it computes.
 OF_EXECUTION = ("trials", "slots", "devices", "engine", "ray_address", "time_budget", "output_dir")
 
@@ -70,7 +72,18 @@ class SweepConfig(Section):
     @property
     def shown_storage(self) -> str | None:
         """Without its password, as it is written down."""
-        return None if self.storage is None else _PASSWORD.sub(rf"\1:{HIDDEN}@", self.storage)
+        return None if self.storage is None else _PASSWORD.sub(_hidden, self.storage)
+
+    @field_validator("storage")
+    @classmethod
+    def _from_anywhere(cls, url: str | None) -> str | None:
+        """A file of SQLite by its absolute path: a sweep goes on from another working directory, too."""
+        found = None if url is None else _SQLITE_FILE.fullmatch(url)
+        return url if found is None else f"{found[1]}{Path(found[2]).absolute().as_posix()}{found[3]}"
+
+
+def _hidden(found: re.Match[str]) -> str:
+    return f"{found[1]}:{HIDDEN}@" if found[1] else f"{found[2]}={HIDDEN}"
 
 
 def problems(settings: SweepConfig) -> list[UserError]:
@@ -89,6 +102,12 @@ def problems(settings: SweepConfig) -> list[UserError]:
         found.append(
             UserError(
                 "--trials with a grid, all of which is tried", "--method random or tpe", "leave --trials out"
+            )
+        )
+    if settings.searched_by == "grid" and settings.seed != 0:
+        found.append(
+            UserError(
+                "--seed with a grid, all of which is tried", "--method random or tpe", "leave --seed out"
             )
         )
     if settings.devices and settings.slots is not None:

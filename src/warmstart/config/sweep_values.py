@@ -79,6 +79,8 @@ def _pairs(value: Any) -> Iterator[tuple[str, Any]]:
     if isinstance(value, Mapping):
         yield from ((str(name), given) for name, given in value.items())
         return
+    if not isinstance(value, (str, list, tuple)):
+        raise ValueError(f"{value!r} is not NAME=VALUES; {_FORMS}")
     for item in [value] if isinstance(value, str) else value:
         if isinstance(item, (list, tuple)) and len(item) == 2:
             yield str(item[0]), item[1]

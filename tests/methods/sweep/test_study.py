@@ -118,6 +118,17 @@ def test_scores_below_the_median_of_four_are_known(request_of, tmp_path: Path) -
     assert known.scores == {500: 0.24, 750: 0.9}
 
 
+def test_the_median_meets_trials_that_validate_elsewhere(request_of, tmp_path: Path) -> None:
+    study = open_study(request_of(), url(tmp_path), "a", is_new=True)
+    for place in (500, 600, 700, 800):  # runs of other lengths validate at other shares of their steps
+        number, _ = study.take() or (-1, {})
+        study.report(number, place, 0.9)
+        study.end(number, "finished", 0.9)
+    number, _ = study.take() or (-1, {})
+    study.report(number, 450, 0.1)
+    assert study.is_below_median(number)
+
+
 def test_importance_names_the_setting_that_told(request_of, tmp_path: Path) -> None:
     study = open_study(request_of(method="random", trials=20), url(tmp_path), "a", is_new=True)
     assert study.importance() == {}

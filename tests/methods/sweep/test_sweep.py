@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +25,12 @@ from warmstart.config.sweep_section import SweepConfig
 from warmstart.engine import train
 from warmstart.errors import Interrupted, UserError
 from warmstart.methods.sweep import flow
-from warmstart.methods.sweep.request import Request
+from warmstart.methods.sweep.request import Request, check
+from warmstart.methods.sweep.result import Swept, TrialRow
 from warmstart.methods.sweep.search import Search
-from warmstart.methods.sweep.study import open_study
+from warmstart.methods.sweep.study import Study, open_study
 from warmstart.methods.trials.process import Process
-from warmstart.methods.trials.trial import Slot, Trial
+from warmstart.methods.trials.trial import Outcome, Row, Slot, Trial, validations
 from warmstart.run import layout
 from warmstart.run.reader import Run
 
@@ -92,8 +95,14 @@ def test_a_grid_is_tried_and_the_best_alone_meets_test(config: str, monkeypatch:
     write_config(Path(config), {**yaml_flags(config), "epochs": 3})
     with pytest.raises(UserError, match=r"other settings: train\.epochs of the config"):
         api.sweep(config, set=["lr=.0001,.03"])
-    with pytest.raises(UserError, match=r"with the storage sweep.db, not sqlite:///other.db"):
+    with pytest.raises(UserError, match=r"with the storage sweep.db, not sqlite:////.*other.db"):
         api.sweep(str(out), storage="sqlite:///other.db")
+    (out / layout.TRIALS).rename("elsewhere")
+    (out / layout.BEST_CONFIG).unlink()
+    (out / layout.TRIALS).mkdir()
+    far = api.sweep(str(out))
+    assert (out / layout.BEST_CONFIG).exists(), "it needs the values only"
+    assert "run:" not in far.text() and "warmstart compare" not in far.text()
     with pytest.raises(UserError, match="--method with the folder of a sweep"):
         api.sweep(str(out), method="tpe")
 
@@ -198,6 +207,141 @@ def test_time_that_is_over_leaves_trials_that_go_on(small_settings: dict[str, An
     found = api.sweep(config, set=["lr=.001,.01"], time_budget="4s")
     assert [row.state for row in found.trials] == ["paused", "waiting"] and found.waits and found.best is None
     assert "no trial has come to its end yet" in found.text() and "go on: warmstart sweep" in found.text()
+
+
+def test_halving_that_is_out_of_time_gives_no_trial_up(made_search: Callable[..., Any]) -> None:
+    """Two trials wait at a rung, and nobody has asked for the next one: the time was over."""
+    search, study, trials = made_search(2, prune="halving")
+    for trial, outcome in ((trial, Outcome(trial, "paused", rows_of(trial)[:3])) for trial in trials):
+        assert search.judge(trial, outcome.rows) == "pause"
+        search.ended(outcome)
+    search.close()
+    assert [known.state for known in study.known()] == ["running"] * 2
+    assert all(known.notes["is_paused"] for known in study.known())
+
+
+def test_a_trial_that_was_killed_goes_on_once(made_search: Callable[..., Any]) -> None:
+    search, study, (trial,) = made_search(1)
+    killed = Outcome(trial, "failed", rows_of(trial)[:2], 1.0, "it was ended by signal 9", was_killed=True)
+    search.ended(killed)
+    assert study.known()[0].state == "running"
+    assert [each.number for each in search.trials()][:1] == [0]
+    search.ended(killed)
+    assert study.known()[0].state == "failed" and "signal 9" in study.known()[0].notes["reason"]
+
+
+def test_trials_without_val_are_an_error_at_the_first(made_search: Callable[..., Any]) -> None:
+    search, _, (trial,) = made_search(1)
+    with pytest.raises(UserError, match="no val images to compare trials by"):
+        search.ended(Outcome(trial, "finished", []))
+
+
+def test_facts_are_those_of_the_runs_that_are_there(made_search: Callable[..., Any]) -> None:
+    first, _, (trial,) = made_search(1)
+    assert first._facts(trial.run)["total_steps"] == 12
+    text = (trial.run / layout.RESOLVED).read_text().replace('"total_steps": 12', '"total_steps": 24')
+    (trial.run / layout.RESOLVED).write_text(text)
+    assert Search(first._request, first._study)._facts(trial.run)["total_steps"] == 24
+
+
+@pytest.fixture
+def made_search(small_settings: dict[str, Any], tmp_path: Path) -> Callable[..., Any]:
+    """A search whose `num` trials were taken, and have a run each (the same, of four epochs)."""
+
+    def make(num: int, **settings: Any) -> tuple[Search, Study, list[Trial]]:
+        asked = {"set": ["lr=.001..0.003"], "method": "random", "trials": num, **settings}
+        base = io.load({**small_settings, "epochs": 4})
+        request = Request(tmp_path, io.validate_section(SweepConfig, asked), base, tmp_path)
+        (tmp_path / layout.SWEEP_BASE).write_text(io.to_yaml(base.config, base.origins))
+        study = open_study(request, f"sqlite:///{tmp_path / 'sweep.db'}", "here", is_new=True)
+        search = Search(request, study)
+        source = search.trials()
+        trials = [trial for trial in (next(source) for _ in range(num)) if trial is not None]
+        run = train.finetune(io.load({**small_settings, "epochs": 4, "output_dir": str(tmp_path / "run")}))
+        for trial in trials:
+            trial.run.parent.mkdir(exist_ok=True)
+            shutil.copytree(run, trial.run)
+        return search, study, trials
+
+    return make
+
+
+def rows_of(trial: Trial) -> list[Row]:
+    return validations(trial.run)
+
+
+def test_of_several_tasks_each_has_its_count(
+    small_settings: dict[str, Any], tmp_path: Path, overlapping: Path
+) -> None:
+    other = tmp_path / "other"
+    shutil.copytree(overlapping, other)
+    settings = {**small_settings, "epochs": 1, "tasks": f"second={other}", "tasks.first": "first"}
+    config = write_config(tmp_path / "two.yaml", settings)
+    found = api.sweep(config, set=["lr=.001,.01"])
+    assert [row.state for row in found.trials] == ["finished"] * 2 and found.best is not None
+    looks = json.loads((tmp_path / "two-sweep" / layout.TRIALS / layout.LOOKS).read_text())["data"]
+    assert all(entry["val"]["largest_table"] == 2 for entry in looks.values())
+    assert "test of first:" in found.text() and "test of second:" in found.text()
+
+
+def test_what_nothing_reads_is_refused_or_told(
+    config: str, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    def asked(**settings: Any) -> None:
+        found = io.validate_section(SweepConfig, settings)
+        check(found, config, io.load({}, config))
+
+    with pytest.raises(UserError, match="--momentum has no effect with --optimizer adamw"):
+        asked(set=["momentum=.8,.95"])
+    asked(set=["momentum=.8,.95", "optimizer=sgd,adamw"])
+    with pytest.raises(UserError, match="its flag: --set lr="):
+        asked(set=["optim.lr=.1,.2"])
+    with pytest.raises(UserError, match="a sweep of --meta"):
+        asked(set=["meta=maml,protonet"])
+    for name in ("ignore", "mask-remap", "positive", "tasks", "mix-classes"):
+        with pytest.raises(UserError, match=f"--set {name}: trials on other data, or with other classes"):
+            asked(set={name: ["1", "2"]})
+    asked(set=["lr=.1,.2"], prune="median")
+    assert "--prune median has no effect with 2 trials" in caplog.text
+    with pytest.raises(UserError, match="--seed with a grid"):
+        api.sweep(config, set=["lr=.1,.2"], seed=7)
+    with pytest.raises(UserError, match="5 is not NAME=VALUES"):
+        api.sweep(config, set=5)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match="check its path"):
+        api.sweep(str(tmp_path / "absent.yaml"), set=["lr=.1,.2"])
+
+
+def test_a_file_of_sqlite_is_the_same_from_anywhere(tmp_path: Path) -> None:
+    def stored(url: str) -> str | None:
+        return io.validate_section(SweepConfig, {"set": ["lr=.1,.2"], "storage": url}).storage
+
+    whole = f"sqlite:///{tmp_path.as_posix()}/shared.db"
+    assert stored("sqlite:///shared.db") == stored(whole) == whole
+    assert stored("sqlite:///:memory:") == "sqlite:///:memory:"
+
+
+def test_passwords_are_hidden_wherever_they_stand() -> None:
+    for url in ("mysql://me:a/b@c@host/db", "mysql://host/db?user=me&password=a/b@c"):
+        shown = io.validate_section(SweepConfig, {"set": ["lr=.1,.2"], "storage": url}).shown_storage
+        assert shown is not None and "***" in shown and "a/b" not in shown and "host/db" in shown
+
+
+def test_a_device_that_is_not_there_is_said_before_the_first_trial(config: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cuda:77"):
+        api.sweep(config, set=["lr=.1,.2"], devices="cuda:77")
+    assert not (tmp_path / "first-sweep" / layout.TRIALS).exists()
+
+
+def test_the_interval_of_the_best_says_whom_val_cannot_tell_from_it() -> None:
+    rows = tuple(
+        TrialRow(number, "finished", {"lr": "1"}, value, low, high, 0, 9, 9)
+        for number, (value, low, high) in enumerate([(0.8, 0.7, 0.9), (0.75, 0.6, 0.8), (0.6, 0.5, 0.7)])
+    )
+    found = Swept("out", "accuracy", "grid", "none", 0, "base", {"lr": "1,2,3"}, "sweep.db", rows, 0, {})
+    assert found.alike() == [1]
+    text = found.text()
+    assert "accuracy of val 0.8000 [0.700, 0.900]" in text and "Val cannot tell it from trial 1." in text
+    assert "That is the start: nothing that was trained is better on val." in text
 
 
 def test_trials_that_all_fail_are_an_error_with_the_reason(config: str, tmp_path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from warmstart.errors import Interrupted
+from warmstart.errors import Interrupted, UserError
 from warmstart.methods.trials.process import Launch, Process
 from warmstart.methods.trials.running import run_trials, slots_of
 from warmstart.methods.trials.trial import Decision, Outcome, Row, Slot, Trial
@@ -131,6 +131,29 @@ def test_what_is_no_run_yet_is_begun_anew(trial: Make, launch: Launch) -> None:
     (made.run / "checkpoints").mkdir(parents=True)
     (only,) = run_trials([made], ONE, go_on, launch=launch)
     assert only.state == "finished"
+
+
+def test_a_run_of_other_settings_is_not_taken_over(trial: Make, launch: Launch) -> None:
+    [*run_trials([trial(0, epochs=1)], ONE, go_on, launch=launch)]
+    with pytest.raises(UserError, match=r"made with other settings than trial 0 has: optim\.lr"):
+        [*run_trials([trial(0, epochs=1, lr=0.02)], ONE, go_on, launch=no_launch)]
+
+
+def test_a_process_that_was_killed_is_told_from_one_that_failed(trial: Make, launch: Launch) -> None:
+    made, started = trial(0, epochs=5000), list[Process]()
+    made.beside(".txt").write_text("error: of a process before it")
+
+    def remembered(trial: Trial, slot: Slot) -> Process:
+        started.append(launch(trial, slot))
+        return started[-1]
+
+    def kill(trial: Trial, rows: list[Row]) -> Decision:
+        if rows[-1]["step"] >= 3:
+            os.kill(started[0].pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        return "go on"
+
+    (only,) = run_trials([made], ONE, kill, launch=remembered)
+    assert only.state == "failed" and only.was_killed and "signal 9" in only.reason
 
 
 def test_slots_share_the_cores_or_have_a_device_each() -> None:

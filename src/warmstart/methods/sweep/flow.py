@@ -12,12 +12,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from warmstart.analysis.compare.looks import count_table
-from warmstart.analysis.compare.sides import Side, open_side
+from warmstart.analysis.compare.sides import open_side
 from warmstart.analysis.sweep_plot import Line, plot_importance, plot_parallel
 from warmstart.config.io import to_yaml
 from warmstart.config.schema import SELECTION_METRICS
 from warmstart.config.sweep_section import SweepConfig
 from warmstart.errors import Interrupted, UserError, listing
+from warmstart.inference.device import resolve_device
 from warmstart.methods.sweep.request import Request
 from warmstart.methods.sweep.result import Swept, TrialRow
 from warmstart.methods.sweep.search import Search
@@ -35,12 +36,15 @@ def sweep(request: Request, goes_on: bool, launch: Launch | None = None) -> Swep
 
     Raises:
         Interrupted: by a signal; every trial has saved, and the same command goes on.
-        UserError: a storage that does not answer, a folder that another process works in, no trial that works.
+        UserError: a storage that does not answer, a folder that another process works in, a device
+            that is not there, data without val, no trial that works.
     """
     settings, folder = request.settings, request.folder.absolute()
     url = settings.storage or f"sqlite:///{folder / layout.SWEEP_STORAGE}"
     budget = settings.time_budget
     slots = slots_of(settings.devices, settings.slots)
+    for device in settings.devices:  # before every trial fails by it
+        resolve_device(device)
     with owned(folder), _launcher(settings, len(slots)) as own:
         worker = f"{platform.node()}:{folder}"
         is_new = not goes_on or not (folder / layout.TRIALS).exists()  # killed before its first trial
@@ -109,7 +113,7 @@ def _row(known: Known, at_rest: str | None) -> TrialRow:
     notes, state = known.notes, known.state
     if state == "running" and (notes.get("is_paused") or notes.get("worker") == at_rest):
         state = "paused"
-    names = ("value", "best_step", "step", "total_steps", "seconds", "run", "reason")
+    names = ("value", "low", "high", "best_step", "step", "total_steps", "seconds", "run", "reason")
     return TrialRow(
         known.number, state, known.values, **{name: notes[name] for name in names if name in notes}
     )
@@ -131,12 +135,11 @@ def _conclude(request: Request, found: Swept) -> None:
     best = found.best_row
     if best is None:
         return
-    if best.run is not None and layout.is_run(Path(best.run)):
-        own = request.trial(best.number, best.values)
-        origins = {
-            path: "the sweep" if origin == "flag" else origin for path, origin in own.loaded.origins.items()
-        }
-        writer.write_text(request.folder / layout.BEST_CONFIG, to_yaml(own.config, origins))
+    own = request.trial(best.number, best.values)
+    origins = {
+        path: "the sweep" if origin == "flag" else origin for path, origin in own.loaded.origins.items()
+    }
+    writer.write_text(request.folder / layout.BEST_CONFIG, to_yaml(own.config, origins))
     _count_looks(rows)
     assert found.metric is not None, "a finished trial has one"
     plot_parallel(
@@ -157,6 +160,7 @@ def _conclude(request: Request, found: Swept) -> None:
 def _count_looks(rows: tuple[TrialRow, ...]) -> None:
     """For `compare`: so many models were seen side by side on val."""
     here = [Path(row.run) for row in rows if row.run is not None and layout.is_run(Path(row.run))]
-    sides: list[Side] = [open_side(str(run)) for run in here if Run(run).pointer(layout.BEST) is not None]
-    if len(sides) > 1:
+    here = [run for run in here if Run(run).pointer(layout.BEST) is not None]
+    for task in [entry["name"] for entry in Run(here[0]).tasks] or [None] if len(here) > 1 else []:
+        sides = [open_side(str(run), task) for run in here]
         count_table(sides, "val", str(sides[0].data.get("fingerprint")))

@@ -76,7 +76,7 @@ def _answer_of(answer: Any) -> int | None:
     try:
         return ray.get(answer, timeout=_ANSWERS_WITHIN)
     except ray.exceptions.RayActorError:
-        return -9  # the node is gone: the run goes on from its last checkpoint
+        return -9  # the node is gone, or ended it
 
 
 @contextmanager

@@ -17,6 +17,7 @@ from warmstart.config.places import check_on_disk
 from warmstart.config.schema import leaves
 from warmstart.config.sweep_section import DEFAULT_TRIALS, HIDDEN, OF_EXECUTION, SweepConfig
 from warmstart.config.sweep_values import Choice, written
+from warmstart.console import log
 from warmstart.errors import UserError, closest
 from warmstart.methods.trials.trial import Trial
 from warmstart.run import layout, writer
@@ -27,8 +28,19 @@ _MOST_TOLD = 8
 # What a trial must have in common with the others to be compared with them, or has as its own place.
 _NOT_VARIED = {
     **dict.fromkeys(
-        ("data.path", "data.train_ratio", "data.val_ratio", "data.group", "data.label_columns", "data.masks"),
-        "trials on other data cannot be compared",
+        (
+            *(
+                "data.path",
+                "data.train_ratio",
+                "data.val_ratio",
+                "data.group",
+                "data.label_columns",
+                "data.masks",
+            ),
+            *("data.mask_classes", "data.mask_remap", "data.mask_colours", "data.ignore", "data.mix_classes"),
+            *("tasks.data", "tasks.first", "task.positive"),
+        ),
+        "trials on other data, or with other classes, cannot be compared",
     ),
     **dict.fromkeys(("train.select_by", "tasks.select"), "trials are compared by it"),
     "train.seed": "it divides the data too, and chance is no setting to choose",
@@ -92,11 +104,13 @@ def check(settings: SweepConfig, config: str, base: Loaded) -> None:
         UserError: all that is wrong, at once.
     """
     by_flag = {leaf.flag: leaf for leaf in leaves()}
+    by_path = {leaf.path: leaf.flag for leaf in leaves()}
     found = []
     for name, _ in settings.set:
-        leaf = by_flag.get(name)
+        leaf, of_path = by_flag.get(name), by_path.get(name.replace("-", "_"))
         if leaf is None:
-            found.append(UserError(f"--set {name}: there is no such setting", fix=closest(name, by_flag)))
+            fix = f"its flag: --set {of_path}=..." if of_path else closest(name, by_flag)
+            found.append(UserError(f"--set {name}: there is no such setting", fix=fix))
         elif leaf.section == "output" or leaf.path in _NOT_VARIED:
             why = _NOT_VARIED.get(leaf.path, "every trial has its own place")
             found.append(UserError(f"--set {name}: {why}", "settings of the training", "leave it out"))
@@ -104,13 +118,45 @@ def check(settings: SweepConfig, config: str, base: Loaded) -> None:
         raise UserError.of_problems(found, "the sweep")
     check_on_disk(base.config, "every trial is a process of its own")
     told: dict[str, UserError] = {}
+    samples = []
     for values in _samples(settings):
         try:
-            config_io.load(dict(values), config)
+            samples.append(config_io.load(dict(values), config))
         except UserError as error:
             told.setdefault(str(error), error)
+    if any(loaded.config.meta.is_on for loaded in samples):
+        told["meta"] = UserError(
+            "a sweep of --meta: a run that learns from episodes is measured on test too, and has no classes of its own",
+            "settings of other training",
+            "`warmstart finetune` for each, and `warmstart show` to compare them",
+        )
+    dead = {name: _without_effect(name, samples) for name, _ in settings.set}
+    told |= {name: UserError(f"--set: {why}", fix=f"leave {name} out") for name, why in dead.items() if why}
     if told:
         raise UserError.of_problems([*told.values()][:_MOST_TOLD], "the values of the sweep")
+    for warning in dict.fromkeys(warning for loaded in samples for warning in loaded.warnings):
+        log.warning(warning)
+    _warn_of_unread(settings, base)
+
+
+def _without_effect(name: str, samples: list[Loaded]) -> str | None:
+    """Why a setting is read in no sample; one that is read in some of them may be varied."""
+    found = [
+        next((warning for warning in loaded.warnings if warning.startswith(f"--{name} has no effect")), None)
+        for loaded in samples
+    ]
+    return found[0] if found and None not in found else None
+
+
+def _warn_of_unread(settings: SweepConfig, base: Loaded) -> None:
+    output = base.config.output
+    for leaf in leaves():
+        if leaf.path in ("output.output_dir", "output.name", "output.save_as") and getattr(output, leaf.name):
+            log.warning("--%s has no effect in a sweep: every trial has its own place", leaf.flag)
+    is_grid = settings.searched_by == "grid"
+    num = len(grid_of(settings)) if is_grid else settings.trials or DEFAULT_TRIALS
+    if "prune" in settings.model_fields_set and settings.prune == "median" and num < 5:
+        log.warning("--prune median has no effect with %d trials: it begins when four have finished", num)
 
 
 def grid_of(settings: SweepConfig) -> list[dict[str, str]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from warmstart.config.schema import SELECTION_METRICS
 from warmstart.console import table
+from warmstart.errors import listing
 from warmstart.run import layout
 from warmstart.run.reader import Run
 from warmstart.shown import Shown
@@ -19,12 +20,15 @@ _MOST_ROWS = 20
 @dataclass(frozen=True)
 class TrialRow:
     """A trial as far as it has come: `state` is finished, stopped, paused, running, failed or waiting, `value` its best
-    on val (of step `best_step`), `step` the last one that was validated of `total_steps`, `seconds` of training."""
+    on val (of step `best_step`, with its 95 % interval from `low` to `high`), `step` the last one that was validated of
+    `total_steps`, `seconds` of training."""
 
     number: int
     state: str
     values: dict[str, str]
     value: float | None = None
+    low: float | None = None
+    high: float | None = None
     best_step: int | None = None
     step: int = 0
     total_steps: int | None = None
@@ -65,6 +69,17 @@ class Swept(Shown):
 
     def to_json(self) -> dict[str, Any]:
         return {"format": FORMAT, "finished": not self.waits, **asdict(self), "best": self.best}
+
+    def alike(self) -> list[int]:
+        """The finished trials whose value lies within the interval of the best one's."""
+        best = self.best_row
+        if best is None or best.low is None or best.high is None:
+            return []
+        return [
+            row.number
+            for row in self.ranked()
+            if row.state == "finished" and row is not best and best.low <= (row.value or 0.0) <= best.high
+        ]
 
     def ranked(self) -> list[TrialRow]:
         """The finished ones first, then those that were stopped, each by their value; then the others."""
@@ -120,13 +135,25 @@ class Swept(Shown):
             return ["no trial has come to its end yet"]
         told = ", ".join(f"{name} {value}" for name, value in row.values.items())
         num = sum(each.value is not None for each in self.trials)
-        lines = [f"best of {num}: trial {row.number} ({told}), {self.metric} of val {row.value:.4f}"]
-        gains = [] if row.run is None or not Path(row.run).exists() else Run(Path(row.run)).gains
+        interval = "" if row.low is None or row.high is None else f" [{row.low:.3f}, {row.high:.3f}]"
+        lines = [
+            f"best of {num}: trial {row.number} ({told}), {self.metric} of val {row.value:.4f}{interval}"
+        ]
+        if row.best_step == 0:
+            lines.append("That is the start: nothing that was trained is better on val.")
+        if alike := self.alike():
+            lines.append(f"Val cannot tell it from trial {listing(alike, 8)}.")
+        gains = Run(Path(str(row.run))).gains if _is_here(row) else []
         on_test = [gain for gain in gains if gain["split"] == "test"]
         if num > 1:
             asked = "; test was asked of nobody else:" if on_test else "."
             lines.append(f"It was chosen among {num} on val, so that number is too kind{asked}")
-        return [*lines, *(f"  test: {gain['verdict']}: {gain['change']}" for gain in on_test)]
+        of_task = [f" of {gain['task']}" if gain.get("task") else "" for gain in on_test]
+        lines += [
+            f"  test{own}: {gain['verdict']}: {gain['change']}"
+            for own, gain in zip(of_task, on_test, strict=True)
+        ]
+        return lines
 
     def _spent(self, rows: list[TrialRow]) -> list[str]:
         """What was not trained."""
@@ -149,18 +176,22 @@ class Swept(Shown):
     def _next(self) -> list[str]:
         row = self.best_row
         lines = [f"sweep: {self.folder}"]
+        if row is not None and _is_here(row):
+            lines.append(f"run:   {self._place(row)}")
         if row is not None:
-            lines += [
-                f"run:   {self._place(row)}",
-                f"again: warmstart finetune --config {Path(self.folder) / layout.BEST_CONFIG}",
-            ]
+            lines.append(f"again: warmstart finetune --config {Path(self.folder) / layout.BEST_CONFIG}")
         second = next(
             (each for each in self.ranked() if each.state == "finished" and each.number != self.best), None
         )
-        if row is not None and second is not None:
+        if row is not None and second is not None and _is_here(row) and _is_here(second):
             lines.append(
                 f"is it better than the next? warmstart compare {self._place(second)} {self._place(row)} --split val"
             )
         if self.waits:
             lines.append(f"go on: warmstart sweep {self.folder}")
         return lines
+
+
+def _is_here(row: TrialRow) -> bool:
+    """Whether its run lies on this machine; of a storage that is shared it may lie on another."""
+    return row.run is not None and layout.is_run(Path(row.run))

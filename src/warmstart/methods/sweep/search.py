@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +28,10 @@ class Search:
         self._num_passed: dict[int, int] = {}  # rungs, by trial
         self._reported: dict[int, set[int]] = {}
         self._known_rungs: tuple[int, ...] = ()
+        self._again: list[tuple[int, dict[str, str]]] = []  # whose process was killed
+        self._known_facts: dict[Path, dict[str, Any]] = {}
+        self._is_exhausted = False
+        self._is_told = False
 
     # ---- What is next
 
@@ -42,8 +45,9 @@ class Search:
             else:
                 yield from self._begun(known.number, values)
         while True:
-            number = self._promoted(is_last=False)
-            if number is not None:
+            if self._again:
+                yield from self._begun(*self._again.pop())
+            elif (number := self._promoted(is_last=False)) is not None:
                 yield from self._begun(number, self._paused.pop(number))
             elif (taken := self._study.take()) is not None:
                 yield from self._begun(*taken)
@@ -52,6 +56,7 @@ class Search:
             elif (number := self._promoted(is_last=True)) is not None:
                 yield from self._begun(number, self._paused.pop(number))
             else:
+                self._is_exhausted = True
                 return
 
     def _begun(self, number: int, values: dict[str, str]) -> list[Trial]:
@@ -90,6 +95,13 @@ class Search:
         if not self._known_rungs:
             own = None if num_validations is None else rungs_of(num_validations)
             self._known_rungs = tuple(self._study.agreed("rungs", own) or ())
+            if own == () and not self._known_rungs and not self._is_told:
+                self._is_told = True
+                log.warning(
+                    "--prune halving has no effect: a run has %d validations, and a third of them is none;"
+                    " --eval-every makes more",
+                    num_validations,
+                )
         return self._known_rungs
 
     # ---- What is said of a validation
@@ -98,7 +110,7 @@ class Search:
         row, number = rows[-1], trial.number
         if row["step"] == 0:
             return "go on"
-        facts = _facts(trial.run)
+        facts = self._facts(trial.run)
         place, score = self._place(row, facts), self._score(row, facts["metric"])
         if score is None:
             return "go on"
@@ -131,11 +143,13 @@ class Search:
         number, run = outcome.trial.number, outcome.trial.run
         self._running.discard(number)
         if outcome.state == "failed":
-            self._fail(number, outcome.reason, outcome.seconds)
+            self._failed(outcome)
             return
+        if not outcome.rows and outcome.state == "finished":
+            raise UserError("there are no val images to compare trials by", "a val split", "--val-ratio .1")
         if not outcome.rows:  # it was paused before it had begun
             return
-        facts = _facts(run)
+        facts = self._facts(run)
         best = outcome.best(facts["metric"])
         notes = self._notes(outcome, facts, best)
         told = "no value" if best is None else f"{facts['metric']} {best[0]:.4f} at step {best[1]}"
@@ -157,13 +171,27 @@ class Search:
             self._study.end(number, "stopped", **notes)
         elif self._is_held(outcome, facts):
             self._study.note(number, **notes, is_paused=True)
-            self._paused[number] = self._values(outcome.trial)
+            self._paused[number] = self._study.of(number).values
         else:
             self._study.note(number, **notes)
 
+    def _failed(self, outcome: Outcome) -> None:
+        """What was killed from outside (by a machine short of memory, say) goes on once from its last checkpoint."""
+        number = outcome.trial.number
+        known = self._study.of(number)
+        if outcome.was_killed and not known.notes.get("was_killed"):
+            log.warning("trial %d goes on from its last checkpoint: %s", number, outcome.reason)
+            self._study.note(number, was_killed=True)
+            self._again.append((number, known.values))
+        else:
+            self._fail(number, outcome.reason, outcome.seconds)
+
     def close(self) -> None:
-        """Nothing waits any more: the trials that halving has paused are the ones that it gave up."""
-        if self._study.num_waiting() == 0:
+        """Nothing is left to try: the trials that halving has paused are the ones that it gave up.
+
+        Where the time was over first, they wait.
+        """
+        if self._is_exhausted and self._study.num_waiting() == 0:
             for number in self._paused:
                 self._study.end(number, "stopped")
             self._paused.clear()
@@ -175,9 +203,6 @@ class Search:
         place = self._place(outcome.rows[-1], facts)
         return is_at_rung(place, self._num_passed.get(outcome.trial.number, 0), self._rungs())
 
-    def _values(self, trial: Trial) -> dict[str, str]:
-        return next(known.values for known in self._study.known() if known.number == trial.number)
-
     def _fail(self, number: int, reason: str, seconds: float = 0.0) -> None:
         log.warning("trial %d failed: %s", number, reason)
         self._study.end(number, "failed", reason=reason, seconds=round(seconds, 1))
@@ -185,7 +210,10 @@ class Search:
     def _notes(
         self, outcome: Outcome, facts: dict[str, Any], best: tuple[float, int] | None
     ) -> dict[str, Any]:
+        row = next((row for row in outcome.rows if best is not None and row["step"] == best[1]), {})
         return {
+            "low": row.get(f"{facts['metric']}_low"),
+            "high": row.get(f"{facts['metric']}_high"),
             "run": str(outcome.trial.run),
             "metric": facts["metric"],
             "value": None if best is None else best[0],
@@ -195,10 +223,13 @@ class Search:
             "seconds": round(sum((Run(outcome.trial.run).status.get("time") or {}).values()), 1),
         }
 
-
-@cache
-def _facts(run: Path) -> dict[str, Any]:
-    """What a run decided before its first step."""
-    pace = Run(run).resolved["pace"]
-    num_validations = max(1, pace["total_steps"] // pace["eval_every"])
-    return {"metric": metric_of(run), "total_steps": pace["total_steps"], "num_validations": num_validations}
+    def _facts(self, run: Path) -> dict[str, Any]:
+        """What a run decided before its first step."""
+        if run not in self._known_facts:
+            pace = Run(run).resolved["pace"]
+            self._known_facts[run] = {
+                "metric": metric_of(run),
+                "total_steps": pace["total_steps"],
+                "num_validations": max(1, pace["total_steps"] // pace["eval_every"]),
+            }
+        return self._known_facts[run]

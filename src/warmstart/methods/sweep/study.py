@@ -8,6 +8,7 @@ no trial is lost, tried twice, or one too many, however many processes there are
 from __future__ import annotations
 
 import math
+import statistics
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -22,6 +23,7 @@ from sqlalchemy import DateTime, bindparam, text
 from sqlalchemy.exc import IntegrityError, OperationalError, SQLAlchemyError
 
 from warmstart.errors import UserError
+from warmstart.methods.sweep.halving import score_at
 from warmstart.methods.sweep.request import Request
 from warmstart.methods.sweep.space import distributions_of, number_of, queue, suggested
 
@@ -102,10 +104,15 @@ class Study:
 
     def is_below_median(self, number: int) -> bool:
         """Whether the best score so far is below the median of the finished trials' at the same place (Golovin et
-        al. 2017, Google Vizier, section 3.2.2)."""
-        pruner = optuna.pruners.MedianPruner(n_startup_trials=_MEDIAN_FROM)
-        with answering(self._url):
-            return bool(pruner.prune(self._study, self._storage.get_trial(self._trial_id(number))))
+        al. 2017, Google Vizier, section 3.2.2), or at their first validation behind it."""
+        own = self.of(number).scores
+        done = [known for known in self.known() if known.state == "finished" and known.number != number]
+        found = [score_at(known.scores, max(own, default=0)) for known in done]
+        others = [score for score in found if score is not None]
+        return len(others) >= _MEDIAN_FROM and max(own.values()) < statistics.median(others)
+
+    def of(self, number: int) -> Known:
+        return next(known for known in self.known() if known.number == number)
 
     def note(self, number: int, **notes: Any) -> None:
         with answering(self._url):

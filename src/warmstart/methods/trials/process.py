@@ -10,11 +10,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any, Protocol
 
+from warmstart.config import io as config_io
 from warmstart.config.io import to_yaml
+from warmstart.config.schema import Config, Leaf, leaves
 from warmstart.console import log
-from warmstart.errors import UserError
+from warmstart.errors import UserError, listing
 from warmstart.methods.trials.owner import read_who, who_is
 from warmstart.methods.trials.trial import Slot, Trial
 from warmstart.run import layout, writer
@@ -63,6 +65,30 @@ def prepare(trial: Trial) -> None:
     writer.write_text(trial.beside(".yaml"), to_yaml(trial.config, trial.loaded.origins))
 
 
+def is_ours(trial: Trial) -> bool:
+    """Whether the trial has a run, and no other machine was writing it."""
+    return layout.is_run(trial.run) and Run(trial.run).status.get("host") in (None, platform.node())
+
+
+def check_settings(trial: Trial) -> None:
+    """UserError: the trial's run was made with other settings than the trial has."""
+    file = trial.beside(".yaml")
+    if not layout.is_run(trial.run) or not file.exists():
+        return
+    made, asked = config_io.load({}, str(file)).config, trial.config
+    others = [leaf.path for leaf in leaves() if _value(made, leaf) != _value(asked, leaf)]
+    if others:
+        raise UserError(
+            f"{trial.run} was made with other settings than trial {trial.number} has: {listing(others, 4)}",
+            "the folder in which these trials were begun",
+            "another --output-dir",
+        )
+
+
+def _value(config: Config, leaf: Leaf) -> Any:
+    return getattr(getattr(config, leaf.section), leaf.name)
+
+
 def command_of(trial: Trial, slot: Slot) -> list[str]:
     own = [] if slot.device is None else [slot.device]
     return [
@@ -81,7 +107,7 @@ def environment_of(slot: Slot) -> dict[str, str]:
 
 def launch_here(trial: Trial, slot: Slot) -> Process:
     """In a session of its own, so that Ctrl-C reaches us alone, and every trial is stopped in order."""
-    with trial.beside(".txt").open("ab") as told:
+    with trial.beside(".txt").open("wb") as told:  # what a process before it said is no reason of this one
         process = subprocess.Popen(
             command_of(trial, slot),
             stdin=subprocess.DEVNULL,

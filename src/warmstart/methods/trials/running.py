@@ -14,7 +14,15 @@ from dataclasses import dataclass, field
 from warmstart.console import log, progress
 from warmstart.engine.signals import stop_on_signal
 from warmstart.errors import Interrupted
-from warmstart.methods.trials.process import Launch, Process, last_words, launch_here, prepare
+from warmstart.methods.trials.process import (
+    Launch,
+    Process,
+    check_settings,
+    is_ours,
+    last_words,
+    launch_here,
+    prepare,
+)
 from warmstart.methods.trials.trial import (
     Decision,
     Judge,
@@ -57,7 +65,7 @@ def run_trials(
 
     Raises:
         Interrupted: by SIGINT or SIGTERM; the trials that ran have saved, and nothing is left running.
-        UserError: a trial that another machine is writing.
+        UserError: a trial that another machine is writing, or whose run was made with other settings.
     """
     source, free, running = iter(trials), list(slots), list[_Running]()
     is_over, num_ended = False, 0
@@ -99,6 +107,7 @@ _END = object()
 
 
 def _begin(trial: Trial, free: list[Slot], judge: Judge, launch: Launch) -> _Running | Outcome:
+    check_settings(trial)
     if is_finished(trial.run):
         return Outcome(trial, "finished", validations(trial.run))
     prepare(trial)
@@ -157,7 +166,8 @@ class _Running:
             return Outcome(self.trial, "finished", rows, seconds)
         if self.asked is not None:
             return Outcome(self.trial, self.asked, rows, seconds)
-        return Outcome(self.trial, "failed", rows, seconds, last_words(self.trial, code))
+        was_killed = code < 0 and is_ours(self.trial)
+        return Outcome(self.trial, "failed", rows, seconds, last_words(self.trial, code), was_killed)
 
 
 def _stop_all(running: Sequence[_Running]) -> None:

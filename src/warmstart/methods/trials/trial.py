@@ -60,6 +60,7 @@ class Outcome:
     """How a trial ended, or was left: one that was paused or stopped goes on, to the bit, when it is run again.
 
     `rows` are the run's validations, `seconds` the wall time of the processes of this call, `reason` why it failed.
+    `was_killed`: by a signal from outside, and its run can go on here from its last checkpoint.
     """
 
     trial: Trial
@@ -67,6 +68,7 @@ class Outcome:
     rows: list[Row]
     seconds: float = 0.0
     reason: str = ""
+    was_killed: bool = False
 
     @property
     def step(self) -> int:
