@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import html
 import io
 import json
 import re
@@ -81,6 +82,11 @@ def test_images_that_have_changed_are_not_shown(
     found = ws.report(str(moved))
     assert any("or have changed" in line for line in found.left_out)
     assert not shapes(Path(found.path).read_text(encoding="utf-8"))
+    own = Run(small_run).resolved["data"]["fingerprint"]
+    retained = changed(
+        elsewhere, tmp_path / "r", split="retain", data={**record, "path": None, "fingerprint": own}
+    )
+    assert not shapes(page_of(retained)), "of --retain, whose names may be those of the run's own"
     run = Path(shutil.copytree(small_run, tmp_path / "run"))
     resolved = json.loads((run / layout.RESOLVED).read_text())
     assert open_pictures(Run(run)).parts
@@ -88,6 +94,16 @@ def test_images_that_have_changed_are_not_shown(
     writer.write_json(run / layout.RESOLVED, resolved)
     with pytest.raises(UserError, match="have changed"):
         open_pictures(Run(run))
+
+
+def test_the_command_says_how_labels_are_read(elsewhere: Path, tmp_path: Path) -> None:
+    labels = {"label_columns": ["a", "b c"], "mask_remap": [[11, 255]], "ignore": 0}
+    record = json.loads((elsewhere / layout.COMPARISON).read_text())["data"]
+    found = ws.report(
+        str(changed(elsewhere, tmp_path / "c", data={**record, "labels": labels})), images=False
+    )
+    page = html.unescape(Path(found.path).read_text(encoding="utf-8"))
+    assert "--label-columns 'a,b c' --mask-remap 11=255 --ignore 0" in page
 
 
 def test_the_level_is_explained(compared: Path, tmp_path: Path) -> None:

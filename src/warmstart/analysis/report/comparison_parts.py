@@ -13,6 +13,7 @@ from warmstart.analysis.report.numbers import counted, plain
 from warmstart.analysis.report.pictures import open_pictures, read_rgb
 from warmstart.analysis.report.words import Words
 from warmstart.errors import UserError
+from warmstart.records import RETAIN
 from warmstart.run import layout, reader
 
 _NUM_SHOWN, _SIDE, _TINY = 12, 320, 48
@@ -76,10 +77,11 @@ def samples(found: dict[str, Any], folder: Path, words: Words) -> tuple[Gallery,
     if run is None or not file.is_file():
         raise UserError(f"{places[0] if run is None else file} is not there")
     data = found["data"]
-    own = run if data["task"] is None else run.of_task(data["task"])
-    if data["path"] is None and own.resolved["data"]["fingerprint"] != data["fingerprint"]:
+    seen = run if data["task"] is None else run.of_task(data["task"])
+    is_other = seen.resolved["data"]["fingerprint"] != data["fingerprint"] or found["split"] == RETAIN
+    if data["path"] is None and is_other:
         raise UserError(f"{run.path} is about other data than were compared")
-    pictures = open_pictures(own, None if data["path"] is None else data)
+    pictures = open_pictures(seen, None if data["path"] is None else data)
     with file.open(encoding="utf-8", newline="") as content:
         _, *rows = csv.reader(content)
     galleries = []
