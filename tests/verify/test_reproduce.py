@@ -94,6 +94,18 @@ def test_what_differs_first_is_named(small_settings: dict[str, Any], tmp_path: P
     assert 7 <= new.status["step"] < 600, "it stopped where it was asked to"
 
 
+def test_steps_before_the_first_row_of_training_go_on_to_it(
+    small_settings: dict[str, Any], tmp_path: Path
+) -> None:
+    run = trained(small_settings, tmp_path / "run", log_every="2steps")
+    found = reproduce(str(run.path), steps=1)
+    assert found.is_equal and found.until == 2 and not found.is_whole
+    assert "--steps 1 ends before the first row of training: compared up to that, of step 2" in found.text()
+    for steps in (0, -5):
+        with pytest.raises(UserError, match=f"--steps {steps} compares nothing"):
+            reproduce(str(run.path), steps=steps)
+
+
 def test_what_cannot_be_done_again_is_refused(small_settings: dict[str, Any], tmp_path: Path) -> None:
     run = trained(small_settings, tmp_path / "run", epochs=1)
     new = tmp_path / "new"

@@ -41,7 +41,7 @@ from warmstart.engine.several.lanes import lane_steps, looks_needed
 from warmstart.engine.several.measure_tasks import log_tasks, measure_all
 from warmstart.engine.several.task_feed import TaskFeed, make_feed
 from warmstart.engine.stages import advance_stage, announce_stage
-from warmstart.engine.state import TrainState
+from warmstart.engine.state import OUT_OF_TIME, TrainState
 from warmstart.engine.step import Arithmetic, WindowResult, pass_over, train_window
 from warmstart.inference.inputs import Inputs
 from warmstart.tasks.objectives import on_device, weight_of
@@ -233,7 +233,7 @@ def _after_step(
         set_modes(job.built.module, job.plan, job.built.blocks, state.stage)
     advance_stage(job, state, metrics)
     if out_of_time and step < pace.total_steps:
-        state.stop_reason = "the time budget is used up"
+        state.stop_reason = OUT_OF_TIME
     done = done or state.stop_reason is not None
     is_planned = done or is_best or is_save_time or pace.is_save_step(step)
     if is_planned or stopping:

@@ -20,7 +20,16 @@ from warmstart.models.macs import macs_per_image
 from warmstart.run import layout
 from warmstart.run.reader import Run
 
-_VERSIONED = ("torch", "torchvision", "timm", "numpy", "opencv-python-headless", "safetensors")
+_VERSIONED = (
+    "torch",
+    "torchvision",
+    "timm",
+    "numpy",
+    "opencv-python-headless",
+    "safetensors",
+    "transformers",
+    "segmentation-models-pytorch",
+)
 
 
 def make_record(

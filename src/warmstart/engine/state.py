@@ -9,6 +9,8 @@ from warmstart.engine.schedule import Plateau
 from warmstart.errors import UserError
 from warmstart.inference.memory import AtOnce
 
+OUT_OF_TIME = "the time budget is used up"  # a stop reason
+
 
 class NotFinite(UserError):
     """A step, counted from 1, whose loss, gradient or result is NaN or infinite. What it did must be undone."""

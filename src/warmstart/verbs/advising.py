@@ -57,6 +57,13 @@ def advise(
     if run:
         if planned is not None:
             raise UserError("--device-memory with --run: it would be tried here", "one of them")
+        for name, value in settings.items():
+            if name in ("name", "save_as") and value is not None:
+                raise UserError(
+                    f"--{name.replace('_', '-')} with --run: every strategy that is tried has a run of its own",
+                    "--output-dir for the folder of all",
+                    "leave it out; `warmstart export` gives the best run to others",
+                )
         return _try_out(settings_of(model, data, settings), goal, to)
     from warmstart.methods.advise import propose
     from warmstart.methods.advise_report import AdviceResult, write_config

@@ -14,6 +14,7 @@ import torch
 from warmstart import __version__
 from warmstart.console import log, progress
 from warmstart.engine.record import versions
+from warmstart.engine.state import OUT_OF_TIME
 from warmstart.errors import UserError
 from warmstart.inference.device import resolve_device, resolve_precision
 from warmstart.run import layout
@@ -29,7 +30,6 @@ from warmstart.verify.differences import (
 from warmstart.verify.processes import running
 
 _LOOKS_EVERY = 0.05  # seconds
-_OUT_OF_TIME = "the time budget is used up"
 
 
 @dataclass(frozen=True)
@@ -113,8 +113,9 @@ class Reproduction(Shown):
         if causes := self.causes():
             return ["what may be the cause:", *(f"  {cause}" for cause in causes)]
         return [
-            "nothing is known to be another thing than then: not the versions, the device, the threads or the data; "
-            "what is not recorded (the processor, a driver, a library below torch) may be"
+            "nothing is known to be another thing than then: not the versions, the device, the threads, "
+            "or names and sizes of the data's files; what is not recorded (the processor, a driver, a library below "
+            "torch, contents of files that have kept their size) may be"
         ]
 
 
@@ -126,8 +127,13 @@ def reproduce(
     In a temporary folder, or in the new folder `output_dir`, which then stays.
 
     Raises:
-        UserError: a run that is in progress, that trained nothing, or whose data or weights are gone or others.
+        UserError: a run that is in progress, that trained nothing, or whose data or weights are gone or others; less
+            than one step.
     """
+    if steps is not None and steps < 1:
+        raise UserError(
+            f"--steps {steps} compares nothing", "1 or more", "leave it out to do the whole run again"
+        )
     run = open_run(path)
     check_repeatable(run)
     until, notes = _compared(run, steps)
@@ -145,7 +151,7 @@ def _compared(run: Run, steps: int | None) -> tuple[int | None, tuple[str, ...]]
     if state != "finished":
         until = step
         notes.append(f"the run itself is {state}: it was compared up to its last row, of step {step}")
-    elif run.status.get("stop_reason") == _OUT_OF_TIME:
+    elif run.status.get("stop_reason") == OUT_OF_TIME:
         until = step - 1  # where it ends, a run has rows that no schedule plans
         notes.append(
             f"the clock ended the run at step {step}, which no second run does: compared up to the step before"
@@ -153,8 +159,21 @@ def _compared(run: Run, steps: int | None) -> tuple[int | None, tuple[str, ...]]
     elif run.pointer(layout.LAST) is None:
         until = step
         notes.append("the run has no checkpoints any more: only its rows were compared")
-    if steps is not None and steps < (step if until is None else until):
-        until, notes = steps, []
+    end = step if until is None else until
+    trained = [
+        row["step"]
+        for name in (layout.METRICS, layout.EVALS)
+        for row in training_rows(run, name, end).rows
+        if row["step"] > 0
+    ]
+    if not trained:
+        notes.append("only the untrained start was compared: there is no row of training up to there")
+    elif steps is not None and steps < end:
+        until, notes = max(steps, min(trained)), []
+        if until > steps:
+            notes.append(
+                f"--steps {steps} ends before the first row of training: compared up to that, of step {until}"
+            )
     if run.metrics.num_damaged or run.evals.num_damaged:
         num = run.metrics.num_damaged + run.evals.num_damaged
         notes.append(f"{num} damaged rows of the run were skipped")

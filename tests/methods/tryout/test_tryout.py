@@ -18,6 +18,7 @@ from warmstart.config import io
 from warmstart.errors import Interrupted, UserError
 from warmstart.methods.trials.process import Process
 from warmstart.methods.trials.trial import Slot, Trial, validations
+from warmstart.methods.tryout.halving import Candidate
 from warmstart.methods.tryout.reached import best_of
 from warmstart.methods.tryout.record import known_plan, new_plan
 from warmstart.methods.tryout.result import TryoutResult
@@ -26,6 +27,9 @@ from warmstart.run import layout
 from warmstart.run.reader import Run
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+DAMAGES = ({"asked": 3}, {"spent": [1.0]}, {"spent": ["x"]}, {"passed": None}, {"candidates": [3]})
 
 
 def no_launch(trial: Trial, slot: Slot) -> Process:
@@ -49,6 +53,10 @@ def test_the_best_half_goes_on_and_an_interruption_costs_nothing(
         started.append(trial.number)
         process = forked.launch(trial, slot)
         if len(started) == 2:
+            kept = json.loads((tmp_path / "out" / layout.TRYOUT).read_text())
+            assert kept["passed"] > kept["spent"][0] > 0, "a crash would not give the budget back"
+            with pytest.raises(UserError, match=r"process \d+ is working in .*out"):
+                try_out(given, "balanced", 3600.0, no_launch)
             os.kill(os.getpid(), signal.SIGINT)
         return process
 
@@ -97,6 +105,9 @@ def test_what_cannot_be_tried_is_refused(given: dict[str, Any], tmp_path: Path) 
     assert not Path(given["output_dir"]).exists()
     with pytest.raises(UserError, match="--device-memory with --run"):
         ws.advise(given["data"], given["model"], run=True, device_memory="8GB")
+    for name in ("name", "save_as"):
+        with pytest.raises(UserError, match=f"--{name.replace('_', '-')} with --run: every strategy"):
+            ws.advise(given["data"], given["model"], run=True, **{name: "x.pt"})
     with pytest.raises(UserError, match="a time such as 20m"):
         ws.advise(given["data"], given["model"], run=True, time_budget="5epochs")
 
@@ -113,6 +124,22 @@ def test_the_reason_is_told_where_all_fail(given: dict[str, Any]) -> None:
         try_out({**given, "lr": 0.01}, "balanced", None, failing)
 
 
+def test_one_that_fails_makes_room_and_the_others_are_compared(
+    given: dict[str, Any],
+) -> None:
+    def failing(trial: Trial, slot: Slot) -> Process:
+        return forked.launch(trial, Slot("nonsense") if trial.number == 0 else slot)
+
+    flags = {**given, "epochs": 2}
+    folder = Path(flags.pop("output_dir"))
+    made = [Candidate(name, "advised", 1e-3, 2, 1.0, {}) for name in ("a", "b")]
+    new_plan(folder, {**flags, "goal": "balanced"}, made)
+    found = try_out({**flags, "output_dir": str(folder)}, "balanced", None, failing)
+    assert [each.state for each in found.tried] == ["failed", "finished"]
+    assert "'nonsense' is not a device" in found.tried[0].reason and found.tried[0].values == ()
+    assert found.best == 1 and len(found.tried[1].values) == 2 and found.is_over
+
+
 def test_a_folder_knows_by_which_words_it_was_begun(tmp_path: Path) -> None:
     folder, asked = tmp_path / "out", {"data": Path("d"), "epochs": 4, "lr": None, "output_dir": "out"}
     assert known_plan(folder, asked) is None
@@ -122,9 +149,11 @@ def test_a_folder_knows_by_which_words_it_was_begun(tmp_path: Path) -> None:
         known_plan(folder, {**asked, "epochs": 5})
     with pytest.raises(UserError, match="is not empty"):
         new_plan(folder, asked, [])
-    (folder / layout.TRYOUT).write_text("{")
-    with pytest.raises(UserError, match=r"tryout.json is damaged"):
-        known_plan(folder, asked)
+    whole = json.loads((folder / layout.TRYOUT).read_text())
+    for damaged in ("{", *(json.dumps({**whole, **each}) for each in DAMAGES)):
+        (folder / layout.TRYOUT).write_text(damaged)
+        with pytest.raises(UserError, match=r"tryout.json is damaged"):
+            known_plan(folder, asked)
 
 
 def test_words_where_nothing_came_far() -> None:

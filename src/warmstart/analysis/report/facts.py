@@ -144,7 +144,7 @@ def environment(run: Run, words: Words) -> Facts:
 
 def _versions(resolved: dict[str, Any]) -> str:
     own = {"warmstart": resolved["warmstart"], **resolved["versions"]}
-    return ", ".join(f"{name} {version}" for name, version in own.items())
+    return ", ".join(f"{name} {version}" for name, version in own.items() if version is not None)
 
 
 def _time(seconds: dict[str, float] | None, words: Words) -> str:

@@ -45,7 +45,7 @@ class Plan:
 
 def new_plan(folder: Path, asked: Mapping[str, Any], candidates: Sequence[Candidate]) -> Plan:
     """UserError: the folder is in use."""
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+    if folder.exists() and any(entry.name != layout.OWNER for entry in folder.iterdir()):
         raise UserError(f"{folder} is not empty", "a new or empty folder", "choose another --output-dir")
     (folder / layout.TRIALS).mkdir(parents=True)
     plan = Plan(folder, comparable(asked), tuple(candidates), (0.0,) * len(candidates))
@@ -65,7 +65,14 @@ def known_plan(folder: Path, asked: Mapping[str, Any]) -> Plan | None:
         content = json.loads(file.read_text(encoding="utf-8"))
         assert content.pop("format") == _FORMAT, "the one format that there is"
         candidates = tuple(Candidate(**each) for each in content.pop("candidates"))
-        plan = Plan(folder, content["asked"], candidates, tuple(content["spent"]), content["passed"])
+        plan = Plan(
+            folder,
+            dict(content["asked"]),
+            candidates,
+            tuple(float(seconds) for seconds in content["spent"]),
+            float(content["passed"]),
+        )
+        assert len(plan.spent) == len(candidates), "one of each"
     except (OSError, ValueError, KeyError, TypeError, AttributeError, AssertionError):
         raise UserError(
             f"{file} is damaged: it says what is tried", "the JSON that was written", "begin anew elsewhere"

@@ -6,18 +6,17 @@ import math
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
-from warmstart.analysis.compare.looks import count_table
-from warmstart.analysis.compare.sides import open_side
 from warmstart.config.io import load, to_yaml
 from warmstart.config.places import check_on_disk, short_name
 from warmstart.config.schema import SELECTION_METRICS, Config
 from warmstart.console import log
 from warmstart.errors import Interrupted, UserError
 from warmstart.methods.advise import Proposal, Strategy, propose
+from warmstart.methods.trials.looks import count_looks
+from warmstart.methods.trials.owner import owned
 from warmstart.methods.trials.process import Launch, launch_here
 from warmstart.methods.trials.running import run_trials, slots_of
 from warmstart.methods.trials.trial import Decision, Row, Trial, is_finished, metric_of, validations
@@ -25,7 +24,6 @@ from warmstart.methods.tryout.halving import Candidate, Rung, most_seconds, rung
 from warmstart.methods.tryout.reached import has_reached, step_at, total, value_at
 from warmstart.methods.tryout.record import Plan, known_plan, new_plan
 from warmstart.run import layout, writer
-from warmstart.run.reader import Run
 
 _MOST = 6  # candidates
 _IMPORTS = 5.0  # seconds until a process has imported what it needs
@@ -71,29 +69,35 @@ def try_out(
     What was interrupted in the same folder by the same words goes on.
 
     Raises:
-        UserError: as `propose`; a folder of something else; a budget that is too short; all candidates failed.
+        UserError: as `propose`; a folder of something else, or one in which another process works; a budget that is
+            too short; all candidates failed.
         Interrupted: their states are saved.
     """
     begun = time.monotonic()
-    flags = {name: value for name, value in given.items() if name not in ("output_dir", "name", "save_as")}
+    flags = {name: value for name, value in given.items() if name != "output_dir"}
     config = load(dict(flags)).config
     check_on_disk(config, "every candidate trains in a process of its own")
     folder = Path(given.get("output_dir") or _folder(config))
     asked = {**flags, "goal": goal}  # with more time the same goes on
-    plan = known_plan(folder, asked)
-    if plan is None:
-        proposal = propose(flags, goal)
-        if proposal.facts.num_val == 0:
-            raise UserError(
-                "there are no val images to compare strategies by", "a val split", "--val-ratio .1"
-            )
-        left = None if budget is None else budget - (time.monotonic() - begun)
-        candidates = _fitted(_candidates(proposal), left, proposal.startup)
-        plan = new_plan(folder, asked, candidates)
-    else:
-        log.info("going on with what was tried in %s", folder)
-    clock = begun - plan.passed, budget
-    return _Tryout(plan, flags, clock, launch or launch_here).run()
+    with owned(folder):
+        plan = known_plan(folder, asked)
+        if plan is None:
+            left = None if budget is None else budget - (time.monotonic() - begun)
+            plan = new_plan(folder, asked, _short_list(flags, goal, left))
+        else:
+            log.info("going on with what was tried in %s", folder)
+        clock = begun - plan.passed, budget
+        return _Tryout(plan, flags, clock, launch or launch_here).run()
+
+
+def _short_list(flags: Mapping[str, Any], goal: str, budget: float | None) -> Sequence[Candidate]:
+    """What is advised, as much of it as fits into `budget` seconds, of which measuring takes its part."""
+    begun = time.monotonic()
+    proposal = propose(flags, goal)
+    if proposal.facts.num_val == 0:
+        raise UserError("there are no val images to compare strategies by", "a val split", "--val-ratio .1")
+    left = None if budget is None else budget - (time.monotonic() - begun)
+    return _fitted(_candidates(proposal), left, proposal.startup)
 
 
 def _folder(config: Config) -> Path:
@@ -159,13 +163,13 @@ class _Tryout:
                 if left is None:
                     break
                 numbers = left
-                log.info("at %.3g %%: %s", 100 * rung.share, self._told(numbers[: rung.num], rung.share))
+                log.info("at %.3g %%: %s", 100 * rung.share, self._told(numbers, rung.share))
         except Interrupted as stopped:
             raise Interrupted(
                 f"{stopped.happened.rstrip('.')}", fix=f"the same command goes on in {self._plan.folder}"
             ) from None
         finally:
-            self._plan.with_time(self._spent, time.monotonic() - self._begun)
+            self._keep_time()
         return self._outcomes(tuple(rung.share for rung in steps), is_over)
 
     def _climb(self, numbers: list[int], rung: Rung) -> list[int] | None:
@@ -197,12 +201,23 @@ class _Tryout:
         for trial in trials:
             if trial not in below:
                 self._states[trial.number] = "finished" if is_finished(trial.run) else "paused"
-        judge, one = partial(_judge, share), slots_of([], None)
+        one = slots_of([], None)
+
+        def judge(trial: Trial, rows: list[Row]) -> Decision:
+            """Whoever has come to a rung waits there for the others."""
+            self._keep_time()
+            return "pause" if share < 1 and rows[-1]["step"] >= step_at(trial.run, share) else "go on"
+
         outcomes = run_trials(below, one, judge, until=self._until, launch=self._launch, total=len(below))
         for outcome in outcomes:
             n = outcome.trial.number
             self._spent[n] += outcome.seconds
             self._states[n], self._reasons[n] = outcome.state, outcome.reason
+            self._keep_time()
+
+    def _keep_time(self) -> None:
+        """After every validation, so that a crash does not give the budget back."""
+        self._plan.with_time(self._spent, time.monotonic() - self._begun)
 
     @property
     def _metric(self) -> str | None:
@@ -213,7 +228,9 @@ class _Tryout:
         return max(self._values[number], default=0.0)
 
     def _told(self, numbers: list[int], share: float) -> str:
-        return ", ".join(f"{self._plan.candidates[n].name} {_short(self._values[n][share])}" for n in numbers)
+        """Those that were measured there: one that failed was not."""
+        own = [(n, self._values[n][share]) for n in numbers if share in self._values[n]]
+        return ", ".join(f"{self._plan.candidates[n].name} {_short(value)}" for n, value in own)
 
     def _outcomes(self, shares: tuple[float, ...], is_over: bool) -> Outcomes:
         tried = []
@@ -245,16 +262,7 @@ class _Tryout:
         trial = self._trials[number]
         text = to_yaml(trial.config, trial.loaded.origins)
         writer.write_text(self._plan.folder / layout.BEST_CONFIG, text)
-        runs = [
-            each.run for each in self._trials if layout.is_run(each.run) and Run(each.run).checkpoint_steps()
-        ]
-        sides = [open_side(str(run)) for run in runs]
-        count_table(sides, "val", str(sides[-1].data["fingerprint"]))
-
-
-def _judge(share: float, trial: Trial, rows: list[Row]) -> Decision:
-    """Whoever has come to a rung waits there for the others."""
-    return "pause" if share < 1 and rows[-1]["step"] >= step_at(trial.run, share) else "go on"
+        count_looks([each.run for each in self._trials])
 
 
 def _worth(value: float | None, sign: int) -> float:
