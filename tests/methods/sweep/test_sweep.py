@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +211,7 @@ def test_time_that_is_over_leaves_trials_that_go_on(small_settings: dict[str, An
 
 def test_halving_that_is_out_of_time_gives_no_trial_up(made_search: Callable[..., Any]) -> None:
     """Two trials wait at a rung, and nobody has asked for the next one: the time was over."""
-    search, study, trials = made_search(2, prune="halving")
+    search, study, trials, _ = made_search(2, prune="halving")
     for trial, outcome in ((trial, Outcome(trial, "paused", rows_of(trial)[:3])) for trial in trials):
         assert search.judge(trial, outcome.rows) == "pause"
         search.ended(outcome)
@@ -221,23 +221,24 @@ def test_halving_that_is_out_of_time_gives_no_trial_up(made_search: Callable[...
 
 
 def test_a_trial_that_was_killed_goes_on_once(made_search: Callable[..., Any]) -> None:
-    search, study, (trial,) = made_search(1)
+    search, study, (trial,), source = made_search(1)
     killed = Outcome(trial, "failed", rows_of(trial)[:2], 1.0, "it was ended by signal 9", was_killed=True)
     search.ended(killed)
     assert study.known()[0].state == "running"
-    assert [each.number for each in search.trials()][:1] == [0]
+    again = next(source)
+    assert again is not None and again.number == 0
     search.ended(killed)
     assert study.known()[0].state == "failed" and "signal 9" in study.known()[0].notes["reason"]
 
 
 def test_trials_without_val_are_an_error_at_the_first(made_search: Callable[..., Any]) -> None:
-    search, _, (trial,) = made_search(1)
+    search, _, (trial,), _ = made_search(1)
     with pytest.raises(UserError, match="no val images to compare trials by"):
         search.ended(Outcome(trial, "finished", []))
 
 
 def test_facts_are_those_of_the_runs_that_are_there(made_search: Callable[..., Any]) -> None:
-    first, _, (trial,) = made_search(1)
+    first, _, (trial,), _ = made_search(1)
     assert first._facts(trial.run)["total_steps"] == 12
     text = (trial.run / layout.RESOLVED).read_text().replace('"total_steps": 12', '"total_steps": 24')
     (trial.run / layout.RESOLVED).write_text(text)
@@ -248,7 +249,7 @@ def test_facts_are_those_of_the_runs_that_are_there(made_search: Callable[..., A
 def made_search(small_settings: dict[str, Any], tmp_path: Path) -> Callable[..., Any]:
     """A search whose `num` trials were taken, and have a run each (the same, of four epochs)."""
 
-    def make(num: int, **settings: Any) -> tuple[Search, Study, list[Trial]]:
+    def make(num: int, **settings: Any) -> tuple[Search, Study, list[Trial], Iterator[Trial | None]]:
         asked = {"set": ["lr=.001..0.003"], "method": "random", "trials": num, **settings}
         base = io.load({**small_settings, "epochs": 4})
         request = Request(tmp_path, io.validate_section(SweepConfig, asked), base, tmp_path)
@@ -261,7 +262,7 @@ def made_search(small_settings: dict[str, Any], tmp_path: Path) -> Callable[...,
         for trial in trials:
             trial.run.parent.mkdir(exist_ok=True)
             shutil.copytree(run, trial.run)
-        return search, study, trials
+        return search, study, trials, source
 
     return make
 
