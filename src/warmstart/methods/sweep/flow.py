@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from warmstart.analysis.compare.looks import count_table
-from warmstart.analysis.compare.sides import open_side
 from warmstart.analysis.sweep_plot import Line, plot_importance, plot_parallel
 from warmstart.config.io import to_yaml
 from warmstart.config.schema import SELECTION_METRICS
@@ -23,12 +21,12 @@ from warmstart.methods.sweep.request import Request
 from warmstart.methods.sweep.result import Swept, TrialRow
 from warmstart.methods.sweep.search import Search
 from warmstart.methods.sweep.study import Known, Study, open_study
+from warmstart.methods.trials.looks import count_looks
 from warmstart.methods.trials.owner import owned
 from warmstart.methods.trials.process import Launch, launch_here
 from warmstart.methods.trials.running import run_trials, slots_of
 from warmstart.records import finite
 from warmstart.run import layout, writer
-from warmstart.run.reader import Run
 
 
 def sweep(request: Request, goes_on: bool, launch: Launch | None = None) -> Swept:
@@ -140,7 +138,7 @@ def _conclude(request: Request, found: Swept) -> None:
         path: "the sweep" if origin == "flag" else origin for path, origin in own.loaded.origins.items()
     }
     writer.write_text(request.folder / layout.BEST_CONFIG, to_yaml(own.config, origins))
-    _count_looks(rows)
+    count_looks(Path(row.run) for row in rows if row.run is not None)
     assert found.metric is not None, "a finished trial has one"
     plot_parallel(
         [
@@ -155,12 +153,3 @@ def _conclude(request: Request, found: Swept) -> None:
     if found.importance:
         num = sum(row.state == "finished" for row in rows)
         plot_importance(found.importance, num, request.folder / layout.SWEEP_IMPORTANCE)
-
-
-def _count_looks(rows: tuple[TrialRow, ...]) -> None:
-    """For `compare`: so many models were seen side by side on val."""
-    here = [Path(row.run) for row in rows if row.run is not None and layout.is_run(Path(row.run))]
-    here = [run for run in here if Run(run).pointer(layout.BEST) is not None]
-    for task in [entry["name"] for entry in Run(here[0]).tasks] or [None] if len(here) > 1 else []:
-        sides = [open_side(str(run), task) for run in here]
-        count_table(sides, "val", str(sides[0].data.get("fingerprint")))
